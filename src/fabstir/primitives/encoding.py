@@ -1,0 +1,110 @@
+"""Canonical encodings: JSON with one byte form, unsigned varints, multibase."""
+
+from __future__ import annotations
+
+import json
+from base64 import b32decode, b32encode, urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+"""Any JSON value."""
+
+_B58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_B58_INDEX = {letter: index for index, letter in enumerate(_B58)}
+
+MAX_VARINT_BYTES = 9
+"""Longest unsigned varint of the multiformats specification (63 bits)."""
+
+
+def canonical_json(value: Json) -> bytes:
+    """Compact JSON with sorted keys, UTF-8, no escapes beyond JSON's own: one byte form a value.
+
+    Era-C clients sign this form of `messages` and `checkpoints`.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return text.encode("utf-8")
+
+
+def encode_varint(number: int) -> bytes:
+    """Unsigned LEB128, as libp2p and CIDs use it."""
+    if number < 0:
+        raise ValueError("varints are unsigned")
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def decode_varint(data: bytes) -> tuple[int, int]:
+    """Returns the number and how many bytes it took.
+
+    Raises:
+        ValueError: cut off, longer than MAX_VARINT_BYTES, or not in its shortest form.
+    """
+    number = 0
+    for index, byte in enumerate(data[:MAX_VARINT_BYTES]):
+        number |= (byte & 0x7F) << (7 * index)
+        if not byte & 0x80:
+            if index and not byte:
+                raise ValueError("varint is not in its shortest form")
+            return number, index + 1
+    raise ValueError("varint is cut off or too long")
+
+
+def encode_base58(data: bytes) -> str:
+    """Bitcoin's base 58, without a checksum."""
+    number = int.from_bytes(data, "big")
+    out = ""
+    while number:
+        number, digit = divmod(number, 58)
+        out = _B58[digit] + out
+    zeros = len(data) - len(data.lstrip(b"\0"))
+    return _B58[0] * zeros + out
+
+
+def decode_base58(text: str) -> bytes:
+    """The inverse of `encode_base58`.
+
+    Raises:
+        ValueError: a letter outside the alphabet.
+    """
+    number = 0
+    for letter in text:
+        if letter not in _B58_INDEX:
+            raise ValueError(f"{letter!r} is not a base 58 letter")
+        number = number * 58 + _B58_INDEX[letter]
+    zeros = len(text) - len(text.lstrip(_B58[0]))
+    return b"\0" * zeros + number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def encode_multibase(data: bytes, base: str) -> str:
+    """Multibase text: `f` hex, `b` base 32, `z` base 58, `u` base64url; none is padded."""
+    if base == "f":
+        return "f" + data.hex()
+    if base == "b":
+        return "b" + b32encode(data).decode().rstrip("=").lower()
+    if base == "z":
+        return "z" + encode_base58(data)
+    if base == "u":
+        return "u" + urlsafe_b64encode(data).decode().rstrip("=")
+    raise ValueError(f"{base!r} is not one of the multibase prefixes f, b, z, u")
+
+
+def decode_multibase(text: str) -> bytes:
+    """The inverse of `encode_multibase`.
+
+    Raises:
+        ValueError: unknown prefix or a letter outside the alphabet.
+    """
+    base, body = text[:1], text[1:]
+    if base == "f":
+        return bytes.fromhex(body)
+    if base == "b":
+        return b32decode(body.upper() + "=" * (-len(body) % 8))
+    if base == "z":
+        return decode_base58(body)
+    if base == "u":
+        return urlsafe_b64decode(body + "=" * (-len(body) % 4))
+    raise ValueError(f"{base!r} is not one of the multibase prefixes f, b, z, u")

@@ -1,0 +1,229 @@
+"""Every error this package raises on purpose.
+
+FabstirError
+  ConfigError                 a setting, a file or a port: the operator must change it
+  KeystoreError               wrong password, unreadable or unsafe key file
+  ProtocolError               a wire rule was broken
+    LocalProtocolError        by us: a bug here
+    RemoteProtocolError       by the peer: close the stream, lower its score
+  SessionRefused              the gate said no; carries a code that clients know
+  ContextLengthExceeded       carries num_prompt_tokens and max_model_len
+  DepositExhausted            the session's deposit covers no further token
+  ReceiptMismatch             a host's receipt is not what the renter saw: stop paying
+  EngineError                 the language model's process
+    EngineUnavailable         it is loading, crashed or gone
+    EngineCrashed             it died while this request ran
+  ModelError
+    ModelMissing              no such file, and no source to fetch it from
+    ModelHashMismatch         bytes are not the approved ones: never loaded
+    ModelDownloadFailed       a source failed; what was fetched is kept for resuming
+  ChainError
+    WrongChain                carries expected and actual chain ids
+    NoCodeAtAddress           carries the contract's name and address
+    RpcUnavailable            the node does not answer
+    InsufficientFunds         carries account, needed and available
+    TransactionReverted       carries the contract's reason
+    TransactionStuck          broadcast, never mined
+  PeerError
+    PeerUnreachable           no dialable address answered
+    HostRecordInvalid         forged, expired or not registered on chain
+    NoHostFound               carries why each candidate was dropped
+  SpendingCapReached          the renter's own limit
+  HostUnresponsive            the host stopped answering in the middle of a session
+  StorageError                bytes on disk are missing or not what their hash says
+"""
+
+from __future__ import annotations
+
+
+class FabstirError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(FabstirError):
+    """A setting, a file or a port is wrong; the text says which and how to mend it."""
+
+
+class KeystoreError(FabstirError):
+    """A key file cannot be read or opened."""
+
+
+class ProtocolError(FabstirError):
+    """A wire rule was broken."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We were about to break a wire rule: a bug on this side."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke a wire rule.
+
+    `code` is the error code that existing clients know (docs/protocol.md, error codes).
+    """
+
+    def __init__(self, message: str, *, code: str = "INVALID_PAYLOAD") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SessionRefused(FabstirError):
+    """The gate refuses a session or a request.
+
+    `code` is what goes over the wire; the message names the cause and the fix.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ContextLengthExceeded(FabstirError):
+    """The prompt does not fit the model's context."""
+
+    def __init__(self, num_prompt_tokens: int, max_model_len: int) -> None:
+        super().__init__(
+            f"the prompt has {num_prompt_tokens} tokens and the model's context holds "
+            f"{max_model_len}: shorten the conversation or choose a model with a longer context"
+        )
+        self.num_prompt_tokens = num_prompt_tokens
+        self.max_model_len = max_model_len
+
+
+class DepositExhausted(FabstirError):
+    """The session's deposit covers no further token."""
+
+
+class ReceiptMismatch(FabstirError):
+    """A receipt does not match what was delivered; the renter does not acknowledge it."""
+
+
+class EngineError(FabstirError):
+    """The language model's process failed."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine is loading, was stopped, or cannot be reached."""
+
+
+class EngineCrashed(EngineError):
+    """The engine died while this request ran; the request may be sent again."""
+
+
+class ModelError(FabstirError):
+    """A model file cannot be used."""
+
+
+class ModelMissing(ModelError):
+    """The model's file is not there and has no source."""
+
+
+class ModelHashMismatch(ModelError):
+    """The file's bytes are not the approved ones, so it is never loaded."""
+
+    def __init__(self, path: str, expected: str, actual: str) -> None:
+        super().__init__(
+            f"{path} has sha256 {actual}, but {expected} is expected: "
+            "delete it and fetch the model again, or correct the expected hash"
+        )
+        self.path = path
+        self.expected = expected
+        self.actual = actual
+
+
+class ModelDownloadFailed(ModelError):
+    """A source failed; the part that was fetched is kept and the next try resumes it."""
+
+
+class ChainError(FabstirError):
+    """The chain refused or cannot be used."""
+
+
+class WrongChain(ChainError):
+    """The RPC endpoint serves another chain than the configured one."""
+
+    def __init__(self, rpc_url: str, expected: int, actual: int) -> None:
+        super().__init__(
+            f"{rpc_url} serves chain id {actual}, but the configuration expects {expected}: "
+            "correct chain.rpc_url or chain.chain_id"
+        )
+        self.rpc_url = rpc_url
+        self.expected = expected
+        self.actual = actual
+
+
+class NoCodeAtAddress(ChainError):
+    """A configured contract address holds no code."""
+
+    def __init__(self, contract: str, address: str, chain_id: int) -> None:
+        super().__init__(
+            f"no code at {address} on chain {chain_id}, where the deployment file has "
+            f"{contract}: use the deployment file of this chain, or deploy first"
+        )
+        self.contract = contract
+        self.address = address
+        self.chain_id = chain_id
+
+
+class RpcUnavailable(ChainError):
+    """The chain's RPC endpoint does not answer."""
+
+
+class InsufficientFunds(ChainError):
+    """An account cannot pay for what was asked."""
+
+    def __init__(self, account: str, needed: int, available: int, unit: str) -> None:
+        super().__init__(
+            f"{account} has {available} {unit} and needs {needed}: "
+            f"send it at least {needed - available} {unit}"
+        )
+        self.account = account
+        self.needed = needed
+        self.available = available
+
+
+class TransactionReverted(ChainError):
+    """The contract refused a call; `reason` is its own text."""
+
+    def __init__(self, action: str, reason: str, tx_hash: str | None = None) -> None:
+        where = f" (transaction {tx_hash})" if tx_hash else ""
+        super().__init__(f"{action} was refused by the contract: {reason}{where}")
+        self.action = action
+        self.reason = reason
+        self.tx_hash = tx_hash
+
+
+class TransactionStuck(ChainError):
+    """A transaction was broadcast and has not been mined in time; it stays in the outbox."""
+
+
+class PeerError(FabstirError):
+    """A libp2p peer or its record cannot be used."""
+
+
+class PeerUnreachable(PeerError):
+    """No address of the peer answered."""
+
+
+class HostRecordInvalid(PeerError):
+    """A host's signed record is forged, expired, or contradicts the registry on chain."""
+
+
+class NoHostFound(PeerError):
+    """No host is fit to serve; `rejected` says why, per candidate."""
+
+    def __init__(self, message: str, rejected: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.rejected = rejected or {}
+
+
+class SpendingCapReached(FabstirError):
+    """The renter's own spending cap forbids another deposit."""
+
+
+class HostUnresponsive(FabstirError):
+    """The host stopped answering; what was acknowledged stays acknowledged."""
+
+
+class StorageError(FabstirError):
+    """Stored bytes are missing, or are not what their hash says."""

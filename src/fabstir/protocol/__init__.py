@@ -1,0 +1,1 @@
+"""Wire messages, envelopes, receipts and their rules. No I/O, no clock, no randomness."""

@@ -1,0 +1,161 @@
+"""Typed access to a JSON object that a peer sent.
+
+Every getter takes all spellings of a field (era-C clients mix snake_case and camelCase) and
+raises RemoteProtocolError, never another error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import cast
+
+from fabstir.primitives.errors import RemoteProtocolError
+from fabstir.primitives.ids import Address, Hash32, parse_address, parse_hash32
+from fabstir.protocol.limits import MAX_FRAME_BYTES, MAX_ID_CHARS
+
+_DECIMAL = re.compile(r"[0-9]{1,78}")
+_UINT256 = 1 << 256
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+class Fields:
+    """One JSON object; `where` names it in errors."""
+
+    def __init__(self, raw: Mapping[str, object], where: str) -> None:
+        self.raw = raw
+        self.where = where
+
+    @classmethod
+    def parse(cls, data: str | bytes, where: str) -> Fields:
+        """Parse one JSON object of at most MAX_FRAME_BYTES."""
+        if len(data) > MAX_FRAME_BYTES:
+            raise RemoteProtocolError(f"{where} is longer than {MAX_FRAME_BYTES} bytes")
+        try:
+            value = json.loads(data, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as exc:
+            raise RemoteProtocolError(f"{where} is not JSON") from exc
+        return cls.of(value, where)
+
+    @classmethod
+    def of(cls, value: object, where: str) -> Fields:
+        """View a JSON value as an object."""
+        if not isinstance(value, dict):
+            raise RemoteProtocolError(f"{where} is not a JSON object")
+        return cls(cast("dict[str, object]", value), where)
+
+    def _error(self, name: str, expected: str, code: str = "INVALID_PAYLOAD") -> Exception:
+        return RemoteProtocolError(f"{self.where}: {name} must be {expected}", code=code)
+
+    def get(self, *names: str) -> object:
+        """The first spelling that is there and not null, else None."""
+        return next((self.raw[name] for name in names if self.raw.get(name) is not None), None)
+
+    def text(self, *names: str, limit: int = MAX_FRAME_BYTES) -> str:
+        value = self.get(*names)
+        if not isinstance(value, str) or len(value) > limit:
+            raise self._error(names[0], f"text of at most {limit} characters")
+        try:
+            value.encode()  # lone surrogates are JSON, but no Unicode text
+        except UnicodeEncodeError as exc:
+            raise self._error(names[0], "text without lone surrogates", "INVALID_UTF8") from exc
+        return value
+
+    def optional_text(self, *names: str, limit: int = MAX_FRAME_BYTES) -> str | None:
+        return None if self.get(*names) is None else self.text(*names, limit=limit)
+
+    def identifier(self, *names: str) -> str:
+        """An id as text; a number is taken as its decimal form."""
+        value = self.get(*names)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(self.integer(*names))
+        return self.text(*names, limit=MAX_ID_CHARS)
+
+    def optional_identifier(self, *names: str) -> str | None:
+        return None if self.get(*names) is None else self.identifier(*names)
+
+    def integer(self, *names: str, limit: int = _UINT256) -> int:
+        """An unsigned integer below `limit`, as a JSON number or a decimal string."""
+        value = self.get(*names)
+        if isinstance(value, str) and _DECIMAL.fullmatch(value):
+            value = int(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:
+            raise self._error(names[0], f"an unsigned integer below {limit}")
+        return value
+
+    def optional_integer(self, *names: str, limit: int = _UINT256) -> int | None:
+        return None if self.get(*names) is None else self.integer(*names, limit=limit)
+
+    def millionths(self, *names: str, default: int, limit: int) -> int:
+        """A fraction such as 0.7 as an integer number of millionths, at most `limit`."""
+        value = self.get(*names)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._error(names[0], "a number")
+        if not math.isfinite(value) or not 0 <= value * 1_000_000 <= limit:
+            raise self._error(names[0], f"between 0 and {limit / 1_000_000:g}")
+        return round(value * 1_000_000)
+
+    def flag(self, *names: str) -> bool:
+        return self.get(*names) is True
+
+    def hex(
+        self, *names: str, size: int | None = None, code: str = "INVALID_HEX_ENCODING"
+    ) -> bytes:
+        """Bytes in hex, with or without 0x; exactly `size` of them if it is given."""
+        text = self.text(*names)
+        try:
+            value = bytes.fromhex(text.removeprefix("0x").removeprefix("0X"))
+        except ValueError as exc:
+            raise self._error(names[0], "hex", "INVALID_HEX_ENCODING") from exc
+        if size is not None and len(value) != size:
+            raise self._error(names[0], f"{size} bytes, not {len(value)}", code)
+        return value
+
+    def hash32(self, *names: str) -> Hash32:
+        try:
+            return parse_hash32(self.text(*names, limit=66))
+        except ValueError as exc:
+            raise self._error(names[0], "32 bytes of hex", "INVALID_HEX_ENCODING") from exc
+
+    def address(self, *names: str) -> Address:
+        try:
+            return parse_address(self.text(*names, limit=42))
+        except ValueError as exc:
+            raise self._error(names[0], "an address", "INVALID_HEX_ENCODING") from exc
+
+    def child(self, *names: str, code: str = "MISSING_PAYLOAD_FIELDS") -> Fields:
+        value = self.get(*names)
+        if value is None:
+            raise self._error(names[0], "present", code)
+        return Fields.of(value, f"{self.where}.{names[0]}")
+
+    def optional_child(self, *names: str) -> Fields | None:
+        return None if self.get(*names) is None else self.child(*names)
+
+    def items(self, *names: str, limit: int) -> list[object]:
+        """A list of at most `limit` values."""
+        value = self.get(*names)
+        if not isinstance(value, list):
+            raise self._error(names[0], "a list")
+        values = cast("list[object]", value)
+        if len(values) > limit:
+            raise self._error(names[0], f"a list of at most {limit}")
+        return values
+
+    def children(self, *names: str, limit: int) -> list[Fields]:
+        values = self.items(*names, limit=limit)
+        return [Fields.of(v, f"{self.where}.{names[0]}[{i}]") for i, v in enumerate(values)]
+
+    def texts(self, *names: str, limit: int, chars: int) -> tuple[str, ...]:
+        values = self.items(*names, limit=limit)
+        holder = (Fields({"item": v}, f"{self.where}.{names[0]}") for v in values)
+        return tuple(field.text("item", limit=chars) for field in holder)

@@ -1,0 +1,171 @@
+"""The frames that a client sends on GET /v1/ws.
+
+Era-C clients mix spellings and number forms; both are read, and ids are echoed as text. What is
+not understood is answered with an error frame, never with silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from fabstir.primitives.encoding import Json
+from fabstir.primitives.errors import RemoteProtocolError
+from fabstir.primitives.ids import JobId
+from fabstir.protocol._fields import Fields
+from fabstir.protocol.envelope import InitEnvelope
+from fabstir.protocol.frames import SealedFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptedSessionInit:
+    """Opens, or re-keys, a session on this socket."""
+
+    session_id: str
+    job_id: JobId
+    chain_id: int | None
+    payload: InitEnvelope
+    id: str | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "type": "encrypted_session_init",
+            "session_id": self.session_id,
+            "job_id": str(self.job_id),
+            "chain_id": self.chain_id,
+            "payload": self.payload.to_json(),
+            "id": self.id,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        session_id = fields.optional_identifier("session_id", "sessionId")
+        job_id = fields.optional_integer("job_id", "jobId")
+        if session_id is None and job_id is None:
+            raise RemoteProtocolError("the init lacks session_id", code="MISSING_SESSION_ID")
+        if job_id is None:
+            job_id = Fields({"session_id": session_id}, fields.where).integer("session_id")
+        return cls(
+            session_id=session_id or str(job_id),
+            job_id=JobId(job_id),
+            chain_id=fields.optional_integer("chain_id", "chainId", limit=1 << 53),
+            payload=InitEnvelope.from_fields(fields.child("payload", code="MISSING_PAYLOAD")),
+            id=fields.optional_identifier("id"),
+        )
+
+
+class EncryptedMessage(SealedFrame):
+    """One request (ChatRequest inside)."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Json]:
+        return self.sealed_json("encrypted_message")
+
+
+class EncryptedAck(SealedFrame):
+    """Extension: one signed acknowledgement inside."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Json]:
+        return self.sealed_json("encrypted_ack")
+
+
+class EncryptedClose(SealedFrame):
+    """Extension: the renter is done; the host proves what was acknowledged and settles."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Json]:
+        return self.sealed_json("encrypted_close")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamCancel:
+    """Stops the running answer; counts only from the socket that authenticated."""
+
+    session_id: str
+    reason: str = ""
+    id: str | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "type": "stream_cancel",
+            "session_id": self.session_id,
+            "reason": self.reason,
+            "id": self.id,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        return cls(
+            session_id=fields.optional_identifier("session_id", "sessionId") or "",
+            reason=fields.optional_text("reason", limit=1024) or "",
+            id=fields.optional_identifier("id"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Era-C's application-level heartbeat."""
+
+    def to_json(self) -> dict[str, Json]:
+        return {"type": "ping"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsupported:
+    """A frame whose type we do not serve: answered with an error that says so.
+
+    Attributes:
+        is_plaintext: it would carry a conversation in clear (session_init, prompt, inference).
+    """
+
+    kind: str
+    id: str | None
+    session_id: str | None
+    is_plaintext: bool
+
+
+ClientMessage = (
+    EncryptedSessionInit
+    | EncryptedMessage
+    | EncryptedAck
+    | EncryptedClose
+    | StreamCancel
+    | Ping
+    | Unsupported
+)
+
+_PLAINTEXT_KINDS = frozenset({"session_init", "prompt", "inference", "session_resume"})
+
+
+def decode_client_message(data: str | bytes) -> ClientMessage:
+    """Parse one frame from a client.
+
+    Raises:
+        RemoteProtocolError: never any other error, whatever the bytes.
+    """
+    fields = Fields.parse(data, "frame")
+    kind = fields.text("type", limit=64)
+    match kind:
+        case "encrypted_session_init":
+            return EncryptedSessionInit.from_fields(fields)
+        case "encrypted_message":
+            return EncryptedMessage.from_fields(fields)
+        case "encrypted_ack":
+            return EncryptedAck.from_fields(fields)
+        case "encrypted_close":
+            return EncryptedClose.from_fields(fields)
+        case "stream_cancel":
+            return StreamCancel.from_fields(fields)
+        case "ping":
+            return Ping()
+        case _:
+            return Unsupported(
+                kind=kind,
+                id=fields.optional_identifier("id", "requestId"),
+                session_id=fields.optional_identifier("session_id", "sessionId"),
+                is_plaintext=kind in _PLAINTEXT_KINDS,
+            )

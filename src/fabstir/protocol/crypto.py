@@ -1,0 +1,44 @@
+"""The native primitives that the protocol needs, as plain functions.
+
+The core imports no native crypto, so that the browser build runs the same files: the node fills
+this record from `fabstir.crypto`, the browser from WebCrypto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fabstir.primitives.ids import Address
+
+
+class DecryptionError(ValueError):
+    """The ciphertext, its key, its nonce or its associated data do not belong together."""
+
+
+class BadSignatureError(ValueError):
+    """The signature is malformed or recovers to no public key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crypto:
+    """Functions over bytes. Keys are 32-byte secrets or 33-byte compressed secp256k1 points."""
+
+    keccak256: Callable[[bytes], bytes]
+    blake3: Callable[[bytes], bytes]
+    public_key: Callable[[bytes], bytes]
+    """Secret key to its compressed public key. Raises ValueError: not a valid secret key."""
+    ecdh_x: Callable[[bytes, bytes], bytes]
+    """(secret key, public key) to the 32-byte x coordinate of the shared point.
+    Raises ValueError: not a point of the curve."""
+    sign: Callable[[bytes, bytes], bytes]
+    """(secret key, 32-byte digest) to 65 bytes r | s | recovery id 0 or 1, s in the low half."""
+    recover: Callable[[bytes, bytes], bytes]
+    """(65-byte signature, 32-byte digest) to the compressed public key; the recovery id may be
+    0, 1, 27 or 28. Raises BadSignatureError."""
+    address_of: Callable[[bytes], Address]
+    """Compressed public key to its address."""
+    seal: Callable[[bytes, bytes, bytes, bytes], bytes]
+    """XChaCha20-Poly1305 (key 32, nonce 24, associated data, plaintext), tag appended."""
+    open: Callable[[bytes, bytes, bytes, bytes], bytes]
+    """The inverse of `seal`. Raises DecryptionError."""

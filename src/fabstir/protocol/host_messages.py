@@ -1,0 +1,343 @@
+"""The frames that a host sends on GET /v1/ws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from fabstir.primitives.encoding import Json
+from fabstir.primitives.ids import Hash32, JobId
+from fabstir.protocol._fields import Fields
+from fabstir.protocol.envelope import SealedPayload
+from fabstir.protocol.frames import SealedFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Sent on open."""
+
+    message: str
+
+    def to_json(self) -> dict[str, Json]:
+        return {"type": "connected", "message": self.message}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtensionReply:
+    """The host's ephemeral key, and ExtensionTerms sealed under the new channel."""
+
+    ephemeral_public_key: bytes
+    payload: SealedPayload
+
+    def to_json(self) -> dict[str, Json]:
+        return {"ephPubHex": self.ephemeral_public_key.hex(), "payload": self.payload.to_json()}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        return cls(
+            ephemeral_public_key=fields.hex("ephPubHex", size=33),
+            payload=SealedPayload.from_fields(fields.child("payload")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInitAck:
+    """The session is open on this socket."""
+
+    session_id: str
+    job_id: JobId
+    chain_id: int
+    client_address: str
+    id: str | None = None
+    extension: ExtensionReply | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "type": "session_init_ack",
+            "status": "success",
+            "session_id": self.session_id,
+            "job_id": str(self.job_id),
+            "chain_id": self.chain_id,
+            "client_address": self.client_address,
+            "message": "session open",
+            "id": self.id,
+            "extension": self.extension.to_json() if self.extension else None,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        extension = fields.optional_child("extension")
+        return cls(
+            session_id=fields.identifier("session_id", "sessionId"),
+            job_id=JobId(fields.integer("job_id", "jobId")),
+            chain_id=fields.integer("chain_id", "chainId", limit=1 << 53),
+            client_address=fields.optional_text("client_address", limit=64) or "",
+            id=fields.optional_identifier("id"),
+            extension=extension and ExtensionReply.from_fields(extension),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptedChunk:
+    """A piece of an answer. `index` is its place in the stream, from 0."""
+
+    session_id: str
+    id: str | None
+    tokens: int
+    index: int
+    payload: SealedPayload
+    final: bool = False
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "type": "encrypted_chunk",
+            "session_id": self.session_id,
+            "id": self.id,
+            "tokens": self.tokens,
+            "final": True if self.final else None,
+            "payload": {**self.payload.to_json(), "index": self.index},
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        payload = fields.child("payload")
+        return cls(
+            session_id=fields.identifier("session_id", "sessionId"),
+            id=fields.optional_identifier("id"),
+            tokens=fields.optional_integer("tokens", limit=1 << 32) or 0,
+            index=payload.integer("index", limit=1 << 53),
+            payload=SealedPayload.from_fields(payload),
+            final=fields.flag("final"),
+        )
+
+
+class EncryptedReceipt(SealedFrame):
+    """Extension: one signed receipt (ReceiptPlaintext inside)."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Json]:
+        return self.sealed_json("encrypted_receipt")
+
+
+class EncryptedResponse(SealedFrame):
+    """The end of an answer, encrypted: era-C's finish reason, the extension's EndPlaintext."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Json]:
+        return self.sealed_json("encrypted_response")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts of one request, in OpenAI's names."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    context_window_size: int
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "context_window_size": self.context_window_size,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamEnd:
+    """Nothing more comes for this request.
+
+    Attributes:
+        reason: complete, cancelled or error.
+        finish_reason: stop, length or cancelled.
+    """
+
+    session_id: str
+    id: str | None
+    reason: str
+    tokens_used: int
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "type": "stream_end",
+            "session_id": self.session_id,
+            "id": self.id,
+            "reason": self.reason,
+            "tokens_used": self.tokens_used,
+            "finish_reason": self.finish_reason,
+            "usage": self.usage.to_json() if self.usage else None,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        return cls(
+            session_id=fields.optional_identifier("session_id", "sessionId") or "",
+            id=fields.optional_identifier("id"),
+            reason=fields.optional_text("reason", limit=64) or "complete",
+            tokens_used=fields.optional_integer("tokens_used", limit=1 << 53) or 0,
+            finish_reason=fields.optional_text("finish_reason", limit=64),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofSubmitted:
+    """A claim of this session was mined."""
+
+    session_id: str
+    proof_id: Hash32
+    tokens_claimed: int
+    timestamp: int
+    size_bytes: int
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "type": "proof_submitted",
+            "session_id": self.session_id,
+            "proof_id": self.proof_id,
+            "tokens_claimed": self.tokens_claimed,
+            "size_bytes": self.size_bytes,
+            "timestamp": self.timestamp,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        return cls(
+            session_id=fields.identifier("session_id", "sessionId"),
+            proof_id=fields.hash32("proof_id"),
+            tokens_claimed=fields.optional_integer("tokens_claimed") or 0,
+            timestamp=fields.integer("timestamp", limit=1 << 53),
+            size_bytes=fields.optional_integer("size_bytes", limit=1 << 53) or 0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClosed:
+    """Extension: the host has proved everything that was acknowledged and will settle.
+
+    Attributes:
+        tokens_proven: on chain for this session.
+        settles_in: seconds until the host may call completeSessionJob; the renter may at once.
+    """
+
+    session_id: str
+    tokens_proven: int
+    settles_in: int
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "type": "session_closed",
+            "session_id": self.session_id,
+            "tokens_proven": self.tokens_proven,
+            "settles_in": self.settles_in,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        return cls(
+            session_id=fields.identifier("session_id", "sessionId"),
+            tokens_proven=fields.integer("tokens_proven"),
+            settles_in=fields.integer("settles_in", limit=1 << 53),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorMessage:
+    """Something was refused or failed; `code` is for programs, `message` for people."""
+
+    code: str
+    message: str
+    session_id: str | None = None
+    id: str | None = None
+    prompt_tokens: int | None = None
+    context_window_size: int | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "type": "error",
+            "code": self.code,
+            "message": self.message,
+            "error": self.message,
+            "session_id": self.session_id,
+            "id": self.id,
+            "prompt_tokens": self.prompt_tokens,
+            "context_window_size": self.context_window_size,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        return cls(
+            code=fields.optional_text("code", limit=64) or "UNKNOWN",
+            message=fields.optional_text("message", "error", limit=8192) or "no message",
+            session_id=fields.optional_identifier("session_id", "sessionId"),
+            id=fields.optional_identifier("id"),
+            prompt_tokens=fields.optional_integer("prompt_tokens", limit=1 << 53),
+            context_window_size=fields.optional_integer("context_window_size", limit=1 << 53),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to Ping; harmless to era-C clients."""
+
+    def to_json(self) -> dict[str, Json]:
+        return {"type": "pong"}
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A host frame that this renter does not know; ignored."""
+
+    kind: str
+
+
+HostMessage = (
+    Connected
+    | SessionInitAck
+    | EncryptedChunk
+    | EncryptedReceipt
+    | EncryptedResponse
+    | StreamEnd
+    | ProofSubmitted
+    | SessionClosed
+    | ErrorMessage
+    | Pong
+    | Unknown
+)
+
+
+def decode_host_message(data: str | bytes) -> HostMessage:  # noqa: C901 - one case a frame
+    """Parse one frame from a host.
+
+    Raises:
+        RemoteProtocolError: never any other error, whatever the bytes.
+    """
+    fields = Fields.parse(data, "frame")
+    kind = fields.text("type", limit=64)
+    match kind:
+        case "connected":
+            return Connected(fields.optional_text("message", limit=1024) or "")
+        case "session_init_ack":
+            return SessionInitAck.from_fields(fields)
+        case "encrypted_chunk":
+            return EncryptedChunk.from_fields(fields)
+        case "encrypted_receipt":
+            return EncryptedReceipt.from_fields(fields)
+        case "encrypted_response":
+            return EncryptedResponse.from_fields(fields)
+        case "stream_end":
+            return StreamEnd.from_fields(fields)
+        case "proof_submitted":
+            return ProofSubmitted.from_fields(fields)
+        case "session_closed":
+            return SessionClosed.from_fields(fields)
+        case "error":
+            return ErrorMessage.from_fields(fields)
+        case "pong":
+            return Pong()
+        case _:
+            return Unknown(kind)

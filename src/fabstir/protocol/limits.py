@@ -1,0 +1,50 @@
+"""The wire's limits. docs/protocol.md has the same table; a test compares them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_FRAME_BYTES: Final = 4 * 1024 * 1024
+"""Longest WebSocket frame: a million tokens of prompt in hex would not fit any model we know."""
+
+MAX_ID_CHARS: Final = 128
+"""Longest session, request or message id: they are echoed, so they bound what a peer reflects."""
+
+MAX_MESSAGES: Final = 2048
+"""Most messages of one conversation in one request."""
+
+MAX_STOP_STRINGS: Final = 16
+"""Most stop strings of one request."""
+
+MAX_STOP_CHARS: Final = 256
+"""Longest stop string."""
+
+MAX_COMPLETION_TOKENS: Final = 1_000_000
+"""Largest max_tokens that is read; the model's context bounds it further."""
+
+MAX_HOST_RECORD_BYTES: Final = 8 * 1024
+"""Longest signed host record: a DHT value is copied to twenty peers."""
+
+MAX_HOST_RECORD_MODELS: Final = 32
+"""Most models of one host record, so that it fits its size."""
+
+MAX_HOST_RECORD_ADDRESSES: Final = 16
+"""Most multiaddrs of one host record."""
+
+MAX_HOST_RECORD_LIFETIME: Final = 24 * 3600
+"""Seconds from now that a record's expiry may lie ahead: a host that left is forgotten in a day."""
+
+MAX_CHUNK_TOKENS: Final = 64
+"""Most tokens of one streamed chunk; slow readers get coalesced chunks, never larger ones."""
+
+MAX_CHUNK_TEXT_BYTES: Final = 64 * 1024
+"""Longest text of one chunk, in bytes of UTF-8: bounds a renter's buffer."""
+
+MAX_AUTHORIZATION_LIFETIME: Final = 30 * 24 * 3600
+"""Seconds that a session key's authorization may lie ahead: a stolen key dies in a month."""
+
+RECEIPT_INTERVAL_TOKENS: Final = 64
+"""A receipt is due after this many completion tokens, and at the end of each request."""
+
+MAX_UNACKNOWLEDGED_TOKENS: Final = 128
+"""The host stops decoding at this many tokens without an acknowledgement: its stated exposure."""

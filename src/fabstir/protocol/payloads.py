@@ -1,0 +1,397 @@
+"""What stands inside the encrypted payloads: session terms, requests, and their answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from fabstir.primitives.encoding import Json, canonical_json
+from fabstir.primitives.errors import RemoteProtocolError
+from fabstir.primitives.ids import Hash32, JobId
+from fabstir.primitives.units import PricePerToken, TokenCount
+from fabstir.protocol._fields import Fields
+from fabstir.protocol.authorization import SignedAuthorization
+from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.limits import (
+    MAX_COMPLETION_TOKENS,
+    MAX_MESSAGES,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+)
+from fabstir.protocol.receipts import SignedAcknowledgement, SignedReceipt
+from fabstir.protocol.sampling import SamplingParams
+
+EXTENSION_NAME: Final = "fabstir/1"
+DEFAULT_MAX_TOKENS: Final = 4000
+"""What era-C clients mean when they name no limit."""
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtensionOffer:
+    """The renter's side of the negotiation, inside the init's ciphertext.
+
+    Attributes:
+        authorization: the caller's proof; absent only if the init's signer is the depositor
+            or its delegate itself.
+        last_acknowledgement: of an earlier connection of the same session, so that a host that
+            lost it (it crashed before it was stored) can still claim it.
+    """
+
+    authorization: SignedAuthorization | None
+    last_acknowledgement: SignedAcknowledgement | None = None
+
+    def to_json(self) -> Json:
+        out: dict[str, Json] = {"name": EXTENSION_NAME}
+        if self.authorization:
+            out["authorization"] = self.authorization.to_json()
+        if self.last_acknowledgement:
+            out["lastAcknowledgement"] = self.last_acknowledgement.to_json()
+        return out
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self | None:
+        """None for an extension we do not know: the session is then an era-C one."""
+        if fields.get("name") != EXTENSION_NAME:
+            return None
+        authorization = fields.optional_child("authorization")
+        last = fields.optional_child("lastAcknowledgement")
+        return cls(
+            authorization=authorization and SignedAuthorization.from_fields(authorization),
+            last_acknowledgement=last and SignedAcknowledgement.from_fields(last),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitPlaintext:
+    """The plaintext of encrypted_session_init.
+
+    Attributes:
+        model_name: as the client calls it: "repo:file", a short name or a model id.
+        session_key: 32 bytes; era-C messages are encrypted with it in both directions.
+        price_per_token: informative (the SDK sends 0); the chain's price counts.
+        recovery_public_key: compressed secp256k1 key to which checkpoints are encrypted.
+    """
+
+    job_id: JobId
+    model_name: str
+    session_key: bytes
+    price_per_token: PricePerToken = PricePerToken(0)
+    recovery_public_key: bytes | None = None
+    extension: ExtensionOffer | None = None
+
+    def encode(self) -> bytes:
+        out: dict[str, Json] = {
+            "jobId": str(self.job_id),
+            "modelName": self.model_name,
+            "sessionKey": self.session_key.hex(),
+            "pricePerToken": self.price_per_token,
+        }
+        if self.recovery_public_key:
+            out["recoveryPublicKey"] = "0x" + self.recovery_public_key.hex()
+        if self.extension:
+            out["extension"] = self.extension.to_json()
+        return canonical_json(out)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises RemoteProtocolError, never another error."""
+        fields = Fields.parse(data, "session init")
+        extension = fields.optional_child("extension")
+        has_recovery = fields.get("recoveryPublicKey", "recovery_public_key") is not None
+        return cls(
+            job_id=JobId(fields.integer("jobId", "job_id")),
+            model_name=fields.optional_text("modelName", "model_name", limit=512) or "",
+            session_key=fields.hex("sessionKey", "session_key", size=32),
+            price_per_token=PricePerToken(
+                fields.optional_integer("pricePerToken", "price_per_token") or 0
+            ),
+            recovery_public_key=(
+                fields.hex("recoveryPublicKey", "recovery_public_key", size=33)
+                if has_recovery
+                else None
+            ),
+            extension=extension and ExtensionOffer.from_fields(extension),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtensionTerms:
+    """The host's side of the negotiation, sealed in the acknowledgement of an init.
+
+    Attributes:
+        model_digest: sha256 of the bytes of the model file that is loaded.
+        max_model_len: tokens of context, prompt and completion together.
+        seed_commitment: to the host's nonce for the next request's seed.
+        sequence, receipt_hash, cumulative_tokens: the chain's last acknowledged link; the next
+            receipt follows it, and anything later is written off.
+    """
+
+    model_digest: Hash32
+    max_model_len: int
+    price_per_token: PricePerToken
+    receipt_interval: int
+    max_unacknowledged: int
+    seed_commitment: Hash32
+    sequence: int
+    receipt_hash: Hash32
+    cumulative_tokens: TokenCount
+
+    def encode(self) -> bytes:
+        return canonical_json(
+            {
+                "name": EXTENSION_NAME,
+                "modelDigest": self.model_digest,
+                "maxModelLen": self.max_model_len,
+                "pricePerToken": str(self.price_per_token),
+                "receiptInterval": self.receipt_interval,
+                "maxUnacknowledged": self.max_unacknowledged,
+                "seedCommitment": self.seed_commitment,
+                "sequence": self.sequence,
+                "receiptHash": self.receipt_hash,
+                "cumulativeTokens": self.cumulative_tokens,
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises RemoteProtocolError."""
+        fields = Fields.parse(data, "extension terms")
+        return cls(
+            model_digest=fields.hash32("modelDigest"),
+            max_model_len=fields.integer("maxModelLen", limit=1 << 32),
+            price_per_token=PricePerToken(fields.integer("pricePerToken")),
+            receipt_interval=fields.integer("receiptInterval", limit=1 << 32),
+            max_unacknowledged=fields.integer("maxUnacknowledged", limit=1 << 32),
+            seed_commitment=fields.hash32("seedCommitment"),
+            sequence=fields.integer("sequence", limit=1 << 64),
+            receipt_hash=fields.hash32("receiptHash"),
+            cumulative_tokens=TokenCount(fields.integer("cumulativeTokens", limit=1 << 64)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """The plaintext of encrypted_message: one completion that a client asks for.
+
+    Attributes:
+        prompt: era-C's single text; may be a whole conversation in ChatML.
+        messages: the extension's form, the whole conversation; wins over `prompt`.
+        sampling: its seed is a placeholder (0) unless `has_seed`.
+        client_nonce: 32 bytes from which, with the host's, an unchosen seed is derived.
+        salt: 32 bytes for the commitments; the renter's choice.
+    """
+
+    prompt: str = ""
+    messages: tuple[ChatMessage, ...] = ()
+    model: str = ""
+    sampling: SamplingParams
+    has_seed: bool = False
+    client_nonce: bytes | None = None
+    salt: bytes | None = None
+
+    def with_seed(self, seed: int) -> SamplingParams:
+        """The sampling that is really used."""
+        return replace(self.sampling, seed=seed)
+
+    def encode(self) -> bytes:
+        sampling = self.sampling
+        out: dict[str, Json] = {
+            "model": self.model,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature_millionths / _MILLION,
+            "top_p": sampling.top_p_millionths / _MILLION,
+            "min_p": sampling.min_p_millionths / _MILLION,
+            "repeat_penalty": sampling.repeat_penalty_millionths / _MILLION,
+            "top_k": sampling.top_k,
+            "stop": list(sampling.stop),
+            "stream": True,
+        }
+        if self.messages:
+            out["messages"] = [{"role": m.role, "content": m.content} for m in self.messages]
+        else:
+            out["prompt"] = self.prompt
+        if self.has_seed:
+            out["seed"] = sampling.seed
+        if self.client_nonce:
+            out["clientNonce"] = self.client_nonce.hex()
+        if self.salt:
+            out["salt"] = self.salt.hex()
+        return canonical_json(out)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """A JSON object, or bare text (then the text is the prompt).
+
+        Raises:
+            RemoteProtocolError: never another error.
+        """
+        fields = cls._fields_of(data)
+        has_nonce = fields.get("clientNonce") is not None
+        has_salt = fields.get("salt") is not None
+        request = cls(
+            prompt=fields.optional_text("prompt") or "",
+            messages=_messages(fields),
+            model=fields.optional_text("model", limit=512) or "",
+            sampling=_sampling(fields),
+            has_seed=fields.get("seed") is not None,
+            client_nonce=fields.hex("clientNonce", size=32) if has_nonce else None,
+            salt=fields.hex("salt", size=32) if has_salt else None,
+        )
+        if not request.prompt and not request.messages:
+            raise RemoteProtocolError("the request holds neither a prompt nor messages")
+        return request
+
+    @staticmethod
+    def _fields_of(data: bytes) -> Fields:
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as exc:
+            raise RemoteProtocolError("the request is not UTF-8", code="INVALID_UTF8") from exc
+        try:
+            value: object = json.loads(text)
+        except (ValueError, RecursionError):
+            value = text
+        if isinstance(value, dict):
+            return Fields.parse(data, "request")
+        return Fields({"prompt": value if isinstance(value, str) else text}, "request")
+
+
+def _messages(fields: Fields) -> tuple[ChatMessage, ...]:
+    if fields.get("messages") is None:
+        return ()
+    return tuple(
+        ChatMessage(item.text("role", limit=32), item.text("content"))
+        for item in fields.children("messages", limit=MAX_MESSAGES)
+    )
+
+
+def _sampling(fields: Fields) -> SamplingParams:
+    max_tokens = fields.optional_integer("max_tokens", "maxTokens", limit=MAX_COMPLETION_TOKENS + 1)
+    if max_tokens == 0:
+        raise RemoteProtocolError("request: max_tokens must be at least 1")
+    stop = fields.get("stop")
+    if isinstance(stop, str):
+        fields = Fields({**fields.raw, "stop": [stop]}, fields.where)
+    defaults = SamplingParams(max_tokens=max_tokens or DEFAULT_MAX_TOKENS, seed=0)
+    top_k = fields.optional_integer("top_k", "topK", limit=1 << 31)
+    return SamplingParams(
+        max_tokens=defaults.max_tokens,
+        temperature_millionths=fields.millionths(
+            "temperature", default=defaults.temperature_millionths, limit=10 * _MILLION
+        ),
+        top_p_millionths=fields.millionths(
+            "top_p", "topP", default=defaults.top_p_millionths, limit=_MILLION
+        ),
+        min_p_millionths=fields.millionths(
+            "min_p", "minP", default=defaults.min_p_millionths, limit=_MILLION
+        ),
+        repeat_penalty_millionths=fields.millionths(
+            "repeat_penalty", "repeatPenalty",
+            default=defaults.repeat_penalty_millionths, limit=10 * _MILLION,
+        ),
+        top_k=defaults.top_k if top_k is None else top_k,
+        seed=fields.optional_integer("seed", limit=(1 << 32) - 1) or 0,
+        stop=()
+        if stop is None
+        else fields.texts("stop", limit=MAX_STOP_STRINGS, chars=MAX_STOP_CHARS),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkPlaintext:
+    """The extension's chunk: text and the ids of exactly the tokens that are billed for it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+    def encode(self) -> bytes:
+        return canonical_json({"text": self.text, "ids": list(self.token_ids)})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises RemoteProtocolError."""
+        fields = Fields.parse(data, "chunk")
+        ids = fields.items("ids", limit=1 << 16)
+        holders = (Fields({"id": value}, "chunk.ids") for value in ids)
+        return cls(
+            text=fields.text("text"),
+            token_ids=tuple(holder.integer("id", limit=1 << 32) for holder in holders),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptPlaintext:
+    """The extension's receipt frame.
+
+    Attributes:
+        seed: the sampling's seed, and `host_nonce` from which the renter recomputes it.
+    """
+
+    signed: SignedReceipt
+    seed: int
+    host_nonce: bytes
+
+    def encode(self) -> bytes:
+        return canonical_json(
+            {
+                "receipt": self.signed.to_json(),
+                "seed": self.seed,
+                "hostNonce": self.host_nonce.hex(),
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises RemoteProtocolError."""
+        fields = Fields.parse(data, "receipt")
+        return cls(
+            signed=SignedReceipt.from_fields(fields.child("receipt")),
+            seed=fields.integer("seed", limit=1 << 32),
+            host_nonce=fields.hex("hostNonce", size=32),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndPlaintext:
+    """The extension's end of an answer.
+
+    Attributes:
+        finish_reason: stop, length, cancelled, deposit_exhausted, unacknowledged, draining or
+            error.
+        seed_commitment: for the next request.
+    """
+
+    finish_reason: str
+    num_prompt_tokens: TokenCount
+    num_completion_tokens: TokenCount
+    seed_commitment: Hash32
+
+    def encode(self) -> bytes:
+        return canonical_json(
+            {
+                "finishReason": self.finish_reason,
+                "numPromptTokens": self.num_prompt_tokens,
+                "numCompletionTokens": self.num_completion_tokens,
+                "seedCommitment": self.seed_commitment,
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises RemoteProtocolError."""
+        fields = Fields.parse(data, "end of answer")
+        return cls(
+            finish_reason=fields.text("finishReason", limit=32),
+            num_prompt_tokens=TokenCount(fields.integer("numPromptTokens", limit=1 << 64)),
+            num_completion_tokens=TokenCount(fields.integer("numCompletionTokens", limit=1 << 64)),
+            seed_commitment=fields.hash32("seedCommitment"),
+        )
+
+
+def conversation_json(messages: Sequence[ChatMessage]) -> list[Json]:
+    """Messages as era-C checkpoints carry them, without timestamps."""
+    return [{"role": message.role, "content": message.content} for message in messages]
