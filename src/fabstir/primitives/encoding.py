@@ -15,13 +15,23 @@ _B58_INDEX = {letter: index for index, letter in enumerate(_B58)}
 MAX_VARINT_BYTES = 9
 """Longest unsigned varint of the multiformats specification (63 bits)."""
 
+MAX_MULTIBASE_CHARS = 256
+"""Longest identifier that is decoded: a 43-byte CID has 87 digits in hex, and base 58 costs the
+square of its length (100,000 letters took a second)."""
+
 
 def canonical_json(value: Json) -> bytes:
     """Compact JSON with sorted keys, UTF-8, no escapes beyond JSON's own: one byte form a value.
 
-    Era-C clients sign this form of `messages` and `checkpoints`.
+    Era-C clients sign this form of `messages` and `checkpoints`. What is hashed or signed holds no
+    fractions: languages write those differently.
+
+    Raises:
+        ValueError: an infinity, a NaN or a lone surrogate, which JSON cannot carry.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(
+        value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
+    )
     return text.encode("utf-8")
 
 
@@ -68,8 +78,10 @@ def decode_base58(text: str) -> bytes:
     """The inverse of `encode_base58`.
 
     Raises:
-        ValueError: a letter outside the alphabet.
+        ValueError: a letter outside the alphabet, or longer than MAX_MULTIBASE_CHARS.
     """
+    if len(text) > MAX_MULTIBASE_CHARS:
+        raise ValueError(f"base 58 identifiers have at most {MAX_MULTIBASE_CHARS} letters")
     number = 0
     for letter in text:
         if letter not in _B58_INDEX:
@@ -93,12 +105,23 @@ def encode_multibase(data: bytes, base: str) -> str:
 
 
 def decode_multibase(text: str) -> bytes:
-    """The inverse of `encode_multibase`.
+    """The inverse of `encode_multibase`: one text a value, no other spelling of it.
 
     Raises:
-        ValueError: unknown prefix or a letter outside the alphabet.
+        ValueError: unknown prefix, a letter outside the alphabet, padding, left-over bits, or
+            longer than MAX_MULTIBASE_CHARS.
     """
-    base, body = text[:1], text[1:]
+    if len(text) > MAX_MULTIBASE_CHARS:
+        raise ValueError(f"identifiers have at most {MAX_MULTIBASE_CHARS} characters")
+    value = _decode_base(text[:1], text[1:])
+    # Python's decoders skip foreign letters (base 64), white space (hex) and left-over bits, so
+    # that one value would have many names.
+    if encode_multibase(value, text[:1]) != text:
+        raise ValueError("the identifier is not in its canonical form")
+    return value
+
+
+def _decode_base(base: str, body: str) -> bytes:
     if base == "f":
         return bytes.fromhex(body)
     if base == "b":

@@ -16,17 +16,20 @@ FabstirError
   ModelError
     ModelMissing              no such file, and no source to fetch it from
     ModelHashMismatch         bytes are not the approved ones: never loaded
+    ModelNotGguf              bytes are the approved ones, of a format that is not loaded
     ModelDownloadFailed       a source failed; what was fetched is kept for resuming
   ChainError
     WrongChain                carries expected and actual chain ids
     NoCodeAtAddress           carries the contract's name and address
     RpcUnavailable            the node does not answer
+    RpcRefused                the node answers with an error; carries method, code and text
     InsufficientFunds         carries account, needed and available
     TransactionReverted       carries the contract's reason
     TransactionStuck          broadcast, never mined
   PeerError
     PeerUnreachable           no dialable address answered
     HostRecordInvalid         forged, expired or not registered on chain
+    HostRecordMissing         nobody keeps one for this peer
     NoHostFound               carries why each candidate was dropped
   SpendingCapReached          the renter's own limit
   HostUnresponsive            the host stopped answering in the middle of a session
@@ -131,6 +134,10 @@ class ModelHashMismatch(ModelError):
         self.actual = actual
 
 
+class ModelNotGguf(ModelError):
+    """The file is no GGUF of a version that llama.cpp loads."""
+
+
 class ModelDownloadFailed(ModelError):
     """A source failed; the part that was fetched is kept and the next try resumes it."""
 
@@ -167,6 +174,17 @@ class NoCodeAtAddress(ChainError):
 
 class RpcUnavailable(ChainError):
     """The chain's RPC endpoint does not answer."""
+
+
+class RpcRefused(ChainError):
+    """The chain's node answered a request with an error; `reason` is its own text."""
+
+    def __init__(self, method: str, code: int, reason: str, data: str = "") -> None:
+        super().__init__(f"the chain's node refused {method}: {reason} (code {code})")
+        self.method = method
+        self.code = code
+        self.reason = reason
+        self.data = data
 
 
 class InsufficientFunds(ChainError):
@@ -207,6 +225,10 @@ class PeerUnreachable(PeerError):
 
 class HostRecordInvalid(PeerError):
     """A host's signed record is forged, expired, or contradicts the registry on chain."""
+
+
+class HostRecordMissing(PeerError):
+    """Neither the host nor any peer near its key has a record of it."""
 
 
 class NoHostFound(PeerError):

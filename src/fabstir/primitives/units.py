@@ -6,7 +6,7 @@ the token's decimals are. Nothing here is ever a float.
 
 from __future__ import annotations
 
-from decimal import Decimal
+import re
 from typing import NewType
 
 Wei = NewType("Wei", int)
@@ -28,6 +28,8 @@ BPS_DENOMINATOR = 10_000
 
 TOKENS_PER_MILLION = 1_000_000
 
+_AMOUNT = re.compile(r"(?=\.?[0-9])([0-9]{0,60})\.?([0-9]{0,60})", re.ASCII)
+
 
 def cost_of(tokens: TokenCount, price: PricePerToken) -> Wei:
     """What `tokens` cost, rounded down as the contract rounds.
@@ -38,10 +40,10 @@ def cost_of(tokens: TokenCount, price: PricePerToken) -> Wei:
 
 
 def tokens_for(deposit: Wei, price: PricePerToken) -> TokenCount:
-    """The most tokens whose cost does not exceed `deposit`.
+    """The most tokens that a deposit pays for.
 
-    The contract's own limit is `deposit * 1000 / price`, rounded down, which is the same number
-    or smaller; a claim above it reverts.
+    Source: `_maxTokens` in contracts/src/JobMarketplaceWithModels.sol; a claim above it reverts.
+    `price` is positive: the registry refuses a price of nothing.
     """
     return TokenCount(deposit * PRICE_PRECISION // price)
 
@@ -62,16 +64,14 @@ def parse_amount(text: str, decimals: int) -> Wei:
     Raises:
         ValueError: not a plain decimal number, negative, or finer than `decimals` allows.
     """
-    try:
-        amount = Decimal(text.strip())
-    except ArithmeticError as exc:
-        raise ValueError(f"{text!r} is not a decimal amount") from exc
-    if not amount.is_finite() or amount < 0:
-        raise ValueError(f"{text!r} is not an amount of money")
-    scaled = amount.scaleb(decimals)
-    if scaled != scaled.to_integral_value():
+    match = _AMOUNT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not an amount of money: write it like 12 or 0.05")
+    # Digits only: decimal.Decimal rounds to 28 of them, which is less than 10^10 ETH in wei.
+    whole, fraction = match[1], match[2].rstrip("0")
+    if len(fraction) > decimals:
         raise ValueError(f"{text!r} has more than {decimals} decimals")
-    return Wei(int(scaled))
+    return Wei(int(whole + fraction.ljust(decimals, "0") or "0"))
 
 
 def format_amount(amount: int, decimals: int) -> str:

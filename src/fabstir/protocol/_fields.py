@@ -7,17 +7,18 @@ raises RemoteProtocolError, never another error.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import cast
 
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, Hash32, parse_address, parse_hash32
+from fabstir.protocol.crypto import is_curve_point
 from fabstir.protocol.limits import MAX_FRAME_BYTES, MAX_ID_CHARS
 
 _DECIMAL = re.compile(r"[0-9]{1,78}")
 _UINT256 = 1 << 256
+_EXACT_FLOAT = 1 << 53
 
 
 def _no_constant(name: str) -> float:
@@ -33,11 +34,15 @@ class Fields:
 
     @classmethod
     def parse(cls, data: str | bytes, where: str) -> Fields:
-        """Parse one JSON object of at most MAX_FRAME_BYTES."""
-        if len(data) > MAX_FRAME_BYTES:
+        """Parse one JSON object in UTF-8 of at most MAX_FRAME_BYTES."""
+        raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+        if len(raw) > MAX_FRAME_BYTES:
             raise RemoteProtocolError(f"{where} is longer than {MAX_FRAME_BYTES} bytes")
         try:
-            value = json.loads(data, parse_constant=_no_constant)
+            # Decoded here, because json.loads would take UTF-16 and UTF-32 as well.
+            value = json.loads(raw.decode(), parse_constant=_no_constant)
+        except UnicodeDecodeError as exc:
+            raise RemoteProtocolError(f"{where} is not UTF-8", code="INVALID_UTF8") from exc
         except (ValueError, RecursionError) as exc:
             raise RemoteProtocolError(f"{where} is not JSON") from exc
         return cls.of(value, where)
@@ -84,8 +89,8 @@ class Fields:
         value = self.get(*names)
         if isinstance(value, str) and _DECIMAL.fullmatch(value):
             value = int(value)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
+        if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOAT:
+            value = int(value)  # 7.0; beyond 2^53 it would be another number than was written
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:
             raise self._error(names[0], f"an unsigned integer below {limit}")
         return value
@@ -100,7 +105,7 @@ class Fields:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._error(names[0], "a number")
-        if not math.isfinite(value) or not 0 <= value * 1_000_000 <= limit:
+        if not 0 <= value <= limit or not 0 <= value * 1_000_000 <= limit:
             raise self._error(names[0], f"between 0 and {limit / 1_000_000:g}")
         return round(value * 1_000_000)
 
@@ -112,12 +117,22 @@ class Fields:
     ) -> bytes:
         """Bytes in hex, with or without 0x; exactly `size` of them if it is given."""
         text = self.text(*names)
+        digits = text[2:] if text[:2] in {"0x", "0X"} else text
         try:
-            value = bytes.fromhex(text.removeprefix("0x").removeprefix("0X"))
+            value = bytes.fromhex(digits)
         except ValueError as exc:
             raise self._error(names[0], "hex", "INVALID_HEX_ENCODING") from exc
+        if 2 * len(value) != len(digits):  # fromhex skips white space
+            raise self._error(names[0], "hex without spaces", "INVALID_HEX_ENCODING")
         if size is not None and len(value) != size:
             raise self._error(names[0], f"{size} bytes, not {len(value)}", code)
+        return value
+
+    def point(self, *names: str) -> bytes:
+        """A compressed secp256k1 public key in hex."""
+        value = self.hex(*names, size=33)
+        if not is_curve_point(value):
+            raise self._error(names[0], "a compressed secp256k1 point")
         return value
 
     def hash32(self, *names: str) -> Hash32:

@@ -13,7 +13,7 @@ from fabstir.primitives.ids import Hash32, hash32
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.eip712 import struct_hash
-from fabstir.protocol.sampling import SamplingParams
+from fabstir.protocol.sampling import SEED_LIMIT, SamplingParams
 
 PROMPT_DOMAIN = b"fabstir/prompt/1"
 OUTPUT_DOMAIN = b"fabstir/output/1"
@@ -23,7 +23,14 @@ SAMPLING_TYPE = (
     "Sampling(uint64 maxTokens,uint64 temperatureMillionths,uint64 topPMillionths,"
     "uint64 minPMillionths,uint64 repeatPenaltyMillionths,uint64 topK,uint64 seed,bytes32 stop)"
 )
-_SEED_SPACE = (1 << 32) - 1
+
+
+def _exactly_32(raw: bytes) -> bytes:
+    # A salt or nonce of another length could move the border to the field after it, and so open
+    # one commitment in two ways.
+    if len(raw) != 32:
+        raise ValueError(f"salts and nonces have 32 bytes, not {len(raw)}")
+    return raw
 
 
 def prompt_commitment(messages: Sequence[ChatMessage], salt: bytes, crypto: Crypto) -> Hash32:
@@ -32,7 +39,8 @@ def prompt_commitment(messages: Sequence[ChatMessage], salt: bytes, crypto: Cryp
     The messages are the whole conversation that the model saw, so a truncated context shows.
     """
     text = canonical_json([{"role": m.role, "content": m.content} for m in messages])
-    return hash32(crypto.keccak256(PROMPT_DOMAIN + salt + crypto.keccak256(text)))
+    preimage = PROMPT_DOMAIN + _exactly_32(salt) + crypto.keccak256(text)
+    return hash32(crypto.keccak256(preimage))
 
 
 def output_commitment(token_ids: Sequence[int], text: str, salt: bytes, crypto: Crypto) -> Hash32:
@@ -40,7 +48,7 @@ def output_commitment(token_ids: Sequence[int], text: str, salt: bytes, crypto: 
     ids = b"".join(token.to_bytes(4, "big") for token in token_ids)
     count = len(token_ids).to_bytes(4, "big")
     tail = crypto.keccak256(text.encode())
-    return hash32(crypto.keccak256(OUTPUT_DOMAIN + salt + count + ids + tail))
+    return hash32(crypto.keccak256(OUTPUT_DOMAIN + _exactly_32(salt) + count + ids + tail))
 
 
 def sampling_digest(sampling: SamplingParams, crypto: Crypto) -> Hash32:
@@ -61,10 +69,11 @@ def sampling_digest(sampling: SamplingParams, crypto: Crypto) -> Hash32:
 
 def seed_commitment(host_nonce: bytes, crypto: Crypto) -> Hash32:
     """What the host publishes before it sees the renter's nonce."""
-    return hash32(crypto.keccak256(SEED_COMMITMENT_DOMAIN + host_nonce))
+    return hash32(crypto.keccak256(SEED_COMMITMENT_DOMAIN + _exactly_32(host_nonce)))
 
 
 def derive_seed(client_nonce: bytes, host_nonce: bytes, job_id: int, crypto: Crypto) -> int:
     """A seed that neither side could choose; below llama.cpp's "choose one" value."""
-    preimage = SEED_DOMAIN + client_nonce + host_nonce + job_id.to_bytes(32, "big")
-    return int.from_bytes(crypto.keccak256(preimage)[:8], "big") % _SEED_SPACE
+    nonces = _exactly_32(client_nonce) + _exactly_32(host_nonce)
+    preimage = SEED_DOMAIN + nonces + job_id.to_bytes(32, "big")
+    return int.from_bytes(crypto.keccak256(preimage)[:8], "big") % SEED_LIMIT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from fabstir.primitives.ids import Address
 
@@ -18,6 +19,23 @@ class DecryptionError(ValueError):
 
 class BadSignatureError(ValueError):
     """The signature is malformed or recovers to no public key."""
+
+
+_FIELD_PRIME: Final = 2**256 - 2**32 - 977
+"""secp256k1's field."""
+
+
+def is_curve_point(compressed: bytes) -> bool:
+    """Whether 33 bytes are a compressed point of secp256k1.
+
+    In Python, because decoders refuse a bad key where it arrives and have no native crypto: a
+    recovery key is first used when the host claims, where it is too late to refuse it.
+    """
+    if len(compressed) != 33 or compressed[0] not in {2, 3}:
+        return False
+    x = int.from_bytes(compressed[1:], "big")
+    square = (x**3 + 7) % _FIELD_PRIME
+    return x < _FIELD_PRIME and pow(square, (_FIELD_PRIME - 1) // 2, _FIELD_PRIME) == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +53,7 @@ class Crypto:
     """(secret key, 32-byte digest) to 65 bytes r | s | recovery id 0 or 1, s in the low half."""
     recover: Callable[[bytes, bytes], bytes]
     """(65-byte signature, 32-byte digest) to the compressed public key; the recovery id may be
-    0, 1, 27 or 28. Raises BadSignatureError."""
+    0, 1, 27 or 28, s must lie in the low half. Raises BadSignatureError."""
     address_of: Callable[[bytes], Address]
     """Compressed public key to its address."""
     seal: Callable[[bytes, bytes, bytes, bytes], bytes]

@@ -10,8 +10,8 @@ from fabstir.protocol.crypto import BadSignatureError, Crypto
 
 _DOMAIN_TYPE = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 
-Value = int | str | bytes
-"""A field: an integer (uintN), a 0x address or bytes32, raw 32 bytes, or text."""
+Value = int | str
+"""A field: an integer (uintN), a 0x address or bytes32, or text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import hmac
 from dataclasses import dataclass
 from typing import Self
 
-from fabstir.primitives.encoding import Json
+from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, ChainId, JobId
 from fabstir.protocol._fields import Fields
@@ -40,6 +40,12 @@ def hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes, length: int) -> byte
     return out[:length]
 
 
+def _require(fields: Fields, *names: str) -> None:
+    for name in names:
+        if fields.get(name) is None:
+            raise RemoteProtocolError(f"{fields.where} lacks {name}", code="MISSING_PAYLOAD_FIELDS")
+
+
 @dataclass(frozen=True, slots=True)
 class SealedPayload:
     """One encrypted message: ciphertext with its tag, a 24-byte nonce, associated data."""
@@ -58,11 +64,7 @@ class SealedPayload:
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
         """Raises RemoteProtocolError with the codes era-C clients know."""
-        for name in ("ciphertextHex", "nonceHex"):
-            if fields.get(name) is None:
-                raise RemoteProtocolError(
-                    f"{fields.where} lacks {name}", code="MISSING_PAYLOAD_FIELDS"
-                )
+        _require(fields, "ciphertextHex", "nonceHex")
         return cls(
             fields.hex("ciphertextHex"),
             fields.hex("nonceHex", size=NONCE_BYTES, code="INVALID_NONCE_SIZE"),
@@ -127,14 +129,18 @@ class InitEnvelope:
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
         """Raises RemoteProtocolError."""
+        _require(fields, "ephPubHex", "signatureHex")
         signature = fields.hex("signatureHex")
         if len(signature) == 64:
             signature += bytes([fields.integer("recid", limit=32)])
         if len(signature) != 65:
             raise RemoteProtocolError(f"{fields.where}: signatureHex must be 65 bytes")
+        salt = _NO_SALT if fields.get("saltHex") is None else fields.hex("saltHex")
+        if len(salt) not in {0, 32}:  # a free length would blur where the transcript's salt ends
+            raise RemoteProtocolError(f"{fields.where}: saltHex must be 32 bytes or empty")
         return cls(
             ephemeral_public_key=fields.hex("ephPubHex", size=33),
-            salt=_NO_SALT if fields.get("saltHex") is None else fields.hex("saltHex"),
+            salt=salt,
             sealed=SealedPayload.from_fields(fields),
             info=(fields.optional_text("info", limit=256) or "").encode(),
             signature=signature,
@@ -261,10 +267,16 @@ class SecureChannel:
             shared = crypto.ecdh_x(ephemeral_secret, peer_ephemeral_public_key)
         except ValueError as exc:
             raise RemoteProtocolError("the peer's ephemeral key is not a curve point") from exc
+        ours = crypto.public_key(ephemeral_secret)
+        client, host = (
+            (peer_ephemeral_public_key, ours) if is_host else (ours, peer_ephemeral_public_key)
+        )
         keys = hkdf_sha256(
             shared + session_key,
             salt=hashlib.sha256(context).digest(),
-            info=_EXTENSION_INFO,
+            # Both keys as sent: a point and its negative share their x coordinate, so without
+            # this an altered ephPubHex would go unseen.
+            info=_EXTENSION_INFO + client + host,
             length=2 * KEY_BYTES,
         )
         to_host, to_client = _Direction(keys[:KEY_BYTES]), _Direction(keys[KEY_BYTES:])
@@ -296,5 +308,8 @@ class SecureChannel:
 
 
 def frame_binding(kind: str, session_id: str, request_id: str) -> str:
-    """What an extension frame's associated data says of the frame around it."""
-    return f"{kind}|{session_id}|{request_id}"
+    """What an extension frame's associated data says of the frame around it.
+
+    JSON, because ids are the client's and may hold any separator.
+    """
+    return canonical_json([kind, session_id, request_id]).decode()

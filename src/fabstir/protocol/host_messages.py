@@ -145,6 +145,14 @@ class Usage:
             "context_window_size": self.context_window_size,
         }
 
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        return cls(
+            prompt_tokens=fields.optional_integer("prompt_tokens", limit=1 << 53) or 0,
+            completion_tokens=fields.optional_integer("completion_tokens", limit=1 << 53) or 0,
+            context_window_size=fields.optional_integer("context_window_size", limit=1 << 53) or 0,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEnd:
@@ -175,12 +183,14 @@ class StreamEnd:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
+        usage = fields.optional_child("usage")
         return cls(
             session_id=fields.optional_identifier("session_id", "sessionId") or "",
             id=fields.optional_identifier("id"),
             reason=fields.optional_text("reason", limit=64) or "complete",
             tokens_used=fields.optional_integer("tokens_used", limit=1 << 53) or 0,
             finish_reason=fields.optional_text("finish_reason", limit=64),
+            usage=usage and Usage.from_fields(usage),
         )
 
 

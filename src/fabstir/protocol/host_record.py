@@ -31,7 +31,8 @@ class HostModel:
     """One model on offer.
 
     Attributes:
-        prices: per payment token (NATIVE_TOKEN for the chain's coin), per language-model token.
+        prices: per payment token (NATIVE_TOKEN for the chain's coin), per language-model token;
+            decoded in ascending order of the token's address.
         max_model_len: tokens of context for one session.
     """
 
@@ -110,7 +111,9 @@ class HostRecord:
 
     def encode_signed(self, secret_key: bytes, crypto: Crypto) -> bytes:
         """The record's bytes in the DHT."""
-        signature = sign_digest(secret_key, self.digest(crypto), crypto)
+        return self._signed_bytes(sign_digest(secret_key, self.digest(crypto), crypto))
+
+    def _signed_bytes(self, signature: bytes) -> bytes:
         return canonical_json({"record": self._content(), "signature": "0x" + signature.hex()})
 
     @classmethod
@@ -118,7 +121,8 @@ class HostRecord:
         """Parse and check the signature. Expiry and the registry are the caller's to check.
 
         Raises:
-            RemoteProtocolError: malformed, too long, or not signed by the wallet it names.
+            RemoteProtocolError: malformed, too long, not in canonical form, or not signed by the
+                wallet it names.
         """
         if len(data) > MAX_HOST_RECORD_BYTES:
             raise RemoteProtocolError(f"host record is longer than {MAX_HOST_RECORD_BYTES} bytes")
@@ -127,6 +131,10 @@ class HostRecord:
         signature = outer.hex("signature", size=65)
         if not is_signed_by(record.host, signature, record.digest(crypto), crypto):
             raise RemoteProtocolError("host record is not signed by the wallet it names")
+        # One byte form a record: else a peer could add a second spelling of a payment token, with
+        # another price, to bytes whose signature still holds.
+        if data != record._signed_bytes(signature):
+            raise RemoteProtocolError("host record is not in its canonical form")
         return record
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -15,13 +14,15 @@ from fabstir.protocol._fields import Fields
 from fabstir.protocol.authorization import SignedAuthorization
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.limits import (
+    MAX_CHUNK_TEXT_BYTES,
+    MAX_CHUNK_TOKENS,
     MAX_COMPLETION_TOKENS,
     MAX_MESSAGES,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
 )
 from fabstir.protocol.receipts import SignedAcknowledgement, SignedReceipt
-from fabstir.protocol.sampling import SamplingParams
+from fabstir.protocol.sampling import SEED_LIMIT, SamplingParams
 
 EXTENSION_NAME: Final = "fabstir/1"
 DEFAULT_MAX_TOKENS: Final = 4000
@@ -110,9 +111,7 @@ class InitPlaintext:
                 fields.optional_integer("pricePerToken", "price_per_token") or 0
             ),
             recovery_public_key=(
-                fields.hex("recoveryPublicKey", "recovery_public_key", size=33)
-                if has_recovery
-                else None
+                fields.point("recoveryPublicKey", "recovery_public_key") if has_recovery else None
             ),
             extension=extension and ExtensionOffer.from_fields(extension),
         )
@@ -160,6 +159,8 @@ class ExtensionTerms:
     def decode(cls, data: bytes) -> Self:
         """Raises RemoteProtocolError."""
         fields = Fields.parse(data, "extension terms")
+        if fields.get("name") != EXTENSION_NAME:
+            raise RemoteProtocolError(f"extension terms: name must be {EXTENSION_NAME}")
         return cls(
             model_digest=fields.hash32("modelDigest"),
             max_model_len=fields.integer("maxModelLen", limit=1 << 32),
@@ -294,7 +295,7 @@ def _sampling(fields: Fields) -> SamplingParams:
             default=defaults.repeat_penalty_millionths, limit=10 * _MILLION,
         ),
         top_k=defaults.top_k if top_k is None else top_k,
-        seed=fields.optional_integer("seed", limit=(1 << 32) - 1) or 0,
+        seed=fields.optional_integer("seed", limit=SEED_LIMIT) or 0,
         stop=()
         if stop is None
         else fields.texts("stop", limit=MAX_STOP_STRINGS, chars=MAX_STOP_CHARS),
@@ -315,10 +316,13 @@ class ChunkPlaintext:
     def decode(cls, data: bytes) -> Self:
         """Raises RemoteProtocolError."""
         fields = Fields.parse(data, "chunk")
-        ids = fields.items("ids", limit=1 << 16)
+        text = fields.text("text", limit=MAX_CHUNK_TEXT_BYTES)
+        if len(text.encode()) > MAX_CHUNK_TEXT_BYTES:
+            raise RemoteProtocolError(f"chunk: text must have at most {MAX_CHUNK_TEXT_BYTES} bytes")
+        ids = fields.items("ids", limit=MAX_CHUNK_TOKENS)
         holders = (Fields({"id": value}, "chunk.ids") for value in ids)
         return cls(
-            text=fields.text("text"),
+            text=text,
             token_ids=tuple(holder.integer("id", limit=1 << 32) for holder in holders),
         )
 
@@ -350,7 +354,7 @@ class ReceiptPlaintext:
         fields = Fields.parse(data, "receipt")
         return cls(
             signed=SignedReceipt.from_fields(fields.child("receipt")),
-            seed=fields.integer("seed", limit=1 << 32),
+            seed=fields.integer("seed", limit=SEED_LIMIT),
             host_nonce=fields.hex("hostNonce", size=32),
         )
 
@@ -390,8 +394,3 @@ class EndPlaintext:
             num_completion_tokens=TokenCount(fields.integer("numCompletionTokens", limit=1 << 64)),
             seed_commitment=fields.hash32("seedCommitment"),
         )
-
-
-def conversation_json(messages: Sequence[ChatMessage]) -> list[Json]:
-    """Messages as era-C checkpoints carry them, without timestamps."""
-    return [{"role": message.role, "content": message.content} for message in messages]

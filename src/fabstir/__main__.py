@@ -1,0 +1,5 @@
+"""`python -m fabstir`."""
+
+from fabstir.cli import main
+
+main()

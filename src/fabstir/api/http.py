@@ -1,0 +1,134 @@
+"""The HTTP doors: health, models, version, the key challenge, checkpoints and blobs by CID."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+
+from fabstir.api.errors import http_error
+from fabstir.api.websocket import WebSocketDoor
+from fabstir.primitives.cid import BlobId
+from fabstir.primitives.encoding import Json
+from fabstir.primitives.errors import FabstirError, RemoteProtocolError, StorageError
+from fabstir.primitives.ids import ChainId, JobId
+from fabstir.protocol._fields import Fields
+from fabstir.protocol.crypto import Crypto
+from fabstir.storage import BlobStore
+
+_MAX_JOB_ID_DIGITS = 18
+_MAX_BODY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpServices:
+    """What the HTTP doors translate to."""
+
+    websocket: WebSocketDoor
+    blobs: BlobStore
+    checkpoint_index: Callable[[JobId], Awaitable[bytes | None]]
+    health: Callable[[], Awaitable[Json]]
+    version: Json
+    models: Json
+    chain_id: ChainId
+    encryption_secret: bytes = field(repr=False)
+    crypto: Crypto
+
+
+def create_app(services: HttpServices) -> Starlette:
+    """The ASGI application of a host."""
+    doors = _Doors(services)
+    routes = [
+        Route("/health", doors.health),
+        Route("/v1/health", doors.health),
+        Route("/v1/version", doors.version),
+        Route("/v1/models", doors.models),
+        Route("/v1/auth/challenge", doors.challenge, methods=["POST"]),
+        Route("/v1/checkpoints/{session_id}", doors.checkpoints),
+        Route("/s5/blob/{cid}", doors.blob),
+        WebSocketRoute("/v1/ws", services.websocket.serve),
+    ]
+    # Any page may ask: nothing here is protected by cookies, and browsers are renters too.
+    cors = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"])
+    handlers = {FabstirError: _on_error, 404: _on_missing, 405: _on_method}
+    return Starlette(routes=routes, middleware=[cors], exception_handlers=handlers)
+
+
+class _Doors:
+    def __init__(self, services: HttpServices) -> None:
+        self._services = services
+
+    async def health(self, _request: Request) -> Response:
+        return JSONResponse(await self._services.health())
+
+    async def version(self, _request: Request) -> Response:
+        return JSONResponse(self._services.version)
+
+    async def models(self, request: Request) -> Response:
+        wanted = request.query_params.get("chain_id")
+        if wanted is not None and wanted != str(self._services.chain_id):
+            raise RemoteProtocolError(
+                f"this host serves chain {self._services.chain_id}, not {wanted}"
+            )
+        return JSONResponse(self._services.models)
+
+    async def challenge(self, request: Request) -> Response:
+        """Prove possession of the encryption key, and let the caller recover its public half."""
+        body = await request.body()
+        if len(body) > _MAX_BODY_BYTES:
+            raise RemoteProtocolError("the body is too long")
+        challenge = Fields.parse(body, "challenge").hex("challenge", size=32)
+        digest = hashlib.sha256(challenge).digest()
+        signature = self._services.crypto.sign(self._services.encryption_secret, digest)
+        return JSONResponse({"signature": signature[:64].hex(), "recid": signature[64]})
+
+    async def checkpoints(self, request: Request) -> Response:
+        session_id: str = request.path_params["session_id"]
+        if not session_id.isascii() or not session_id.isdigit():
+            raise RemoteProtocolError("session ids are decimal numbers")
+        if len(session_id) > _MAX_JOB_ID_DIGITS:
+            raise StorageError(f"nothing was claimed for session {session_id[:32]}")
+        index = await self._services.checkpoint_index(JobId(int(session_id)))
+        if index is None:
+            raise StorageError(f"nothing was claimed for session {session_id}")
+        return Response(index, media_type="application/json")
+
+    async def blob(self, request: Request) -> Response:
+        cid: str = request.path_params["cid"]
+        try:
+            blob = BlobId.decode(cid)
+        except ValueError as error:
+            raise RemoteProtocolError(f"{cid[:80]} is not a blob identifier: {error}") from error
+        data = await self._services.blobs.get(blob)
+        headers = {"ETag": f'"{blob.encode()}"', "Cache-Control": "public, immutable"}
+        return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+def _error_body(status: int, kind: str, message: str) -> JSONResponse:
+    body = {"error_type": kind, "message": message, "request_id": uuid4().hex, "details": None}
+    return JSONResponse(body, status_code=status)
+
+
+async def _on_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, FabstirError)
+    status, kind = http_error(error)
+    message = str(error) if status < 500 or kind == "service_unavailable" else "this host failed"
+    return _error_body(status, kind, message)
+
+
+async def _on_missing(request: Request, _error: Exception) -> Response:
+    return _error_body(404, "not_found", f"there is no {request.url.path}")
+
+
+async def _on_method(request: Request, _error: Exception) -> Response:
+    return _error_body(
+        405, "method_not_allowed", f"{request.url.path} does not take {request.method}"
+    )

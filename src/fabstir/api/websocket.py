@@ -1,0 +1,91 @@
+"""The door /v1/ws: text frames to messages, errors to error frames, nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import anyio
+from anyio.abc import TaskGroup
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from fabstir.api.errors import error_message
+from fabstir.jobs.connection import ClientConnection, ReportError, Transmit
+from fabstir.primitives.errors import FabstirError
+from fabstir.protocol.client_messages import decode_client_message
+from fabstir.protocol.frames import Frame, encode_frame
+from fabstir.protocol.host_messages import Connected
+
+_logger = logging.getLogger(__name__)
+
+MakeConnection = Callable[[Transmit, ReportError, TaskGroup], ClientConnection]
+
+GOING_AWAY = 1001
+"""RFC 6455: the host is shutting down."""
+
+
+class WebSocketDoor:
+    """Serves /v1/ws for the length of the server."""
+
+    def __init__(self, make_connection: MakeConnection) -> None:
+        self._make = make_connection
+        self._connections: set[ClientConnection] = set()
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    async def drain(self) -> None:
+        """Let running answers finish their current piece and be receipted."""
+        for connection in tuple(self._connections):
+            await connection.stop_answers("draining")
+
+    async def serve(self, socket: WebSocket) -> None:
+        """One socket, from open to close."""
+        await socket.accept()
+
+        async def transmit(frames: list[Frame]) -> None:
+            if socket.application_state != WebSocketState.CONNECTED:
+                raise anyio.BrokenResourceError
+            try:
+                for frame in frames:
+                    await socket.send_text(encode_frame(frame))
+            except (WebSocketDisconnect, RuntimeError, OSError) as error:
+                # Starlette says "gone" with RuntimeError once it has seen the close itself.
+                raise anyio.BrokenResourceError from error
+
+        async def report(
+            error: FabstirError, *, session_id: str | None, request_id: str | None
+        ) -> None:
+            frame = error_message(error, session_id=session_id, request_id=request_id)
+            _logger.info("told a client of an error", extra={"code": frame.code})
+            await transmit([frame])
+
+        async with anyio.create_task_group() as tasks:
+            connection = self._make(transmit, report, tasks)
+            self._connections.add(connection)
+            try:
+                await transmit([Connected("fabstir host: encrypted_session_init opens a session")])
+                await self._read(socket, connection, report)
+            except (WebSocketDisconnect, anyio.BrokenResourceError):
+                _logger.debug("client left")
+            finally:
+                self._connections.discard(connection)
+                connection.release()
+                tasks.cancel_scope.cancel()
+
+    async def _read(
+        self, socket: WebSocket, connection: ClientConnection, report: ReportError
+    ) -> None:
+        while True:
+            event = await socket.receive()
+            if event["type"] == "websocket.disconnect":
+                return
+            data: str | bytes = event.get("text") or event.get("bytes") or ""
+            session_id = request_id = None
+            try:
+                message = decode_client_message(data)
+                session_id = getattr(message, "session_id", None)
+                request_id = getattr(message, "id", None)
+                await connection.handle(message)
+            except FabstirError as error:
+                await report(error, session_id=session_id, request_id=request_id)

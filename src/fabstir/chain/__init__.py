@@ -1,0 +1,1 @@
+"""The chain: RPC, contracts, events, transactions, keys, and a local devnet."""

@@ -1,0 +1,41 @@
+"""Typed wrappers of the contracts: reads give frozen dataclasses, writes give `ContractCall`s."""
+
+from fabstir.chain.contracts.all import Contracts
+from fabstir.chain.contracts.earnings import HostEarnings
+from fabstir.chain.contracts.erc20 import Erc20
+from fabstir.chain.contracts.marketplace import (
+    DepositLimits,
+    Marketplace,
+    MarketplaceTerms,
+    ProofSubmission,
+    SessionJob,
+    SessionOffer,
+    SessionStatus,
+)
+from fabstir.chain.contracts.registries import (
+    ApprovedModel,
+    ModelRegistry,
+    NodeInfo,
+    NodeRegistration,
+    NodeRegistry,
+    PriceLimits,
+)
+
+__all__ = [
+    "ApprovedModel",
+    "Contracts",
+    "DepositLimits",
+    "Erc20",
+    "HostEarnings",
+    "Marketplace",
+    "MarketplaceTerms",
+    "ModelRegistry",
+    "NodeInfo",
+    "NodeRegistration",
+    "NodeRegistry",
+    "PriceLimits",
+    "ProofSubmission",
+    "SessionJob",
+    "SessionOffer",
+    "SessionStatus",
+]

@@ -1,0 +1,197 @@
+"""The entry point: global options, the table of commands, and what errors look like."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from fabstir import __version__
+from fabstir.cli.context import Invocation
+from fabstir.cli.output import show_error
+from fabstir.primitives.errors import ConfigError, FabstirError
+from fabstir.telemetry import LogLevel, configure_logging
+
+_HELP = """A market for LLM inference without a middleman.
+
+The options below may stand before or after a command. Every setting can also be given as
+FABSTIR_SECTION_NAME. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."""
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command: which module's `app` has it, and its line in `fabstir --help`."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "demo": Entry("demo", "Watch a paid conversation end to end, on a chain of its own."),
+    "serve": Entry("host", "Turn this machine into a host: serve models and be paid."),
+    "status": Entry("host", "Show what this host serves, and whether it is earning."),
+    "register": Entry("host", "Stake and register this host, or update its entry."),
+    "unregister": Entry("host", "Leave the registry and get the stake back."),
+    "withdraw": Entry("host", "Withdraw what this host has earned."),
+    "chat": Entry("renter", "Talk to a model on somebody's machine, and pay for the tokens."),
+    "hosts": Entry("renter", "List the hosts of a model with price and latency."),
+    "balance": Entry("renter", "Show what the wallet holds and what is locked."),
+    "sessions": Entry("renter", "List, close or recover paid sessions."),
+    "keys": Entry("keys", "Make, import or show this machine's keys."),
+    "config": Entry("config_commands", "Show or change the settings."),
+    "devnet": Entry("devnet", "Run a local chain with the contracts and funded accounts."),
+}
+
+_FLAGS = frozenset({"--json", "--log-json"})
+_OPTIONS = frozenset({"--config", "--set", "--log-level"})
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line.
+
+    Returns:
+        The exit code. Errors that are not ours come out as they are, with their traceback.
+    """
+    options, rest = hoist_global_options(args)
+    try:
+        app = build_app(rest[0] if rest else None)
+        app([*options, *rest], prog_name="fabstir")
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else EXIT_FAILED
+    except (FabstirError, BaseExceptionGroup) as exc:
+        return _report(exc)
+    return 0
+
+
+def hoist_global_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the global options from wherever they stand, so that `fabstir balance --json` works.
+
+    Returns:
+        The global options, and the rest; what follows `--` is left alone.
+    """
+    options: list[str] = []
+    rest: list[str] = []
+    remaining = iter(args)
+    for arg in remaining:
+        if arg == "--":
+            rest += [arg, *remaining]
+        elif arg in _FLAGS or arg.partition("=")[0] in _OPTIONS:
+            options.append(arg)
+            if arg in _OPTIONS:
+                options += [value for value in [next(remaining, None)] if value is not None]
+        else:
+            rest.append(arg)
+    return options, rest
+
+
+def build_app(command: str | None) -> typer.Typer:
+    """The app with one command's module loaded, or with the names of all commands.
+
+    Importing every module takes seconds (web3, libp2p); `--help` and a typing error should not.
+
+    Raises:
+        ConfigError: the command needs a library that is not installed.
+    """
+    app = typer.Typer(
+        help=_HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        # Its tracebacks can show local variables, and with them keys.
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_global_options)
+    if command in COMMANDS:
+        app.add_typer(_load(command))
+    else:
+        for name, entry in COMMANDS.items():
+            app.command(name, help=entry.help)(_listed_only)
+    return app
+
+
+def _load(command: str) -> typer.Typer:
+    try:
+        module = importlib.import_module(f"fabstir.cli.{COMMANDS[command].module}")
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.startswith("fabstir"):
+            raise
+        raise ConfigError(
+            f"`fabstir {command}` needs {exc.name}, which is not installed: "
+            "install `fabstir[node]` instead of `fabstir`"
+        ) from exc
+    return cast("typer.Typer", module.app)
+
+
+def _listed_only() -> None:
+    """Stands for a command in the list of commands; never run."""
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fabstir {__version__}")
+        raise typer.Exit
+
+
+def _global_options(
+    ctx: typer.Context,
+    *,
+    config: Annotated[
+        Path | None, typer.Option(help="The settings file (also: FABSTIR_CONFIG).")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.NAME=VALUE", help="Override a setting; repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
+    log_level: Annotated[LogLevel, typer.Option(help="What is logged.")] = "warning",
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON lines.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    configure_logging(log_level, json_lines=log_json)
+    ctx.obj = Invocation(
+        config_file=config, overrides=dict(map(_override, overrides or [])), as_json=as_json
+    )
+
+
+def _override(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not SECTION.NAME=VALUE")
+    return key, value
+
+
+def _report(error: FabstirError | BaseExceptionGroup[BaseException]) -> int:
+    """Show every error of ours once, and choose the exit code; anything else is raised again."""
+    leaves = list(_leaves(error))
+    ours = [leaf for leaf in leaves if isinstance(leaf, FabstirError)]
+    interrupted = any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves)
+    if len(ours) + interrupted < len(leaves):
+        raise error
+    for text in dict.fromkeys(str(leaf) for leaf in ours):
+        show_error(text)
+    if not ours:
+        return EXIT_INTERRUPTED
+    return EXIT_USAGE if all(isinstance(leaf, ConfigError) for leaf in ours) else EXIT_FAILED
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
+    return [error]

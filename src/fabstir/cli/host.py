@@ -1,0 +1,210 @@
+"""The host's commands: serve, status, register, unregister, withdraw."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import anyio.to_thread
+import typer
+from rich.panel import Panel
+
+from fabstir.cli.context import invocation, run_async
+from fabstir.cli.output import console, show, table
+from fabstir.cli.signals import until_interrupted
+from fabstir.config import Settings
+from fabstir.crypto import checksum_address
+from fabstir.node import (
+    Confirm,
+    Host,
+    HostStatus,
+    RegistrationPlan,
+    ask_running_host,
+    open_host,
+    open_market,
+    read_status,
+    withdraw_all,
+)
+from fabstir.primitives.ids import NATIVE_TOKEN, Address
+from fabstir.primitives.units import Wei, format_amount, price_per_million
+
+app = typer.Typer()
+
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Stake and register without asking (host.auto_register).")
+]
+
+FAB_DECIMALS = COIN_DECIMALS = 18
+USDC_DECIMALS = 6
+
+
+@app.command("serve")
+def serve(ctx: typer.Context, *, yes: Yes = False) -> None:
+    """Serve until Ctrl-C, which finishes running answers and proves what was agreed to."""
+    settings = invocation(ctx).settings()
+    run_async(lambda: _serve(ctx, settings, is_confirmed=yes or settings.host.auto_register))
+
+
+async def _serve(ctx: typer.Context, settings: Settings, *, is_confirmed: bool) -> None:
+    async with (
+        until_interrupted() as interrupted,
+        open_host(
+            settings, confirm=_confirmation(is_confirmed=is_confirmed), on_progress=_progress
+        ) as host,
+    ):
+        show(ctx, _serving(host), lambda: Panel(table("", "", rows=_serving_rows(host))))
+        sys.stdout.flush()
+        await interrupted.wait()
+        _progress("draining", "no new work; finishing and proving what there is")
+        await host.drain()
+
+
+def _confirmation(*, is_confirmed: bool) -> Confirm:
+    async def confirm(plan: RegistrationPlan) -> bool:
+        _show_plan(plan)
+        if is_confirmed or not sys.stdin.isatty():
+            return is_confirmed
+        return await anyio.to_thread.run_sync(lambda: typer.confirm("Stake and register now?"))
+
+    return confirm
+
+
+def _show_plan(plan: RegistrationPlan) -> None:
+    native = price_per_million(plan.entry.price_in(NATIVE_TOKEN))
+    rows = [
+        ("account", checksum_address(plan.account)),
+        ("stake", f"{format_amount(plan.stake, FAB_DECIMALS)} FAB, back when you unregister"),
+        ("URL", plan.entry.api_url),
+        ("reachable", plan.reachability),
+        ("model", plan.entry.model_id),
+        ("price", f"{format_amount(native, COIN_DECIMALS)} ETH per million tokens"),
+    ]
+    console.print(table("registering this host", "", rows=rows))
+
+
+def _progress(what: str, how_far: str) -> None:
+    if console.is_terminal:
+        console.print(f"[dim]{what}: {how_far}[/dim]")
+
+
+def _serving(host: Host) -> dict[str, object]:
+    info = host.model.engine.info
+    return {
+        "account": checksum_address(host.market.signer.address),
+        "api_url": host.api_url,
+        "metrics_url": f"http://127.0.0.1:{host.metrics_port}/metrics",
+        "p2p_addresses": list(host.p2p.addresses),
+        "model_id": host.model.model_id,
+        "model": f"{host.model.spec.repo}:{host.model.spec.file}",
+        "max_model_len": info.max_model_len,
+        "num_slots": info.num_slots,
+        "engine": info.tuning,
+    }
+
+
+def _serving_rows(host: Host) -> list[tuple[str, str]]:
+    facts = _serving(host)
+    prices = host.market.settings.host
+    return [
+        ("serving", str(facts["model"])),
+        ("host", str(facts["account"])),
+        ("API", str(facts["api_url"])),
+        ("libp2p", "\n".join(host.p2p.addresses)),
+        ("metrics", str(facts["metrics_url"])),
+        (
+            "price",
+            _price(prices.price_native_per_million, prices.price_usdc_per_million),
+        ),
+        ("engine", str(facts["engine"])),
+        ("stop", "Ctrl-C: finishes answers, proves, settles"),
+    ]
+
+
+@app.command("status")
+def status(ctx: typer.Context) -> None:
+    """Show what this host is registered with, what it earned, and what waits to be settled."""
+    settings = invocation(ctx).settings()
+
+    async def run() -> HostStatus:
+        answer = await ask_running_host(settings.paths.data_dir, "status")
+        if answer is not None:
+            return HostStatus.from_json(answer)
+        async with open_market(settings) as market:
+            return await read_status(market, running=None)
+
+    facts = run_async(run)
+    show(ctx, facts, lambda: table("host", "", rows=_status_rows(facts)))
+
+
+def _status_rows(facts: HostStatus) -> list[tuple[str, str]]:
+    rows = [
+        ("account", checksum_address(facts.account)),
+        ("registered", "yes" if facts.is_registered else "no: run `fabstir register`"),
+        ("URL", facts.api_url or "-"),
+        ("stake", f"{format_amount(facts.stake, FAB_DECIMALS)} FAB"),
+        ("coin for gas", f"{format_amount(facts.coin, COIN_DECIMALS)} ETH"),
+        ("earned, not withdrawn", _amounts(facts.earned_native, facts.earned_usdc)),
+        ("open sessions", str(facts.num_unsettled)),
+        ("settled sessions", str(facts.num_settled)),
+        ("tokens paid", str(facts.tokens_settled)),
+        ("tokens written off, at most", str(facts.tokens_written_off)),
+        ("running", "yes" if facts.is_running else "no"),
+    ]
+    return [*rows, *(("why", reason) for reason in facts.reasons)]
+
+
+def _price(native: Wei, usdc: Wei) -> str:
+    coin, dollars = format_amount(native, COIN_DECIMALS), format_amount(usdc, USDC_DECIMALS)
+    return f"{coin} ETH or {dollars} USDC per million tokens"
+
+
+def _amounts(native: Wei, usdc: Wei) -> str:
+    coin = format_amount(native, COIN_DECIMALS)
+    return f"{coin} ETH, {format_amount(usdc, USDC_DECIMALS)} USDC"
+
+
+@app.command("register")
+def register(ctx: typer.Context, *, yes: Yes = False) -> None:
+    """Stake and register, or bring this host's entry in line with the settings, and stop."""
+    settings = invocation(ctx).settings()
+    run_async(lambda: _register(ctx, settings, is_confirmed=yes or settings.host.auto_register))
+
+
+async def _register(ctx: typer.Context, settings: Settings, *, is_confirmed: bool) -> None:
+    # The entry names the model, the peer id and the URL: a host that starts knows them all.
+    async with open_host(
+        settings, confirm=_confirmation(is_confirmed=is_confirmed), on_progress=_progress
+    ) as host:
+        facts = {"account": checksum_address(host.market.signer.address), "api_url": host.api_url}
+        show(ctx, facts, lambda: f"registered {facts['account']} at {facts['api_url']}")
+
+
+@app.command("unregister")
+def unregister(ctx: typer.Context) -> None:
+    """Leave the registry; the stake comes back at once. Open sessions still settle."""
+    settings = invocation(ctx).settings()
+
+    async def run() -> tuple[Address, Wei]:
+        async with open_market(settings) as market:
+            return market.signer.address, await market.registrar.unregister()
+
+    account, stake = run_async(run)
+    facts = {"account": checksum_address(account), "stake_returned": stake}
+    show(ctx, facts, lambda: f"left; {format_amount(stake, FAB_DECIMALS)} FAB came back")
+
+
+@app.command("withdraw")
+def withdraw(ctx: typer.Context) -> None:
+    """Withdraw all earnings, in ETH and USDC, to the host's wallet."""
+    settings = invocation(ctx).settings()
+
+    async def run() -> tuple[Wei, Wei]:
+        answer = await ask_running_host(settings.paths.data_dir, "withdraw")
+        if answer is not None:
+            return Wei(answer["native"]), Wei(answer["usdc"])
+        async with open_market(settings) as market:
+            return await withdraw_all(market)
+
+    native, usdc = run_async(run)
+    facts = {"native": native, "usdc": usdc}
+    show(ctx, facts, lambda: f"withdrawn: {_amounts(native, usdc)}")

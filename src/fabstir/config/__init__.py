@@ -1,0 +1,41 @@
+"""Settings: one TOML file, the environment, flags; frozen, typed, read once."""
+
+from fabstir.config.edit import set_settings
+from fabstir.config.sections import (
+    ChainSettings,
+    EngineSettings,
+    HostSettings,
+    MetricsSettings,
+    ModelSettings,
+    P2PSettings,
+    PathSettings,
+    RenterSettings,
+    WalletSettings,
+)
+from fabstir.config.settings import (
+    Origin,
+    Settings,
+    SettingValue,
+    default_config_file,
+    load_settings,
+    locate_config_file,
+)
+
+__all__ = [
+    "ChainSettings",
+    "EngineSettings",
+    "HostSettings",
+    "MetricsSettings",
+    "ModelSettings",
+    "Origin",
+    "P2PSettings",
+    "PathSettings",
+    "RenterSettings",
+    "SettingValue",
+    "Settings",
+    "WalletSettings",
+    "default_config_file",
+    "load_settings",
+    "locate_config_file",
+    "set_settings",
+]

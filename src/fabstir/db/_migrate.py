@@ -1,0 +1,36 @@
+"""Alembic, run at open on the connection that is there; no ini file, no command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from fabstir.primitives.errors import ConfigError
+
+
+def migrate(connection: Connection, path: Path) -> None:
+    """Bring the tables up to the newest revision of this version.
+
+    Raises:
+        ConfigError: the file was written by a newer version.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    scripts = ScriptDirectory.from_config(config)
+    with connection.begin():
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current == scripts.get_current_head():
+        return
+    known = {script.revision for script in scripts.walk_revisions()}
+    if current is not None and current not in known:
+        raise ConfigError(
+            f"{path} has the tables of a newer version (revision {current}): "
+            "update fabstir, or use another data folder"
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

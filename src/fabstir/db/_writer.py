@@ -1,0 +1,148 @@
+"""The writer thread: takes what is queued, runs each in a savepoint, commits once."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from fabstir.primitives.errors import StorageError
+
+T = TypeVar("T")
+
+_MAX_GROUP = 256
+"""Most writes in one commit. Measured 0.2 ms a write, so the first of a full group waits 50 ms for
+the last at most, and 256 of them share one fsync."""
+
+
+class _TransactionLost(Exception):
+    """SQLite rolled everything back by itself, as it does on a full disk."""
+
+
+class _Write:
+    """One queued function and the future that its caller waits on."""
+
+    __slots__ = ("durable", "error", "fn", "future", "value")
+
+    def __init__(self, fn: Callable[[Connection], Any], *, durable: bool) -> None:
+        self.fn = fn
+        self.durable = durable
+        self.future: Future[Any] = Future()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def run(self, connection: Connection, raw: sqlite3.Connection) -> None:
+        """Call the function in a savepoint.
+
+        Raises:
+            _TransactionLost: SQLite rolled everything back, also what others wrote before.
+        """
+        self.value = self.error = None
+        savepoint = connection.begin_nested()
+        try:
+            self.value = self.fn(connection)
+            savepoint.commit()
+        except BaseException as exc:
+            self.error = exc
+            if not raw.in_transaction:
+                raise _TransactionLost from exc
+            savepoint.rollback()
+
+    def report(self) -> None:
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.value)
+
+
+class Writer:
+    """Owns the only connection that writes. A context manager: leaving it writes what is queued."""
+
+    def __init__(self, engine: Engine, path: Path) -> None:
+        self._engine = engine
+        self._path = path
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="db-writer")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+
+    def submit(self, fn: Callable[[Connection], T], *, durable: bool) -> Future[T]:
+        """Queue `fn`; the future completes after the commit that holds it."""
+        write = _Write(fn, durable=durable)
+        with self._lock:
+            if self._closed:
+                raise StorageError(f"{self._path} was closed before this write")
+            self._queue.put(write)
+        return write.future
+
+    def _run(self) -> None:
+        with self._engine.connect() as connection:
+            while True:
+                group, is_last = self._take()
+                if group:
+                    self._commit(connection, group)
+                if is_last:
+                    return
+
+    def _take(self) -> tuple[list[_Write], bool]:
+        """Wait for a write and take all that wait with it; True when the queue was closed."""
+        group: list[_Write] = []
+        item = self._queue.get()
+        while item is not None:
+            # A caller that was cancelled while it waited does not want its write any more.
+            if item.future.set_running_or_notify_cancel():
+                group.append(item)
+            if len(group) == _MAX_GROUP or (group and self._queue.empty()):
+                return group, False
+            item = self._queue.get()
+        return group, True
+
+    def _commit(self, connection: Connection, group: list[_Write]) -> None:
+        try:
+            self._run_group(connection, group)
+        except (SQLAlchemyError, sqlite3.Error, _TransactionLost) as exc:
+            if len(group) > 1:  # not the fault of them all: each gets its own transaction
+                for write in group:
+                    self._commit(connection, [write])
+                return
+            cause = group[0].error or exc
+            group[0].error = StorageError(
+                f"{self._path} cannot be written: {getattr(cause, 'orig', cause)}. "
+                "Free disk space, or see whether the disk is failing"
+            )
+            group[0].error.__cause__ = cause
+        for write in group:
+            write.report()
+
+    def _run_group(self, connection: Connection, group: list[_Write]) -> None:
+        raw = connection.connection.dbapi_connection
+        assert isinstance(raw, sqlite3.Connection), "the engine is SQLite's"
+        # SQLite allows this only between transactions, so it bypasses SQLAlchemy's own begin.
+        is_durable = any(write.durable for write in group)
+        raw.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
+        with connection.begin():
+            for write in group:
+                write.run(connection, raw)

@@ -1,0 +1,24 @@
+"""Which chain this journal belongs to: chain ids are reused by devnets, genesis blocks are not."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Connection, Integer, String, Table, insert, select
+
+from fabstir.db.schema import metadata
+from fabstir.primitives.ids import ChainId, Hash32
+
+chains = Table(
+    "chains",
+    metadata,
+    Column("chain_id", Integer, primary_key=True, autoincrement=False),
+    Column("genesis_hash", String(66), nullable=False),
+)
+
+
+def bind_chain(connection: Connection, chain_id: ChainId, genesis_hash: Hash32) -> Hash32:
+    """Remember the genesis block at first use; returns the one that the journal belongs to."""
+    known = connection.scalar(select(chains.c.genesis_hash).where(chains.c.chain_id == chain_id))
+    if known is not None:
+        return Hash32(known)
+    connection.execute(insert(chains).values(chain_id=chain_id, genesis_hash=genesis_hash))
+    return genesis_hash

@@ -1,0 +1,193 @@
+"""The sessions that this host serves, and the handshakes it has seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    and_,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+
+from fabstir.db.schema import Uint256, metadata
+from fabstir.primitives.ids import Address, ChainId, JobId, ModelId
+from fabstir.primitives.units import PricePerToken, TokenCount, Wei
+
+
+class SessionState(StrEnum):
+    """What is still to be done for a session.
+
+    open: it may be served. closing: its renter is done or gone; prove, then settle.
+    settled: nothing is locked any more.
+    """
+
+    OPEN = "open"
+    CLOSING = "closing"
+    SETTLED = "settled"
+
+
+host_sessions = Table(
+    "host_sessions",
+    metadata,
+    Column("chain_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("contract", String(42), primary_key=True),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("depositor", String(42), nullable=False),
+    Column("payment_token", String(42), nullable=False),
+    Column("deposit", Uint256, nullable=False),
+    Column("price_per_token", Uint256, nullable=False),
+    Column("model_id", String(66), nullable=False),
+    Column("proof_interval", BigInteger, nullable=False),
+    Column("proof_window", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("max_duration", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("signer", String(42)),
+    Column("is_proven", Boolean, nullable=False),
+    Column("recovery_public_key", LargeBinary),
+    Column("tokens_reserved", BigInteger, nullable=False),
+    Column("tokens_written_off", BigInteger, nullable=False),
+    Column("last_seen_at", Float, nullable=False),
+    Column("tokens_settled", BigInteger),
+    Column("host_paid", Uint256),
+    Column("refund", Uint256),
+    Column("outcome", Text),
+)
+
+session_inits = Table(
+    "session_inits",
+    metadata,
+    Column("ephemeral_public_key", LargeBinary(33), primary_key=True),
+    Column("job_id", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """Names a session in the whole world: a job of one contract on one chain."""
+
+    chain_id: ChainId
+    contract: Address
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRow:
+    """One session as the journal has it.
+
+    Attributes:
+        signer: the key that speaks for the renter; acknowledgements are checked against it.
+        is_proven: that key was shown to be the depositor's; otherwise it is only pinned.
+        tokens_reserved: no more than this many tokens can have been delivered, ever.
+        tokens_written_off: delivered at most, and never claimed.
+        last_seen_at: Unix time of the last authenticated socket, or of the session's start.
+        outcome: why it ended, in words.
+    """
+
+    chain_id: ChainId
+    contract: Address
+    job_id: JobId
+    depositor: Address
+    payment_token: Address
+    deposit: Wei
+    price_per_token: PricePerToken
+    model_id: ModelId
+    proof_interval: TokenCount
+    proof_window: int
+    started_at: int
+    max_duration: int
+    state: SessionState
+    signer: Address | None
+    is_proven: bool
+    recovery_public_key: bytes | None
+    tokens_reserved: TokenCount
+    tokens_written_off: TokenCount
+    last_seen_at: float
+    tokens_settled: TokenCount | None = None
+    host_paid: Wei | None = None
+    refund: Wei | None = None
+    outcome: str | None = None
+
+    @property
+    def key(self) -> SessionKey:
+        """The row's primary key."""
+        return SessionKey(self.chain_id, self.contract, self.job_id)
+
+
+_NAMES = tuple(field.name for field in fields(SessionRow))
+
+
+def _where(key: SessionKey) -> ColumnElement[bool]:
+    return and_(
+        host_sessions.c.chain_id == key.chain_id,
+        host_sessions.c.contract == key.contract,
+        host_sessions.c.job_id == key.job_id,
+    )
+
+
+def load_session(connection: Connection, key: SessionKey) -> SessionRow | None:
+    """The session, or None if this host never saw it."""
+    row = connection.execute(select(host_sessions).where(_where(key))).mappings().first()
+    return None if row is None else _row({**row})
+
+
+def list_sessions(
+    connection: Connection, chain_id: ChainId, contract: Address, *, unsettled_only: bool
+) -> list[SessionRow]:
+    """This host's sessions, oldest first."""
+    query = (
+        select(host_sessions)
+        .where(host_sessions.c.chain_id == chain_id, host_sessions.c.contract == contract)
+        .order_by(host_sessions.c.job_id)
+    )
+    if unsettled_only:
+        query = query.where(host_sessions.c.state != SessionState.SETTLED)
+    return [_row({**row}) for row in connection.execute(query).mappings()]
+
+
+def _row(values: dict[str, Any]) -> SessionRow:
+    values["state"] = SessionState(values["state"])
+    return SessionRow(**values)
+
+
+def insert_session(connection: Connection, row: SessionRow) -> None:
+    """Remember a session; one that is known already is left as it is."""
+    if load_session(connection, row.key) is None:
+        values = {name: getattr(row, name) for name in _NAMES}
+        connection.execute(insert(host_sessions).values(values))
+
+
+def update_session(connection: Connection, key: SessionKey, **values: object) -> None:
+    """Change columns of a session; the names are those of SessionRow."""
+    connection.execute(update(host_sessions).where(_where(key)).values(values))
+
+
+def reserve_tokens(connection: Connection, key: SessionKey, up_to: TokenCount) -> None:
+    """Journal that up to `up_to` tokens may be delivered, before any of them is."""
+    where = and_(_where(key), host_sessions.c.tokens_reserved < up_to)
+    connection.execute(update(host_sessions).where(where).values(tokens_reserved=up_to))
+
+
+def use_ephemeral_key(connection: Connection, ephemeral_public_key: bytes, job_id: JobId) -> bool:
+    """Whether this handshake is new; an ephemeral key counts once, also across restarts."""
+    values = {"ephemeral_public_key": ephemeral_public_key, "job_id": job_id}
+    try:
+        connection.execute(insert(session_inits).values(values))
+    except IntegrityError:
+        return False
+    return True

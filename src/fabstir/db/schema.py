@@ -1,0 +1,36 @@
+"""The metadata that every table module declares its tables in, and the column types they share."""
+
+from __future__ import annotations
+
+from sqlalchemy import Dialect, MetaData, String
+from sqlalchemy.types import TypeDecorator
+
+_UINT256_DIGITS = 78
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+"""Every constraint gets a name, so that a later migration can change it on any database."""
+
+
+class Uint256(TypeDecorator[int]):
+    """An integer up to 2^256 - 1, kept as decimal text: SQLite's own integers end at 2^63 - 1.
+
+    Not to be compared with < or summed in SQL: the text sorts as text.
+    """
+
+    impl = String(_UINT256_DIGITS)
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> str | None:
+        """To the database."""
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> int | None:
+        """From the database."""
+        return None if value is None else int(value)

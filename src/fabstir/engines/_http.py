@@ -1,0 +1,143 @@
+"""HTTP to a child process on loopback: one connection a request, nothing else.
+
+A connection of its own for each request, because llama.cpp's server drops a kept-alive one after
+a streamed answer, and because closing it is what cancels decoding. h11 does the parsing: a
+general client costs several times as much for each streamed token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import h11
+from anyio.abc import SocketStream
+
+from fabstir.primitives.errors import EngineCrashed, EngineUnavailable
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds; the child is on this machine."""
+
+REQUEST_TIMEOUT = 30.0
+"""Seconds for an unstreamed answer: tokenizing a million tokens takes a few."""
+
+_READ_BYTES = 65_536
+
+
+class EngineRefused(Exception):
+    """The engine answered with an error status; for the driver to translate."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"status {status}: {body[:200]!r}")
+        self.status = status
+        self.body = body
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAddress:
+    """Where the child listens, and the key that it asks for."""
+
+    host: str
+    port: int
+    api_key: str = field(repr=False)
+
+    async def get_json(self, path: str) -> Any:
+        """Raises EngineUnavailable or EngineRefused."""
+        return await self._json("GET", path, None)
+
+    async def post_json(self, path: str, body: Any) -> Any:
+        """Raises EngineUnavailable or EngineRefused."""
+        return await self._json("POST", path, body)
+
+    async def get_text(self, path: str) -> str:
+        """Raises EngineUnavailable or EngineRefused."""
+        async with self.stream("GET", path, None) as pieces:
+            return b"".join([piece async for piece in pieces]).decode()
+
+    async def _json(self, method: str, path: str, body: Any) -> Any:
+        try:
+            with anyio.fail_after(REQUEST_TIMEOUT):
+                async with self.stream(method, path, body) as pieces:
+                    return json.loads(b"".join([piece async for piece in pieces]))
+        except TimeoutError as error:
+            raise EngineUnavailable(
+                f"the engine did not answer {path} in {REQUEST_TIMEOUT:g} s: it hangs, or this "
+                "machine is overloaded"
+            ) from error
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, body: Any
+    ) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """One request; its answer's body in pieces as they arrive.
+
+        Raises:
+            EngineUnavailable: nobody listens.
+            EngineCrashed: the connection broke before the answer's end.
+            EngineRefused: any status but 200.
+        """
+        try:
+            with anyio.fail_after(CONNECT_TIMEOUT):
+                stream = await anyio.connect_tcp(self.host, self.port)
+        except (OSError, TimeoutError) as error:
+            raise EngineUnavailable(
+                "the engine does not answer: it is starting, restarting or gone"
+            ) from error
+        async with stream:
+            exchange = _Exchange(stream)
+            try:
+                await exchange.send(method, path, self, body)
+                yield await exchange.receive()
+            except (anyio.BrokenResourceError, h11.RemoteProtocolError) as error:
+                raise EngineCrashed(
+                    "the engine died while it answered: it is started again; send the request again"
+                ) from error
+            # A hard close: the server notices at once and frees the slot.
+            await anyio.aclose_forcefully(stream)
+
+
+class _Exchange:
+    def __init__(self, stream: SocketStream) -> None:
+        self._stream = stream
+        self._connection = h11.Connection(h11.CLIENT)
+
+    async def send(self, method: str, path: str, address: EngineAddress, body: Any) -> None:
+        payload = b"" if body is None else json.dumps(body).encode()
+        headers = [
+            ("Host", f"{address.host}:{address.port}"),
+            ("Authorization", f"Bearer {address.api_key}"),
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(payload))),
+            ("Connection", "close"),
+        ]
+        request = h11.Request(method=method, target=path, headers=headers)
+        parts = [self._connection.send(request)]
+        if payload:
+            parts.append(self._connection.send(h11.Data(data=payload)))
+        parts.append(self._connection.send(h11.EndOfMessage()))
+        await self._stream.send(b"".join(part for part in parts if part))
+
+    async def receive(self) -> AsyncIterator[bytes]:
+        event = await self._next()
+        assert isinstance(event, h11.Response), "a response begins with its status"
+        if event.status_code != 200:
+            raise EngineRefused(event.status_code, b"".join([part async for part in self._body()]))
+        return self._body()
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        while not isinstance(event := await self._next(), h11.EndOfMessage):
+            if isinstance(event, h11.Data):
+                yield bytes(event.data)
+
+    async def _next(self) -> Any:
+        while (event := self._connection.next_event()) is h11.NEED_DATA:
+            try:
+                data = await self._stream.receive(_READ_BYTES)
+            except anyio.EndOfStream:
+                data = b""
+            self._connection.receive_data(data)
+        return event

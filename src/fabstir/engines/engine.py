@@ -1,0 +1,116 @@
+"""The port that every engine offers: tokenize, generate, cancel, and say what it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
+
+from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.sampling import SamplingParams
+
+
+class EngineState(StrEnum):
+    """failed: it crashed too often and stays down until the host is started again."""
+
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What is loaded.
+
+    Attributes:
+        max_model_len: tokens of context of one request, prompt and completion together.
+        num_slots: requests that are decoded at the same time; more wait.
+        build: the engine's own name for its version.
+        chat_template: the model's own, as text.
+        tuning: which thread counts were chosen, and why.
+    """
+
+    model: str
+    max_model_len: int
+    num_slots: int
+    build: str
+    chat_template: str
+    tuning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One completion. `sampling.max_tokens` is at least 1."""
+
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationChunk:
+    """A piece of text that ends on a character's end, and the tokens that it is made of.
+
+    The number of `token_ids` is what is billed. llama.cpp's server reports only the last token of
+    a character that takes several, so the others are found by tokenizing the text; should that
+    not give the number that was generated, fewer are billed, never more.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationEnd:
+    """Why and how a completion ended.
+
+    Attributes:
+        finish_reason: stop: the model ended it, or a stop string. length: max_tokens or the
+            context is used up.
+        num_cached_tokens: of the prompt, taken from an earlier request of the same slot.
+    """
+
+    finish_reason: Literal["stop", "length"]
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    prompt_seconds: float
+    decode_seconds: float
+
+
+GenerationEvent = GenerationChunk | GenerationEnd
+
+
+class Engine(Protocol):
+    """A language model that is loaded. Two drivers run today: the wheel's server and a binary."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is loaded."""
+        ...
+
+    @property
+    def state(self) -> EngineState:
+        """Whether it can answer now."""
+        ...
+
+    async def tokenize_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        """The prompt of a conversation by the model's own template, open for the answer.
+
+        Raises:
+            EngineUnavailable: it is loading or gone.
+        """
+        ...
+
+    def generate(
+        self, request: GenerationRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[GenerationEvent]]:
+        """Stream one completion: chunks, then one end. Leaving the block early stops decoding.
+
+        Raises:
+            ContextLengthExceeded: the prompt leaves no room for a token.
+            EngineUnavailable: it is loading or gone; nothing was generated.
+            EngineCrashed: it died in the middle.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""One paid piece of work, from its request to its settlement: where serving meets the market."""

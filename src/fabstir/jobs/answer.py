@@ -1,0 +1,306 @@
+"""One answer: from a request to its last receipt, never further ahead than the renter agreed to.
+
+The engine streams; every piece is sent at once; a receipt follows every
+RECEIPT_INTERVAL_TOKENS. Delivery stops at MAX_UNACKNOWLEDGED_TOKENS without an acknowledgement
+(the engine's decoding is cancelled when that takes long, and goes on from the kept prefix
+afterwards), and at `max_unproven` tokens beyond the last proof on chain.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from fabstir.engines import Engine, GenerationChunk, GenerationEnd, GenerationRequest
+from fabstir.jobs.dialects import Dialect, ExtensionDialect
+from fabstir.jobs.session import LiveSession, Send
+from fabstir.market.ledger import HostLedger
+from fabstir.primitives.errors import ContextLengthExceeded, DepositExhausted
+from fabstir.primitives.ids import Hash32
+from fabstir.primitives.units import TokenCount
+from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.commitments import (
+    derive_seed,
+    output_commitment,
+    prompt_commitment,
+    sampling_digest,
+    seed_commitment,
+)
+from fabstir.protocol.crypto import Crypto
+from fabstir.protocol.eip712 import Domain
+from fabstir.protocol.host_messages import StreamEnd, Usage
+from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
+from fabstir.protocol.payloads import ChatRequest, EndPlaintext, ReceiptPlaintext
+from fabstir.protocol.receipts import Work, sign_receipt
+from fabstir.protocol.sampling import SamplingParams
+
+ACKNOWLEDGEMENT_PATIENCE: Final = 0.5
+"""Seconds for which decoding goes on while an acknowledgement is due: many round trips."""
+
+ACKNOWLEDGEMENT_TIMEOUT: Final = 30.0
+"""Seconds after which an answer ends as "unacknowledged": the renter stopped agreeing."""
+
+PROOF_TIMEOUT: Final = 120.0
+"""Seconds to wait for a proof to be mined before an answer ends: the chain stands still."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerServices:
+    """What every answer of a host needs."""
+
+    engine: Engine
+    ledger: HostLedger
+    domain: Domain
+    crypto: Crypto
+    wallet_secret: bytes = field(repr=False)
+    model_digest: Hash32
+    max_unproven: Callable[[LiveSession], int]
+    claim_soon: Callable[[LiveSession], None]
+    random: Callable[[int], bytes]
+    observe_first_token: Callable[[float], None]
+    observe_tokens: Callable[[int], None]
+
+
+@dataclass(slots=True)
+class _Output:
+    token_ids: list[int] = field(default_factory=list[int])
+    text: str = ""
+    num_chunks: int = 0
+    num_receipted: int = 0
+
+    def add(self, chunk: GenerationChunk) -> None:
+        self.token_ids += chunk.token_ids
+        self.text += chunk.text
+        self.num_chunks += 1
+
+
+class Answer:
+    """Runs once. `stop` may be called from another task at any time."""
+
+    def __init__(
+        self,
+        services: AnswerServices,
+        session: LiveSession,
+        dialect: Dialect,
+        request: ChatRequest,
+        request_id: str | None,
+        send: Send,
+    ) -> None:
+        self._services = services
+        self._session = session
+        self._dialect = dialect
+        self._request = request
+        self._request_id = request_id
+        self._send = send
+        self._output = _Output()
+        self._stop_reason: str | None = None
+        self._salt = request.salt or services.random(32)
+        self._sampling = self._choose_sampling()
+        self._started = time.monotonic()
+
+    def stop(self, reason: str) -> None:
+        """End after the piece that is being sent; what was delivered is receipted."""
+        self._stop_reason = reason
+        self._session.changed()
+
+    async def run(self) -> None:
+        """Stream the answer.
+
+        Raises:
+            ContextLengthExceeded, DepositExhausted: nothing was delivered or billed.
+            EngineError: what was not receipted yet is not billed.
+        """
+        turn = self._session.conversation.turn(self._request)
+        prompt = await self._services.engine.tokenize_chat(turn)
+        limit, limit_reason = self._limit(len(prompt))
+        session = self._session
+        session.issued = session.issued.next_request()
+        await self._services.ledger.reserve(session.row.job_id, self._window_end())
+        self._work = self._work_of(turn, len(prompt))
+        reason = await self._deliver(prompt, limit, limit_reason)
+        await self._receipt()
+        await self._finish(turn, len(prompt), reason)
+
+    # -- the parameters of this answer --------------------------------------------------------
+
+    def _choose_sampling(self) -> SamplingParams:
+        request, session = self._request, self._session
+        if request.has_seed:
+            return request.sampling
+        nonce = request.client_nonce or self._services.random(32)
+        seed = derive_seed(nonce, session.seed_nonce, session.row.job_id, self._services.crypto)
+        return request.with_seed(seed)
+
+    def _limit(self, num_prompt_tokens: int) -> tuple[int, str]:
+        """How many tokens may be generated, and what it means to reach that many."""
+        max_model_len = self._services.engine.info.max_model_len
+        room = max_model_len - num_prompt_tokens
+        if room < 1:
+            raise ContextLengthExceeded(num_prompt_tokens, max_model_len)
+        affordable = self._session.affordable
+        if affordable < 1:
+            raise DepositExhausted(
+                f"the deposit of session {self._session.row.job_id} is used up: "
+                "close it and open another, with a larger deposit"
+            )
+        wanted = min(self._sampling.max_tokens, room)
+        return (wanted, "length") if wanted <= affordable else (affordable, "deposit_exhausted")
+
+    def _work_of(self, turn: tuple[ChatMessage, ...], num_prompt_tokens: int) -> Work:
+        crypto = self._services.crypto
+        return Work(
+            model_digest=self._services.model_digest,
+            prompt_commitment=prompt_commitment(turn, self._salt, crypto),
+            output_commitment=output_commitment((), "", self._salt, crypto),
+            sampling_digest=sampling_digest(self._sampling, crypto),
+            num_prompt_tokens=TokenCount(num_prompt_tokens),
+            num_completion_tokens=TokenCount(0),
+        )
+
+    def _window_end(self) -> TokenCount:
+        return TokenCount(self._session.agreed + MAX_UNACKNOWLEDGED_TOKENS)
+
+    # -- delivery -----------------------------------------------------------------------------
+
+    async def _deliver(self, prompt: tuple[int, ...], limit: int, limit_reason: str) -> str:
+        """Generate and send until there is a reason to stop; returns it."""
+        while True:
+            left = limit - len(self._output.token_ids)
+            if left <= 0:
+                return limit_reason
+            if not await self._may_deliver(1, ACKNOWLEDGEMENT_TIMEOUT):
+                return self._stop_reason or "unacknowledged"
+            request = GenerationRequest(
+                prompt_token_ids=(*prompt, *self._output.token_ids),
+                sampling=replace(self._sampling, max_tokens=left),
+            )
+            end = await self._stream(request)
+            if self._stop_reason:
+                return self._stop_reason
+            if end is not None:
+                return limit_reason if end.finish_reason == "length" else end.finish_reason
+
+    async def _stream(self, request: GenerationRequest) -> GenerationEnd | None:
+        """Send what the engine makes; None if it was cancelled to wait or to stop."""
+        async with self._services.engine.generate(request) as events:
+            async for event in events:
+                if isinstance(event, GenerationEnd):
+                    return event
+                if self._stop_reason:
+                    return None
+                if not await self._may_deliver(len(event.token_ids), ACKNOWLEDGEMENT_PATIENCE):
+                    return None  # this piece is generated again from the kept prefix
+                await self._send_piece(event)
+        return None
+
+    async def _may_deliver(self, num_tokens: int, timeout: float) -> bool:
+        """Wait until the renter's agreement and the last proof allow `num_tokens` more."""
+        session = self._session
+        max_unproven = self._services.max_unproven(session)
+
+        def agreed() -> bool:
+            return (
+                not self._dialect.has_receipts
+                or session.unacknowledged + num_tokens <= MAX_UNACKNOWLEDGED_TOKENS
+            )
+
+        def proven() -> bool:
+            return session.delivered + num_tokens - session.proven <= max(max_unproven, num_tokens)
+
+        if not (agreed() and proven()):
+            await self._receipt()  # what is due must be agreed to before more can be
+            if not proven():
+                self._services.claim_soon(session)
+                timeout = max(timeout, PROOF_TIMEOUT)
+            await session.wait_until(
+                lambda: (agreed() and proven()) or self._stop_reason is not None, timeout
+            )
+        return agreed() and proven() and self._stop_reason is None
+
+    async def _send_piece(self, chunk: GenerationChunk) -> None:
+        if not self._output.num_chunks:
+            self._services.observe_first_token(time.monotonic() - self._started)
+        index = self._output.num_chunks
+        self._output.add(chunk)
+        self._session.delivered = TokenCount(self._session.delivered + len(chunk.token_ids))
+        await self._send(lambda: [self._dialect.chunk(self._request_id, index, chunk)])
+        self._services.observe_tokens(len(chunk.token_ids))
+        if len(self._output.token_ids) - self._output.num_receipted >= RECEIPT_INTERVAL_TOKENS:
+            await self._receipt()
+
+    # -- receipts -----------------------------------------------------------------------------
+
+    async def _receipt(self) -> None:
+        """Receipt everything that was delivered, if that is more than before."""
+        output, session, services = self._output, self._session, self._services
+        if output.num_receipted == len(output.token_ids):
+            return
+        work = replace(
+            self._work,
+            output_commitment=output_commitment(
+                output.token_ids, output.text, self._salt, services.crypto
+            ),
+            num_completion_tokens=TokenCount(len(output.token_ids)),
+        )
+        receipt = session.issued.make(session.row.job_id, work, session.row.price_per_token)
+        signed = sign_receipt(receipt, services.wallet_secret, services.domain, services.crypto)
+        receipt_hash = receipt.hash(services.domain, services.crypto)
+        await services.ledger.add_receipt(
+            session.row.job_id,
+            receipt_hash,
+            signed,
+            is_claimable=not self._dialect.has_receipts,
+            reserve_up_to=TokenCount(receipt.cumulative_tokens + MAX_UNACKNOWLEDGED_TOKENS),
+        )
+        output.num_receipted = len(output.token_ids)
+        session.issued = session.issued.advance(receipt, receipt_hash)
+        if isinstance(self._dialect, ExtensionDialect):
+            session.pending[receipt_hash] = receipt
+            plaintext = ReceiptPlaintext(
+                signed=signed, seed=self._sampling.seed, host_nonce=session.seed_nonce
+            )
+            frame = self._dialect.receipt
+            await self._send(lambda: [frame(self._request_id, plaintext)])
+        else:
+            session.agreed = receipt.cumulative_tokens
+            services.claim_soon(session)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    async def _finish(self, turn: tuple[ChatMessage, ...], num_prompt: int, reason: str) -> None:
+        session, output = self._session, self._output
+        now = int(time.time() * 1000)
+        session.conversation.remember(turn, output.text)
+        session.note(turn[-1], now)
+        is_partial = reason not in {"stop", "length"}
+        session.note(ChatMessage("assistant", output.text), now, is_partial=is_partial)
+        session.seed_nonce = self._services.random(32)  # the old one is revealed
+        end = EndPlaintext(
+            finish_reason=reason,
+            num_prompt_tokens=TokenCount(num_prompt),
+            num_completion_tokens=TokenCount(len(output.token_ids)),
+            seed_commitment=seed_commitment(session.seed_nonce, self._services.crypto),
+        )
+        await self._send(
+            lambda: [
+                *self._dialect.end(self._request_id, output.num_chunks, end),
+                self._stream_end(end),
+            ]
+        )
+
+    def _stream_end(self, end: EndPlaintext) -> StreamEnd:
+        is_complete = end.finish_reason in {"stop", "length"}
+        return StreamEnd(
+            session_id=self._session.session_id,
+            id=self._request_id,
+            reason="complete" if is_complete else "cancelled",
+            tokens_used=end.num_completion_tokens,
+            finish_reason=end.finish_reason if is_complete else "cancelled",
+            usage=Usage(
+                prompt_tokens=end.num_prompt_tokens,
+                completion_tokens=end.num_completion_tokens,
+                context_window_size=self._services.engine.info.max_model_len,
+            ),
+        )

@@ -1,0 +1,81 @@
+"""The sessions that are live in this process, and which socket may use each."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from fabstir.jobs.gate import Admission, Gate
+from fabstir.jobs.session import LiveSession, Send
+from fabstir.market.ledger import HostLedger
+from fabstir.primitives.errors import SessionRefused
+from fabstir.primitives.ids import JobId
+from fabstir.protocol.client_messages import EncryptedSessionInit
+
+Evict = Callable[[], Awaitable[None]]
+"""Tells the former socket that the session is no longer its own."""
+
+
+class SessionBook:
+    """Opens sessions through the gate and hands them from socket to socket."""
+
+    def __init__(self, gate: Gate, ledger: HostLedger, random: Callable[[int], bytes]) -> None:
+        self._gate = gate
+        self._ledger = ledger
+        self._random = random
+        self._live: dict[JobId, LiveSession] = {}
+        self._evict: dict[JobId, Evict] = {}
+        self.is_draining = False
+
+    def get(self, job_id: JobId) -> LiveSession | None:
+        """A session that was opened since this process started."""
+        return self._live.get(job_id)
+
+    def __len__(self) -> int:
+        return sum(1 for session in self._live.values() if session.owner is not None)
+
+    async def open(
+        self, message: EncryptedSessionInit, owner: object, send: Send, evict: Evict
+    ) -> tuple[LiveSession, Admission]:
+        """Admit a handshake and give the session to its socket.
+
+        Re-opening on the same socket keeps the conversation; another socket of the same renter
+        takes the session over; one of a proven renter evicts an unproven one and starts afresh.
+
+        Raises:
+            RemoteProtocolError, SessionRefused: see `Gate.admit`.
+        """
+        if self.is_draining:
+            raise SessionRefused(
+                "DRAINING", "this host is shutting down: what you used is proven, choose another"
+            )
+        admission = await self._gate.admit(message)
+        job_id = admission.row.job_id
+        session = self._live.get(job_id)
+        if session is not None and session.owner not in {None, owner}:
+            await self._evict[job_id]()
+        head = await self._ledger.resume(job_id)
+        if session is None or admission.evicted:
+            session = LiveSession(row=admission.row, seed_nonce=self._random(32))
+        session.row = replace(
+            admission.row,
+            recovery_public_key=admission.init.recovery_public_key
+            or admission.row.recovery_public_key,
+        )
+        session.resume(head)
+        session.proven = (await self._ledger.balance(job_id)).proven
+        session.owner, session.notify = owner, send
+        self._live[job_id], self._evict[job_id] = session, evict
+        return session, admission
+
+    def release(self, owner: object) -> list[LiveSession]:
+        """A socket closed: its sessions wait for the renter to come back."""
+        released = [session for session in self._live.values() if session.owner is owner]
+        for session in released:
+            session.owner = session.notify = None
+        return released
+
+    def forget(self, job_id: JobId) -> None:
+        """The session is settled; its conversation goes."""
+        self._live.pop(job_id, None)
+        self._evict.pop(job_id, None)

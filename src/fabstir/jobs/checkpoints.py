@@ -1,0 +1,116 @@
+"""What a claim publishes: a bundle of receipts that anyone can check, and the encrypted delta."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from fabstir.db.claims import ClaimRow, ClaimState
+from fabstir.db.host_sessions import SessionRow
+from fabstir.db.receipts import ReceiptRow
+from fabstir.market.ledger import HostLedger
+from fabstir.primitives.encoding import Json, canonical_json
+from fabstir.primitives.ids import Address, Hash32, JobId
+from fabstir.protocol.checkpoint import (
+    CheckpointDelta,
+    CheckpointEntry,
+    TimedMessage,
+    encode_index,
+    encrypt_delta,
+)
+from fabstir.protocol.crypto import Crypto
+from fabstir.storage import BlobStore
+
+BUNDLE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The identifiers that go on chain with a claim."""
+
+    proof_cid: str
+    delta_cid: str
+    is_encrypted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoints:
+    """Publishes and lists what this host claimed for."""
+
+    blobs: BlobStore
+    ledger: HostLedger
+    host: Address
+    wallet_secret: bytes = field(repr=False)
+    crypto: Crypto
+    random: Callable[[int], bytes]
+
+    async def publish(
+        self,
+        row: SessionRow,
+        index: int,
+        chain: Sequence[ReceiptRow],
+        start_token: int,
+        messages: Sequence[TimedMessage],
+    ) -> Published:
+        """Store both blobs durably; only then may a claim name them."""
+        head = chain[-1]
+        proof = await self.blobs.put(self._bundle(row, chain))
+        key = row.recovery_public_key
+        delta = CheckpointDelta(
+            session_id=str(row.job_id),
+            checkpoint_index=index,
+            proof_hash=head.receipt_hash,
+            start_token=start_token,
+            end_token=head.cumulative_tokens,
+            messages=tuple(messages) if key else (),
+        ).encode(self.wallet_secret, self.crypto)
+        if key:
+            delta = encrypt_delta(
+                delta,
+                recovery_public_key=key,
+                ephemeral_secret=self.random(32),
+                nonce=self.random(24),
+                host_secret=self.wallet_secret,
+                crypto=self.crypto,
+            )
+        stored = await self.blobs.put(delta)
+        return Published(
+            proof_cid=proof.encode(), delta_cid=stored.encode(), is_encrypted=key is not None
+        )
+
+    async def index(self, job_id: JobId) -> bytes | None:
+        """The signed index of a session's claims; None if nothing was claimed."""
+        claims = [c for c in await self.ledger.claims(job_id) if c.state == ClaimState.MINED]
+        if not claims:
+            return None
+        entries = [_entry(claim) for claim in claims]
+        return encode_index(job_id, self.host, entries, self.wallet_secret, self.crypto)
+
+    @staticmethod
+    def _bundle(row: SessionRow, chain: Sequence[ReceiptRow]) -> bytes:
+        links: list[Json] = [
+            {"receipt": link.receipt, "acknowledgement": link.acknowledgement} for link in chain
+        ]
+        return canonical_json(
+            {
+                "version": BUNDLE_VERSION,
+                "chainId": row.chain_id,
+                "contract": row.contract,
+                "jobId": str(row.job_id),
+                "renterKey": row.signer,
+                "receipts": links,
+            }
+        )
+
+
+def _entry(claim: ClaimRow) -> CheckpointEntry:
+    return CheckpointEntry(
+        index=claim.claim_index,
+        proof_hash=Hash32(claim.proof_hash),
+        proof_cid=claim.proof_cid,
+        delta_cid=claim.delta_cid,
+        start_token=claim.start_token,
+        end_token=claim.end_token,
+        timestamp=claim.created_at,
+        is_encrypted=claim.is_encrypted,
+    )

@@ -1,0 +1,147 @@
+"""Claims: what the renter agreed to becomes tokens on chain, each exactly once.
+
+Publish, plan, send, confirm: each step is durable before the next begins, and a claim that is
+found planned after a crash is sent again under the same key, which the outbox makes one
+transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import anyio
+
+from fabstir.chain.contracts import Marketplace, SessionStatus
+from fabstir.chain.transactions import TransactionQueue
+from fabstir.db.claims import ClaimRow, ClaimState
+from fabstir.db.host_sessions import SessionRow
+from fabstir.jobs.book import SessionBook
+from fabstir.jobs.checkpoints import Checkpoints
+from fabstir.market.ledger import HostLedger
+from fabstir.primitives.cid import BlobId
+from fabstir.primitives.errors import TransactionReverted
+from fabstir.primitives.ids import Hash32, JobId
+from fabstir.primitives.units import TokenCount, cost_of
+from fabstir.protocol.frames import Frame
+from fabstir.protocol.host_messages import ProofSubmitted
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimer:
+    """Submits proofs of work for one host.
+
+    Attributes:
+        min_proven_tokens: the contract's; a remainder below it cannot be claimed and is left.
+    """
+
+    ledger: HostLedger
+    checkpoints: Checkpoints
+    marketplace: Marketplace
+    queue: TransactionQueue
+    book: SessionBook
+    min_proven_tokens: TokenCount
+    observe: Callable[[int], None]
+    _locks: defaultdict[JobId, anyio.Lock] = field(
+        default_factory=lambda: defaultdict[JobId, anyio.Lock](anyio.Lock)
+    )
+
+    async def claim(self, row: SessionRow) -> TokenCount:
+        """Claim all that is agreed to; returns the tokens on chain afterwards.
+
+        Raises:
+            ChainError: the transaction could not be sent; the plan stays and is tried again.
+        """
+        async with self._locks[row.job_id]:
+            await self._finish_planned(row)
+            balance = await self.ledger.balance(row.job_id)
+            if balance.claimable >= max(1, self.min_proven_tokens):
+                await self._send(row, await self._plan(row, balance.planned))
+                balance = await self.ledger.balance(row.job_id)
+            elif balance.claimable:
+                extra = {"job_id": row.job_id, "tokens": balance.claimable}
+                _logger.info("remainder is below the contract's minimum", extra=extra)
+            return balance.proven
+
+    async def _finish_planned(self, row: SessionRow) -> None:
+        for claim in await self.ledger.claims(row.job_id):
+            if claim.state == ClaimState.PLANNED:
+                await self._send(row, claim)
+
+    async def _plan(self, row: SessionRow, start: TokenCount) -> ClaimRow:
+        chain = await self.ledger.receipts(row.job_id)
+        index = len(await self.ledger.claims(row.job_id))
+        session = self.book.get(row.job_id)
+        messages = list(session.transcript) if session else []
+        published = await self.checkpoints.publish(row, index, chain, start, messages)
+        claim = ClaimRow(
+            claim_index=index,
+            proof_hash=chain[-1].receipt_hash,
+            start_token=start,
+            end_token=chain[-1].cumulative_tokens,
+            proof_cid=published.proof_cid,
+            delta_cid=published.delta_cid,
+            is_encrypted=published.is_encrypted,
+            created_at=int(time.time() * 1000),
+            state=ClaimState.PLANNED,
+        )
+        await self.ledger.plan_claim(row.job_id, claim)
+        if session:
+            del session.transcript[: len(messages)]
+        return claim
+
+    async def _send(self, row: SessionRow, claim: ClaimRow) -> None:
+        call = self.marketplace.submit_proof(
+            row.job_id,
+            claim.num_tokens,
+            claim.proof_hash,
+            proof_cid=claim.proof_cid,
+            delta_cid=claim.delta_cid,
+        )
+        key = f"{row.contract}:{row.job_id}:proof:{claim.claim_index}"
+        try:
+            mined = await self.queue.send(key, call)
+        except TransactionReverted as error:
+            await self._refused(row, claim, error)
+            return
+        await self.ledger.finish_claim(row.job_id, claim, ClaimState.MINED, tx_hash=mined.tx_hash)
+        self.observe(claim.num_tokens)
+        await self._tell(row, claim)
+
+    async def _refused(self, row: SessionRow, claim: ClaimRow, error: TransactionReverted) -> None:
+        """Give a claim up if it can never go through; else it stays planned."""
+        job = await self.marketplace.session(row.job_id)
+        is_over = job is None or job.status != SessionStatus.ACTIVE
+        if is_over or error.tx_hash is not None:
+            tx_hash = Hash32(error.tx_hash) if error.tx_hash else None
+            await self.ledger.finish_claim(
+                row.job_id, claim, ClaimState.REFUSED, tx_hash=tx_hash, reason=error.reason
+            )
+        lost = cost_of(claim.num_tokens, row.price_per_token) if is_over else 0
+        extra = {"job_id": row.job_id, "tokens": claim.num_tokens, "reason": error.reason}
+        _logger.warning("claim was refused", extra={**extra, "lost": lost})
+
+    async def _tell(self, row: SessionRow, claim: ClaimRow) -> None:
+        session = self.book.get(row.job_id)
+        if session is None:
+            return
+        session.proven = claim.end_token
+        session.changed()
+        frame = ProofSubmitted(
+            session_id=session.session_id,
+            proof_id=claim.proof_hash,
+            tokens_claimed=claim.num_tokens,
+            timestamp=claim.created_at // 1000,
+            size_bytes=BlobId.decode(claim.proof_cid).size,
+        )
+        frames: list[Frame] = [frame]
+        if session.notify is not None:
+            try:
+                await session.notify(lambda: frames)
+            except anyio.BrokenResourceError:
+                _logger.debug("client left before its proof", extra={"job_id": row.job_id})

@@ -1,0 +1,350 @@
+"""One client's connection: frames in, frames out, whatever carries them.
+
+Doors parse and send; everything that a frame means is decided here. A frame counts only for a
+session that this same connection opened.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from fabstir.jobs.answer import Answer, AnswerServices
+from fabstir.jobs.book import SessionBook
+from fabstir.jobs.dialects import Dialect, EraCDialect, ExtensionDialect
+from fabstir.jobs.session import LiveSession
+from fabstir.primitives.errors import (
+    EngineError,
+    FabstirError,
+    ReceiptMismatch,
+    RemoteProtocolError,
+    SessionRefused,
+)
+from fabstir.primitives.ids import Address
+from fabstir.primitives.units import TokenCount
+from fabstir.protocol.client_messages import (
+    ClientMessage,
+    EncryptedAck,
+    EncryptedClose,
+    EncryptedMessage,
+    EncryptedSessionInit,
+    Ping,
+    StreamCancel,
+    Unsupported,
+)
+from fabstir.protocol.commitments import seed_commitment
+from fabstir.protocol.envelope import SecureChannel, frame_binding, init_aad
+from fabstir.protocol.frames import Frame
+from fabstir.protocol.host_messages import (
+    ExtensionReply,
+    Pong,
+    SessionClosed,
+    SessionInitAck,
+    StreamEnd,
+)
+from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
+from fabstir.protocol.payloads import ExtensionTerms, InitPlaintext
+from fabstir.protocol.receipts import SignedAcknowledgement
+
+_logger = logging.getLogger(__name__)
+
+
+class Transmit(Protocol):
+    """Puts frames on the wire, in order. Raises BrokenResourceError when the client is gone."""
+
+    async def __call__(self, frames: list[Frame]) -> None: ...
+
+
+class ReportError(Protocol):
+    """Tells the client of an error, as the door translates it."""
+
+    async def __call__(
+        self, error: FabstirError, *, session_id: str | None, request_id: str | None
+    ) -> None: ...
+
+
+class CloseSession(Protocol):
+    """Proves what was agreed to and begins to settle; returns tokens proven and seconds left."""
+
+    async def __call__(self, session: LiveSession) -> tuple[TokenCount, int]: ...
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One session on this connection: how its frames are sealed, and what it is answering."""
+
+    session: LiveSession
+    dialect: Dialect
+    answer: Answer | None = None
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    is_free: anyio.Event = field(default_factory=anyio.Event)
+
+
+class ClientConnection:
+    """Handles one client until its door says that it is gone."""
+
+    def __init__(
+        self,
+        *,
+        services: AnswerServices,
+        book: SessionBook,
+        host: Address,
+        close_session: CloseSession,
+        transmit: Transmit,
+        report_error: ReportError,
+        tasks: TaskGroup,
+    ) -> None:
+        self._services = services
+        self._book = book
+        self._host = host
+        self._close_session = close_session
+        self._transmit = transmit
+        self._report_error = report_error
+        self._tasks = tasks
+        self._seats: dict[str, _Seat] = {}
+        self._sending = anyio.Lock()
+
+    async def handle(self, message: ClientMessage) -> None:
+        """Do what one frame asks for.
+
+        Raises:
+            RemoteProtocolError, SessionRefused, ReceiptMismatch: for the door to report.
+        """
+        match message:
+            case EncryptedSessionInit():
+                await self._open(message)
+            case EncryptedMessage():
+                await self._ask(message)
+            case EncryptedAck():
+                await self._acknowledge(message)
+            case EncryptedClose():
+                await self._close(message)
+            case StreamCancel():
+                self._cancel(message)
+            case Ping():
+                await self._send(lambda: [Pong()])
+            case Unsupported():
+                raise _unsupported(message)
+
+    def release(self) -> list[LiveSession]:
+        """The door is closed: stop answering; the sessions wait for their renters."""
+        for seat in self._seats.values():
+            seat.scope.cancel()
+        return self._book.release(self)
+
+    # -- frames -------------------------------------------------------------------------------
+
+    async def _open(self, message: EncryptedSessionInit) -> None:
+        await self._vacate(message.session_id)
+        session, admission = await self._book.open(
+            message, self, self._send, lambda: self._evicted(message.session_id)
+        )
+        init = admission.init
+        extension = None
+        if init.extension is None:
+            dialect: Dialect = EraCDialect(
+                session.session_id, init.session_key, self._services.crypto, self._services.random
+            )
+        else:
+            dialect, extension = self._negotiate(message, init, session)
+        self._seats[session.session_id] = _Seat(session, dialect)
+        ack = SessionInitAck(
+            session_id=session.session_id,
+            job_id=session.row.job_id,
+            chain_id=self._services.domain.chain_id,
+            client_address=admission.signer,
+            id=message.id,
+            extension=extension,
+        )
+        await self._send(lambda: [ack])
+        _logger.info(
+            "session opened",
+            extra={"job_id": session.row.job_id, "has_receipts": dialect.has_receipts},
+        )
+
+    def _negotiate(
+        self, message: EncryptedSessionInit, init: InitPlaintext, session: LiveSession
+    ) -> tuple[ExtensionDialect, ExtensionReply]:
+        services, row = self._services, session.row
+        domain = services.domain
+        ephemeral = services.random(32)
+        channel = SecureChannel.derive(
+            is_host=True,
+            session_key=init.session_key,
+            ephemeral_secret=ephemeral,
+            peer_ephemeral_public_key=message.payload.ephemeral_public_key,
+            context=init_aad(domain.chain_id, domain.contract, row.job_id, self._host),
+            crypto=services.crypto,
+        )
+        terms = ExtensionTerms(
+            model_digest=services.model_digest,
+            max_model_len=services.engine.info.max_model_len,
+            price_per_token=row.price_per_token,
+            receipt_interval=RECEIPT_INTERVAL_TOKENS,
+            max_unacknowledged=MAX_UNACKNOWLEDGED_TOKENS,
+            seed_commitment=seed_commitment(session.seed_nonce, services.crypto),
+            sequence=session.issued.sequence,
+            receipt_hash=session.issued.hash,
+            cumulative_tokens=session.issued.cumulative_tokens,
+        )
+        binding = frame_binding("session_init_ack", session.session_id, message.id or "")
+        reply = ExtensionReply(
+            ephemeral_public_key=services.crypto.public_key(ephemeral),
+            payload=channel.seal(terms.encode(), binding),
+        )
+        return ExtensionDialect(session.session_id, channel), reply
+
+    async def _ask(self, message: EncryptedMessage) -> None:
+        seat = self._seat(message.session_id)
+        request = seat.dialect.open_request(message)
+        if seat.answer is not None:
+            raise SessionRefused(
+                "BUSY", f"session {message.session_id} is answering: wait for stream_end or cancel"
+            )
+        if self._book.is_draining:
+            raise SessionRefused(
+                "DRAINING", "this host is shutting down: what you used is proven, choose another"
+            )
+        if seat.session.is_closing:
+            raise SessionRefused("SESSION_NOT_ACTIVE", "the session is closed: open another")
+        seat.answer = Answer(
+            self._services, seat.session, seat.dialect, request, message.id, self._send
+        )
+        seat.scope, seat.is_free = anyio.CancelScope(), anyio.Event()
+        self._tasks.start_soon(self._run, seat, seat.answer, message)
+
+    async def _run(self, seat: _Seat, answer: Answer, message: EncryptedMessage) -> None:
+        try:
+            with seat.scope:
+                await answer.run()
+        except anyio.BrokenResourceError:
+            _logger.info("client left", extra={"job_id": seat.session.row.job_id})
+        except EngineError as error:
+            extra = {"job_id": seat.session.row.job_id}
+            _logger.warning("engine failed an answer", extra=extra, exc_info=error)
+            await self._fail(message, error)
+        except FabstirError as error:
+            await self._fail(message, error)
+        finally:
+            seat.answer = None
+            seat.is_free.set()
+
+    async def _fail(self, message: EncryptedMessage, error: FabstirError) -> None:
+        await self._report_error(error, session_id=message.session_id, request_id=message.id)
+        end = StreamEnd(session_id=message.session_id, id=message.id, reason="error", tokens_used=0)
+        await self._send(lambda: [end])
+
+    async def _acknowledge(self, message: EncryptedAck) -> None:
+        seat = self._seat(message.session_id)
+        session = seat.session
+        if not isinstance(seat.dialect, ExtensionDialect):
+            raise RemoteProtocolError("this session knows no acknowledgements: open it with them")
+        signed = SignedAcknowledgement.decode(seat.dialect.open("encrypted_ack", message))
+        acknowledgement = signed.acknowledgement
+        receipt = session.pending.get(acknowledgement.receipt_hash)
+        services = self._services
+        if (
+            receipt is None
+            or session.row.signer is None
+            or acknowledgement.job_id != session.row.job_id
+            or acknowledgement.sequence != receipt.sequence
+            or acknowledgement.cumulative_tokens != receipt.cumulative_tokens
+            or not signed.is_signed_by(session.row.signer, services.domain, services.crypto)
+        ):
+            raise ReceiptMismatch(
+                f"the acknowledgement {acknowledgement.sequence} of session "
+                f"{message.session_id} fits no receipt that is due: sign the receipt's own hash, "
+                "sequence and cumulative tokens with the session key"
+            )
+        if not await services.ledger.acknowledge(signed):
+            raise ReceiptMismatch(f"receipt {acknowledgement.sequence} does not count any more")
+        session.pending = {
+            receipt_hash: later
+            for receipt_hash, later in session.pending.items()
+            if later.sequence > receipt.sequence
+        }
+        session.agreed = TokenCount(max(session.agreed, receipt.cumulative_tokens))
+        session.changed()
+        services.claim_soon(session)
+
+    async def _close(self, message: EncryptedClose) -> None:
+        seat = self._seat(message.session_id)
+        if not isinstance(seat.dialect, ExtensionDialect):
+            raise RemoteProtocolError("this session knows no close: close the socket")
+        seat.dialect.open("encrypted_close", message)
+        session = seat.session
+        session.is_closing = True
+        await self._vacate(message.session_id)
+        self._tasks.start_soon(self._prove_and_tell, message, session)
+
+    async def _prove_and_tell(self, message: EncryptedClose, session: LiveSession) -> None:
+        try:
+            tokens, seconds = await self._close_session(session)
+        except FabstirError as error:
+            await self._report_error(error, session_id=message.session_id, request_id=message.id)
+            return
+        closed = SessionClosed(
+            session_id=session.session_id, tokens_proven=tokens, settles_in=seconds
+        )
+        await self._send(lambda: [closed])
+
+    def _cancel(self, message: StreamCancel) -> None:
+        seat = self._seat(message.session_id)
+        if seat.answer is not None:
+            seat.answer.stop("cancelled")
+
+    # -- seats --------------------------------------------------------------------------------
+
+    def _seat(self, session_id: str) -> _Seat:
+        seat = self._seats.get(session_id)
+        if seat is None or seat.session.owner is not self:
+            raise SessionRefused(
+                "NOT_AUTHENTICATED",
+                f"session {session_id} is not open on this connection: "
+                "send encrypted_session_init first",
+            )
+        return seat
+
+    async def _vacate(self, session_id: str) -> None:
+        """Stop this connection's answer for a session and wait until it has stopped."""
+        seat = self._seats.get(session_id)
+        if seat is not None and seat.answer is not None:
+            seat.scope.cancel()
+            await seat.is_free.wait()
+
+    async def _evicted(self, session_id: str) -> None:
+        await self._vacate(session_id)
+        self._seats.pop(session_id, None)
+        error = SessionRefused(
+            "SESSION_EVICTED", f"session {session_id} was taken over by its depositor"
+        )
+        try:
+            await self._report_error(error, session_id=session_id, request_id=None)
+        except anyio.BrokenResourceError:
+            _logger.debug("evicted client is gone", extra={"session_id": session_id})
+
+    async def stop_answers(self, reason: str) -> None:
+        """Ask every running answer to end, and wait until they have."""
+        for seat in self._seats.values():
+            if seat.answer is not None:
+                seat.answer.stop(reason)
+                await seat.is_free.wait()
+
+    async def _send(self, make: Callable[[], list[Frame]]) -> None:
+        async with self._sending:
+            await self._transmit(make())
+
+
+def _unsupported(message: Unsupported) -> FabstirError:
+    if message.is_plaintext:
+        return SessionRefused(
+            "ENCRYPTION_REQUIRED",
+            f"{message.kind} travels in clear and anyone could send it for anyone's session: "
+            "use encrypted_session_init and encrypted_message",
+        )
+    return SessionRefused("UNSUPPORTED_MESSAGE", f"this host does not serve {message.kind}")

@@ -1,0 +1,150 @@
+"""How one client's frames are sealed: era-C's way, or the extension's.
+
+Both are real peers today; an answer is produced once and does not know which one it talks to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from fabstir.engines import GenerationChunk
+from fabstir.primitives.errors import RemoteProtocolError
+from fabstir.protocol.client_messages import EncryptedMessage
+from fabstir.protocol.crypto import Crypto
+from fabstir.protocol.envelope import (
+    NONCE_BYTES,
+    SealedPayload,
+    SecureChannel,
+    frame_binding,
+    open_payload,
+    seal_payload,
+)
+from fabstir.protocol.frames import Frame, SealedFrame
+from fabstir.protocol.host_messages import EncryptedChunk, EncryptedReceipt, EncryptedResponse
+from fabstir.protocol.payloads import ChatRequest, ChunkPlaintext, EndPlaintext, ReceiptPlaintext
+
+_MAX_SEEN_NONCES = 100_000
+"""Requests under one era-C session key (its SDK makes a new key for each): 24 bytes each."""
+
+_COUNTER_BYTES = 8
+
+
+class Dialect(Protocol):
+    """One client's encryption of one session, from its init to the next."""
+
+    has_receipts: bool
+
+    def open_request(self, message: EncryptedMessage) -> ChatRequest:
+        """Raises RemoteProtocolError: undecryptable, replayed or malformed."""
+        ...
+
+    def chunk(self, request_id: str | None, index: int, chunk: GenerationChunk) -> Frame:
+        """A piece of an answer."""
+        ...
+
+    def end(self, request_id: str | None, index: int, end: EndPlaintext) -> list[Frame]:
+        """What comes between the last piece and stream_end."""
+        ...
+
+
+class EraCDialect:
+    """Existing clients: one key for both directions, random nonces, plain text inside."""
+
+    has_receipts = False
+
+    def __init__(
+        self, session_id: str, session_key: bytes, crypto: Crypto, random: Callable[[int], bytes]
+    ) -> None:
+        self._session_id = session_id
+        self._key = session_key
+        self._crypto = crypto
+        self._seen: set[bytes] = set()
+        # One key both ways: our own nonces are recognisable, so that a frame of ours that is sent
+        # back to us as a request is refused as the replay that it is.
+        self._nonce_prefix = random(NONCE_BYTES - _COUNTER_BYTES)
+        self._counter = 0
+
+    def open_request(self, message: EncryptedMessage) -> ChatRequest:
+        nonce = message.payload.nonce
+        if nonce in self._seen or nonce.startswith(self._nonce_prefix):
+            raise RemoteProtocolError(
+                "this message was seen before: encrypt each message with a fresh nonce",
+                code="REPLAYED_MESSAGE",
+            )
+        if len(self._seen) >= _MAX_SEEN_NONCES:
+            raise RemoteProtocolError(
+                "too many messages under one session key: send encrypted_session_init again",
+                code="SESSION_KEY_NOT_FOUND",
+            )
+        plaintext = open_payload(self._key, message.payload, self._crypto)
+        self._seen.add(nonce)
+        return ChatRequest.decode(plaintext)
+
+    def chunk(self, request_id: str | None, index: int, chunk: GenerationChunk) -> Frame:
+        return self._chunk(request_id, index, chunk.text, len(chunk.token_ids), is_final=False)
+
+    def end(self, request_id: str | None, index: int, end: EndPlaintext) -> list[Frame]:
+        payload = self._seal(b"encrypted_response_final", end.finish_reason.encode())
+        return [
+            self._chunk(request_id, index, "", 0, is_final=True),
+            EncryptedResponse(session_id=self._session_id, id=request_id, payload=payload),
+        ]
+
+    def _chunk(
+        self, request_id: str | None, index: int, text: str, tokens: int, *, is_final: bool
+    ) -> Frame:
+        return EncryptedChunk(
+            session_id=self._session_id,
+            id=request_id,
+            tokens=tokens,
+            index=index,
+            payload=self._seal(f"chunk_{index}".encode(), text.encode()),
+            final=is_final,
+        )
+
+    def _seal(self, aad: bytes, plaintext: bytes) -> SealedPayload:
+        nonce = self._nonce_prefix + self._counter.to_bytes(_COUNTER_BYTES, "big")
+        self._counter += 1
+        return seal_payload(self._key, nonce, aad, plaintext, self._crypto)
+
+
+class ExtensionDialect:
+    """Our renters: one key a direction, counters, receipts."""
+
+    has_receipts = True
+
+    def __init__(self, session_id: str, channel: SecureChannel) -> None:
+        self._session_id = session_id
+        self._channel = channel
+
+    def open(self, kind: str, message: SealedFrame) -> bytes:
+        """Open an acknowledgement or a close. Raises RemoteProtocolError."""
+        binding = frame_binding(kind, message.session_id, message.id or "")
+        return self._channel.open(message.payload, binding)
+
+    def open_request(self, message: EncryptedMessage) -> ChatRequest:
+        return ChatRequest.decode(self.open("encrypted_message", message))
+
+    def chunk(self, request_id: str | None, index: int, chunk: GenerationChunk) -> Frame:
+        plaintext = ChunkPlaintext(text=chunk.text, token_ids=chunk.token_ids).encode()
+        return EncryptedChunk(
+            session_id=self._session_id,
+            id=request_id,
+            tokens=len(chunk.token_ids),
+            index=index,
+            payload=self._seal("encrypted_chunk", request_id, plaintext),
+        )
+
+    def receipt(self, request_id: str | None, receipt: ReceiptPlaintext) -> Frame:
+        """A signed receipt for the pieces before it."""
+        payload = self._seal("encrypted_receipt", request_id, receipt.encode())
+        return EncryptedReceipt(session_id=self._session_id, id=request_id, payload=payload)
+
+    def end(self, request_id: str | None, index: int, end: EndPlaintext) -> list[Frame]:
+        payload = self._seal("encrypted_response", request_id, end.encode())
+        return [EncryptedResponse(session_id=self._session_id, id=request_id, payload=payload)]
+
+    def _seal(self, kind: str, request_id: str | None, plaintext: bytes) -> SealedPayload:
+        binding = frame_binding(kind, self._session_id, request_id or "")
+        return self._channel.seal(plaintext, binding)

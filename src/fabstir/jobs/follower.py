@@ -1,0 +1,62 @@
+"""What the chain tells this host of its sessions: opened, ended, and by whom.
+
+Events are only a reason to look: what is booked is always read from the contract itself, so a
+reorg, a repeated batch or a missed one changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from fabstir.chain.contracts import Marketplace, SessionStatus
+from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, decode_event
+from fabstir.chain.follower import LogBatch, Rollback
+from fabstir.jobs.gate import row_of_job
+from fabstir.jobs.settler import Settler
+from fabstir.market.ledger import HostLedger
+from fabstir.primitives.ids import Address, JobId
+from fabstir.protocol.eip712 import Domain
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFollower:
+    """Books what happens to this host's sessions on chain."""
+
+    marketplace: Marketplace
+    ledger: HostLedger
+    settler: Settler
+    domain: Domain
+    host: Address
+    clock: Callable[[], float]
+
+    async def run(self, steps: AsyncIterator[LogBatch | Rollback]) -> None:
+        """Until cancelled."""
+        async for step in steps:
+            if isinstance(step, LogBatch):
+                for log in step.logs:
+                    match decode_event(log):
+                        case SessionCreated(job_id=job_id, host=host) if host == self.host:
+                            await self._opened(job_id)
+                        case SessionCompleted(job_id=job_id) | SessionTimedOut(job_id=job_id):
+                            await self._ended(job_id)
+                        case _:
+                            continue
+            await step.commit()
+            self.settler.wake()
+
+    async def _opened(self, job_id: JobId) -> None:
+        job = await self.marketplace.session(job_id)
+        if job is None or job.status != SessionStatus.ACTIVE:
+            return
+        model_id = await self.marketplace.session_model(job_id)
+        await self.ledger.remember(row_of_job(job, model_id, self.domain, self.clock()))
+        extra = {"job_id": job_id, "deposit": job.deposit, "depositor": job.depositor}
+        _logger.info("a session was opened with this host", extra=extra)
+
+    async def _ended(self, job_id: JobId) -> None:
+        if await self.ledger.session(job_id) is not None:
+            await self.settler.record_end(job_id, await self.marketplace.session(job_id))

@@ -1,0 +1,91 @@
+"""One session that is being served: what its sockets and its background work share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import anyio
+
+from fabstir.db.host_sessions import SessionRow
+from fabstir.primitives.ids import Hash32
+from fabstir.primitives.units import TokenCount, tokens_for
+from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.checkpoint import TimedMessage
+from fabstir.protocol.frames import Frame
+from fabstir.protocol.receipts import ChainHead, Receipt
+from fabstir.serving.conversation import Conversation
+
+Send = Callable[[Callable[[], list[Frame]]], Awaitable[None]]
+"""Seals and sends frames in one step, so that counters go out in order."""
+
+
+@dataclass(slots=True)
+class LiveSession:
+    """The state of a session in memory; the journal has all that must survive.
+
+    Attributes:
+        issued: head of the receipts that were sent.
+        agreed: tokens that may be claimed.
+        delivered: tokens that were sent, receipted or not.
+        proven: tokens that are on chain.
+        pending: receipts that were sent and not acknowledged, by hash.
+        seed_nonce: the host's part of the next request's seed; its commitment is published.
+        owner: identifies the socket that may use the session; None when there is none.
+        transcript: what was said since the last claim, for the checkpoint.
+    """
+
+    row: SessionRow
+    seed_nonce: bytes
+    issued: ChainHead = field(default_factory=ChainHead)
+    agreed: TokenCount = TokenCount(0)
+    delivered: TokenCount = TokenCount(0)
+    proven: TokenCount = TokenCount(0)
+    pending: dict[Hash32, Receipt] = field(default_factory=dict[Hash32, Receipt])
+    conversation: Conversation = field(default_factory=Conversation)
+    transcript: list[TimedMessage] = field(default_factory=list[TimedMessage])
+    owner: object | None = None
+    notify: Send | None = None
+    is_busy: bool = False
+    is_closing: bool = False
+    _changed: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def session_id(self) -> str:
+        """Era-C's name for the session: the job id as text."""
+        return str(self.row.job_id)
+
+    @property
+    def affordable(self) -> int:
+        """Tokens that the deposit still covers, beyond what was agreed to."""
+        return tokens_for(self.row.deposit, self.row.price_per_token) - self.agreed
+
+    @property
+    def unacknowledged(self) -> int:
+        """Tokens delivered and not agreed to: this host's exposure to the renter."""
+        return self.delivered - self.agreed
+
+    def resume(self, head: ChainHead) -> None:
+        """A new connection goes on after `head`; what was sent after it is not billed."""
+        self.issued = head
+        self.agreed = self.delivered = head.cumulative_tokens
+        self.pending.clear()
+
+    def changed(self) -> None:
+        """Wake whoever waits for an acknowledgement or a proof."""
+        event, self._changed = self._changed, anyio.Event()
+        event.set()
+
+    async def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Whether `condition` came true within `timeout` seconds."""
+        with anyio.move_on_after(timeout):
+            while not condition():
+                await self._changed.wait()
+        return condition()
+
+    def note(self, message: ChatMessage, timestamp: int, *, is_partial: bool = False) -> None:
+        """Keep a message for the next checkpoint; only if it can be encrypted to the renter."""
+        if self.row.recovery_public_key:
+            self.transcript.append(
+                TimedMessage(message=message, timestamp=timestamp, is_partial=is_partial)
+            )

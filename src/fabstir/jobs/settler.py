@@ -1,0 +1,279 @@
+"""The watcher: proves in time, settles what is over, so that nobody's money stays locked.
+
+What to do for a session is one pure function of its books, the clock and the chain's terms; the
+loop only does it. It runs after every event and at least every `poll_seconds`, and starts over
+after a crash from the journal alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+import anyio
+
+from fabstir.chain.contracts import Marketplace, SessionJob, SessionStatus
+from fabstir.chain.records import ContractCall
+from fabstir.chain.transactions import TransactionQueue
+from fabstir.db.host_sessions import SessionRow, SessionState
+from fabstir.jobs.book import SessionBook
+from fabstir.jobs.claims import Claimer
+from fabstir.jobs.session import LiveSession
+from fabstir.market.ledger import Balance, HostLedger
+from fabstir.primitives.errors import ChainError, TransactionReverted
+from fabstir.primitives.ids import JobId
+from fabstir.primitives.units import TokenCount, Wei
+
+_logger = logging.getLogger(__name__)
+
+CLAIM_NUMERATOR, CLAIM_DENOMINATOR = 3, 4
+"""A claim is sent at three quarters of the tokens that may be unproven, so that it is usually
+mined before delivery would have to stop."""
+
+PROOF_MARGIN_SECONDS: Final = 60
+"""How long before a proof window runs out an idle session's tokens are proven; a quarter of the
+window if that is shorter."""
+
+
+FIRST_CONTACT_SECONDS: Final = 900.0
+"""How long a session may be open on chain before its renter first connects."""
+
+MAX_PARALLEL_LOOKS: Final = 16
+"""Sessions that are looked at side by side: one that waits for a block holds up no other."""
+
+
+class Action(Enum):
+    """What a session needs now."""
+
+    WAIT = auto()
+    CLAIM = auto()
+    CLOSE = auto()
+    SETTLE = auto()
+    TIME_OUT = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """All that decides what a session needs.
+
+    Attributes:
+        chain_now: Unix time of the chain; windows on chain count by it.
+        now: this machine's Unix time; a renter's absence counts by it.
+        is_present: a socket is open for the session.
+    """
+
+    row: SessionRow
+    balance: Balance
+    last_proof_at: int
+    dispute_window: int
+    chain_now: int
+    now: float
+    is_present: bool
+    max_unproven: int
+    min_proven: int
+    reconnect_grace: float
+
+    @property
+    def is_claim_due(self) -> bool:
+        """Something agreed to is not on chain, and is enough for the contract to take."""
+        return self.balance.unproven >= max(1, self.min_proven)
+
+    @property
+    def has_run_out(self) -> bool:
+        """Anyone may time the session out."""
+        end = self.row.started_at + self.row.max_duration
+        return self.chain_now > min(end, self.last_proof_at + self.row.proof_window)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Its renter is gone for longer than the grace, or never came."""
+        grace = self.reconnect_grace
+        if self.row.signer is None:
+            grace = max(grace, FIRST_CONTACT_SECONDS)
+        return not self.is_present and self.now > self.row.last_seen_at + grace
+
+
+def next_action(situation: Situation) -> Action:
+    """What the session needs now."""
+    row, balance = situation.row, situation.balance
+    if situation.has_run_out:
+        return Action.TIME_OUT
+    if row.state == SessionState.CLOSING:
+        if situation.is_claim_due:
+            return Action.CLAIM
+        is_free = situation.chain_now > situation.last_proof_at + situation.dispute_window
+        return Action.SETTLE if is_free else Action.WAIT
+    if situation.is_abandoned:
+        return Action.CLOSE
+    if balance.unproven * CLAIM_DENOMINATOR >= situation.max_unproven * CLAIM_NUMERATOR:
+        return Action.CLAIM
+    margin = min(PROOF_MARGIN_SECONDS, row.proof_window // 4)
+    deadline = min(situation.last_proof_at + row.proof_window, row.started_at + row.max_duration)
+    if situation.is_claim_due and situation.chain_now >= deadline - margin:
+        return Action.CLAIM
+    return Action.WAIT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settler:
+    """Does what sessions need, for the length of `run`."""
+
+    ledger: HostLedger
+    claimer: Claimer
+    marketplace: Marketplace
+    queue: TransactionQueue
+    book: SessionBook
+    dispute_window: int
+    reconnect_grace: float
+    max_unproven: Callable[[SessionRow], int]
+    chain_time: Callable[[], Awaitable[int]]
+    clock: Callable[[], float]
+    poll_seconds: float
+    _wake: list[anyio.Event] = field(default_factory=lambda: [anyio.Event()])
+    _looked_at: set[JobId] = field(default_factory=set[JobId])
+
+    def wake(self) -> None:
+        """Look at all sessions now."""
+        event, self._wake[0] = self._wake[0], anyio.Event()
+        event.set()
+
+    def claim_soon(self, session: LiveSession) -> None:
+        """Wake the loop if the session's unproven tokens call for a claim."""
+        unproven = session.agreed - session.proven
+        limit = self.max_unproven(session.row)
+        if unproven * CLAIM_DENOMINATOR >= limit * CLAIM_NUMERATOR:
+            self.wake()
+
+    async def run(self) -> None:
+        """Until cancelled. A chain that does not answer is waited for, never given up."""
+        limiter = anyio.CapacityLimiter(MAX_PARALLEL_LOOKS)
+        async with anyio.create_task_group() as tasks:
+            while True:
+                wake = self._wake[0]
+                for row in await self.ledger.sessions(unsettled_only=True):
+                    if row.job_id not in self._looked_at:
+                        self._looked_at.add(row.job_id)
+                        tasks.start_soon(self._look_safely, row, limiter)
+                with anyio.move_on_after(self.poll_seconds):
+                    await wake.wait()
+
+    async def _look_safely(self, row: SessionRow, limiter: anyio.CapacityLimiter) -> None:
+        try:
+            async with limiter:
+                await self._look_at(row)
+        except ChainError as error:
+            extra = {"job_id": row.job_id, "reason": str(error)}
+            _logger.warning("settlement waits for the chain", extra=extra)
+        finally:
+            self._looked_at.discard(row.job_id)
+
+    async def close(self, session: LiveSession) -> tuple[TokenCount, int]:
+        """The renter is done: prove everything now; returns tokens on chain and seconds to wait.
+
+        Raises:
+            ChainError: the proof could not be sent; it stays planned and is tried again.
+        """
+        row = session.row
+        await self.ledger.close(row.job_id, "closed by its renter")
+        proven = await self.claimer.claim(row)
+        self.wake()
+        job = await self.marketplace.session(row.job_id)
+        last_proof_at = job.last_proof_time if job else row.started_at
+        left = last_proof_at + self.dispute_window - await self.chain_time()
+        return proven, max(0, left)
+
+    async def prove_all(self) -> None:
+        """On shutdown: whatever was agreed to goes on chain before the process ends."""
+        for row in await self.ledger.sessions(unsettled_only=True):
+            await self.claimer.claim(row)
+
+    async def settle_closing(self) -> None:
+        """On shutdown: wait until no session is left that only waits to be settled."""
+        while True:
+            rows = await self.ledger.sessions(unsettled_only=True)
+            if not any(row.state == SessionState.CLOSING for row in rows):
+                return
+            with anyio.move_on_after(self.poll_seconds):
+                await self._wake[0].wait()
+
+    async def _look_at(self, row: SessionRow) -> None:
+        job = await self.marketplace.session(row.job_id)
+        if job is None or job.status != SessionStatus.ACTIVE:
+            await self.record_end(row.job_id, job)
+            return
+        session = self.book.get(row.job_id)
+        is_present = session is not None and session.owner is not None
+        if is_present:
+            await self.ledger.touch(row.job_id, self.clock())
+        situation = Situation(
+            row=row,
+            balance=await self.ledger.balance(row.job_id),
+            last_proof_at=job.last_proof_time,
+            dispute_window=self.dispute_window,
+            chain_now=await self.chain_time(),
+            now=self.clock(),
+            is_present=is_present,
+            max_unproven=self.max_unproven(row),
+            min_proven=self.claimer.min_proven_tokens,
+            reconnect_grace=self.reconnect_grace,
+        )
+        await self._do(next_action(situation), row)
+
+    async def _do(self, action: Action, row: SessionRow) -> None:
+        match action:
+            case Action.WAIT:
+                return
+            case Action.CLAIM:
+                await self.claimer.claim(row)
+            case Action.CLOSE:
+                await self.ledger.close(row.job_id, "its renter did not come back")
+                self.wake()
+            case Action.SETTLE:
+                await self._settle(row)
+            case Action.TIME_OUT:
+                await self._time_out(row)
+
+    async def _settle(self, row: SessionRow) -> None:
+        claims = await self.ledger.claims(row.job_id)
+        call = self.marketplace.complete_session(row.job_id, claims[-1].delta_cid if claims else "")
+        await self._send_end(row, "complete", call)
+
+    async def _time_out(self, row: SessionRow) -> None:
+        """Past its window: a last claim while the session is still active, then the end."""
+        await self.claimer.claim(row)
+        await self._send_end(row, "timeout", self.marketplace.trigger_timeout(row.job_id))
+
+    async def _send_end(self, row: SessionRow, action: str, call: ContractCall) -> None:
+        try:
+            await self.queue.send(f"{row.contract}:{row.job_id}:{action}", call)
+        except TransactionReverted as error:
+            # The renter was faster, or the chain's clock is behind ours: the next round sees.
+            extra = {"job_id": row.job_id, "reason": error.reason}
+            _logger.info("settlement was refused, trying later", extra=extra)
+            return
+        await self.record_end(row.job_id, await self.marketplace.session(row.job_id))
+
+    async def record_end(self, job_id: JobId, job: SessionJob | None) -> None:
+        """Book what the chain says of a session that is over."""
+        if job is not None and job.status == SessionStatus.ACTIVE:
+            return
+        row = await self.ledger.settled(
+            job_id,
+            tokens=job.tokens_used if job else TokenCount(0),
+            host_paid=job.withdrawn_by_host if job else Wei(0),
+            refund=job.refunded_to_user if job else Wei(0),
+            outcome=job.status.name.lower() if job else "not on this chain",
+        )
+        self.book.forget(job_id)
+        if row is not None:
+            extra = {
+                "job_id": job_id,
+                "tokens": row.tokens_settled,
+                "host_paid": row.host_paid,
+                "refund": row.refund,
+                "written_off_at_most": row.tokens_written_off,
+            }
+            _logger.info("session settled", extra=extra)

@@ -1,0 +1,1 @@
+"""Prices, books, settlement, the choice of a host: all the money, once."""

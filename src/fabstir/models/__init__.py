@@ -1,0 +1,27 @@
+"""Model files: which there are, where they come from, and whether they are what they claim."""
+
+from fabstir.models.catalogue import (
+    DEMO_MODEL,
+    HubSource,
+    ModelSpec,
+    Source,
+    UrlSource,
+    WheelSource,
+)
+from fabstir.models.download import Patience
+from fabstir.models.fetch import fetch_model
+from fabstir.models.files import OnProgress, sha256_of, verify_model
+
+__all__ = [
+    "DEMO_MODEL",
+    "HubSource",
+    "ModelSpec",
+    "OnProgress",
+    "Patience",
+    "Source",
+    "UrlSource",
+    "WheelSource",
+    "fetch_model",
+    "sha256_of",
+    "verify_model",
+]

@@ -1,0 +1,252 @@
+"""One file over HTTP into a part file: resumed, retried, never longer than it may be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import anyio
+import httpx
+from anyio import to_thread
+
+from fabstir.models.files import OnProgress
+from fabstir.primitives.errors import ModelDownloadFailed
+
+_LOG = logging.getLogger(__name__)
+
+_PARTIAL, _OK, _RANGE_NOT_SATISFIABLE = 206, 200, 416
+_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a download is kept up.
+
+    Attributes:
+        stall_timeout: seconds without a single byte after which a try is given up.
+        max_failures: tries in a row that bring nothing new.
+        first_delay, max_delay: seconds before the next try, doubling.
+    """
+
+    stall_timeout: float = 30.0
+    max_failures: int = 6
+    first_delay: float = 0.5
+    max_delay: float = 30.0
+
+
+class _Interrupted(Exception):
+    """A try ended early; the next one may get further."""
+
+    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+@asynccontextmanager
+async def open_client() -> AsyncGenerator[httpx.AsyncClient]:
+    """An HTTP client that trusts what the system trusts, besides httpx's own list.
+
+    Timeouts are the caller's: a download may take hours as long as bytes come.
+    """
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    async with httpx.AsyncClient(verify=context, follow_redirects=True, timeout=None) as client:
+        yield client
+
+
+async def download(
+    client: httpx.AsyncClient,
+    url: str,
+    part: Path,
+    *,
+    size_bytes: int | None,
+    patience: Patience,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Fetch `url` into `part`, going on where an earlier try of the same address ended.
+
+    The caller checks the bytes: a source without an ETag may have changed in between.
+
+    Raises:
+        ModelDownloadFailed: the source refuses, has a file of another size, or kept failing.
+    """
+    task = _Download(client, url, part, size_bytes, patience.stall_timeout, on_progress)
+    failures, furthest = 0, await task.resumable_bytes()
+    while True:
+        try:
+            await task.run()
+        except _Interrupted as exc:
+            reached = await task.resumable_bytes()
+            failures = 0 if reached > furthest else failures + 1
+            furthest = max(reached, furthest)
+            if failures >= patience.max_failures:
+                raise ModelDownloadFailed(
+                    f"{shown(url)} failed {failures} times in a row ({exc}) with {reached} bytes "
+                    "kept: check the network and try again, which resumes"
+                ) from exc
+            delay = min(patience.max_delay, patience.first_delay * 2**failures)
+            delay = min(patience.max_delay, max(delay, exc.retry_after))
+            _LOG.warning(
+                "download interrupted",
+                extra={"url": shown(url), "reason": str(exc), "kept": reached, "delay": delay},
+            )
+            await anyio.sleep(delay)
+        else:
+            return
+
+
+def discard(part: Path) -> None:
+    """Forget a part file, so that the next download starts at its first byte."""
+    _state_of(part).unlink(missing_ok=True)
+    part.unlink(missing_ok=True)
+
+
+def shown(url: str) -> str:
+    """An address without what may be secret in it: user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _state_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+@dataclass(slots=True)
+class _Download:
+    client: httpx.AsyncClient
+    url: str
+    part: Path
+    size_bytes: int | None
+    stall_timeout: float
+    on_progress: OnProgress | None
+
+    async def run(self) -> None:
+        """One try.
+
+        Raises:
+            _Interrupted: it may be tried again.
+            ModelDownloadFailed: it may not.
+        """
+        offset = await self.resumable_bytes()
+        try:
+            with anyio.fail_after(self.stall_timeout) as stalled:
+                async with self.client.stream("GET", self.url, headers=self._headers(offset)) as r:
+                    await self._receive(r, offset, stalled)
+        except TimeoutError as exc:
+            raise _Interrupted(f"nothing came for {self.stall_timeout:g} s") from exc
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as exc:
+            raise ModelDownloadFailed(
+                f"{shown(self.url)} cannot be fetched ({exc}): correct the model's source"
+            ) from exc
+        except httpx.HTTPError as exc:
+            raise _Interrupted(str(exc) or type(exc).__name__) from exc
+
+    async def resumable_bytes(self) -> int:
+        """How much of this very address is on disk."""
+        return await to_thread.run_sync(self._resumable_bytes)
+
+    def _resumable_bytes(self) -> int:
+        if self._state().get("url") != self._url_digest():
+            return 0
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _headers(self, offset: int) -> dict[str, str]:
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+            if validator := self._state().get("validator"):
+                headers["If-Range"] = validator
+        return headers
+
+    async def _receive(
+        self, response: httpx.Response, offset: int, stalled: anyio.CancelScope
+    ) -> None:
+        if response.status_code == _RANGE_NOT_SATISFIABLE and offset:
+            return self._end_of_range(response, offset)
+        self._refuse_failure(response)
+        start, total = self._extent(response, offset)
+        if total is not None and self.size_bytes not in {None, total}:
+            raise ModelDownloadFailed(
+                f"{shown(self.url)} has {total} bytes and {self.size_bytes} are expected: it is "
+                "another file; correct the model's source"
+            )
+        with self._open(response, start) as file:
+            async for chunk in response.aiter_raw():
+                stalled.deadline = anyio.current_time() + self.stall_timeout
+                self._refuse_excess(file.tell() + len(chunk), total)
+                await to_thread.run_sync(file.write, chunk)
+                if self.on_progress is not None:
+                    self.on_progress(file.tell(), total or self.size_bytes or 0)
+            reached = file.tell()
+        if total is not None and reached < total:
+            raise _Interrupted(f"the connection ended after {reached} of {total} bytes")
+        return None
+
+    def _end_of_range(self, response: httpx.Response, offset: int) -> None:
+        """Nothing lies behind what we have: it is complete, or the file has shrunk."""
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if match is None or match[2] != str(offset):
+            discard(self.part)
+            raise _Interrupted("the file at the source has changed")
+
+    def _refuse_failure(self, response: httpx.Response) -> None:
+        status = f"HTTP {response.status_code} {response.reason_phrase}".strip()
+        if response.status_code in _RETRIED:
+            wait = response.headers.get("Retry-After", "")
+            raise _Interrupted(status, float(wait) if wait.isdecimal() else 0.0)
+        if response.status_code not in {_OK, _PARTIAL}:
+            raise ModelDownloadFailed(
+                f"{shown(self.url)} answers {status}: correct the model's source, or put the "
+                "file in place yourself and set model.path"
+            )
+
+    def _extent(self, response: httpx.Response, offset: int) -> tuple[int, int | None]:
+        """Where the body starts, and how long the whole file is."""
+        if response.status_code == _OK:
+            length = response.headers.get("Content-Length", "")
+            return 0, int(length) if length.isdecimal() else None
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if match is None or match[1] != str(offset):
+            discard(self.part)
+            raise _Interrupted("the source answers with another range than was asked for")
+        return offset, int(match[2]) if match[2].isdecimal() else None
+
+    def _refuse_excess(self, reached: int, total: int | None) -> None:
+        limit = total if total is not None else self.size_bytes
+        if limit is not None and reached > limit:
+            raise ModelDownloadFailed(
+                f"{shown(self.url)} sends more than the {limit} bytes expected: it is another "
+                "file; correct the model's source"
+            )
+
+    def _open(self, response: httpx.Response, start: int) -> BinaryIO:
+        if start:
+            return self.part.open("ab")
+        file = self.part.open("wb")
+        validator = response.headers.get("ETag", "")
+        # A weak ETag may not be used for ranges (RFC 9110, 13.1.5).
+        if validator.startswith("W/") or not validator:
+            validator = response.headers.get("Last-Modified", "")
+        state = {"url": self._url_digest(), "validator": validator}
+        _state_of(self.part).write_text(json.dumps(state), encoding="utf-8")
+        return file
+
+    def _state(self) -> dict[str, str]:
+        try:
+            state: object = json.loads(_state_of(self.part).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return cast("dict[str, str]", state) if isinstance(state, dict) else {}
+
+    def _url_digest(self) -> str:
+        """Stands for the address, which may hold a password, in the file beside the part."""
+        return hashlib.sha256(self.url.encode()).hexdigest()

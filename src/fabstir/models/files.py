@@ -1,0 +1,123 @@
+"""Model files on disk: their digest, their header, and which of them were verified before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from anyio import from_thread, to_thread
+
+from fabstir.primitives.errors import ModelHashMismatch, ModelMissing, ModelNotGguf
+from fabstir.primitives.ids import Hash32, hash32
+
+OnProgress = Callable[[int, int], None]
+"""(bytes done, bytes in total; 0 where the total is unknown)."""
+
+_BLOCK_BYTES = 4 * 1024 * 1024
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+"""What llama.cpp loads; version 1 was withdrawn in 2023."""
+_HEADER = struct.Struct("<4sI")
+
+
+async def sha256_of(path: Path, on_progress: OnProgress | None = None) -> Hash32:
+    """The digest of a file's bytes, computed in a worker thread.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return await to_thread.run_sync(_sha256_of, path, on_progress)
+
+
+def _sha256_of(path: Path, on_progress: OnProgress | None) -> Hash32:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        total = os.fstat(file.fileno()).st_size
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            from_thread.check_cancelled()
+            if on_progress is not None:
+                from_thread.run_sync(on_progress, file.tell(), total)
+    return hash32(digest.digest())
+
+
+async def verify_model(
+    path: Path, sha256: Hash32, *, on_progress: OnProgress | None = None
+) -> None:
+    """Hash the whole file and look at its header.
+
+    Raises:
+        ModelMissing: there is no such file, or it cannot be read.
+        ModelHashMismatch: its bytes are others.
+        ModelNotGguf: its bytes are the expected ones, and not a model that llama.cpp loads.
+    """
+    try:
+        actual = await sha256_of(path, on_progress)
+        if actual != sha256:
+            raise ModelHashMismatch(str(path), sha256, actual)
+        await to_thread.run_sync(_check_header, path)
+    except OSError as exc:
+        raise ModelMissing(
+            f"the model {path} cannot be read ({exc.strerror}): correct model.path, or unset it "
+            "to have the model fetched"
+        ) from exc
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+        raise ModelNotGguf(f"{path} is no GGUF file: take the model's GGUF version")
+    version: int = _HEADER.unpack(header)[1]
+    if version not in _VERSIONS:
+        raise ModelNotGguf(
+            f"{path} is GGUF of version {version} (little-endian), and llama.cpp loads "
+            f"{' and '.join(map(str, _VERSIONS))}: convert the model again"
+        )
+
+
+async def was_verified(path: Path, sha256: Hash32) -> bool:
+    """Whether this very file was verified before.
+
+    Hashing takes 0.1 s per 100 MB, which a start of a large model would feel. What is remembered
+    is bound to size, time of change and inode, so a file that was replaced or written to is
+    hashed again. Whoever can forge that can also write the file while it is loaded.
+    """
+    return await to_thread.run_sync(_was_verified, path, sha256)
+
+
+def _was_verified(path: Path, sha256: Hash32) -> bool:
+    try:
+        return json.loads(_memory_of(path).read_bytes()) == _identity(path, sha256)
+    except (OSError, ValueError):
+        return False
+
+
+async def remember_verified(path: Path, sha256: Hash32) -> None:
+    """Note that a file's bytes were just verified."""
+    await to_thread.run_sync(_remember_verified, path, sha256)
+
+
+def _remember_verified(path: Path, sha256: Hash32) -> None:
+    memory = _memory_of(path)
+    fresh = memory.with_name(f"{memory.name}.{os.getpid()}")
+    fresh.write_text(json.dumps(_identity(path, sha256)), encoding="utf-8")
+    fresh.replace(memory)
+
+
+def _memory_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.verified")
+
+
+def _identity(path: Path, sha256: Hash32) -> dict[str, str | int]:
+    status = path.stat()
+    return {
+        "sha256": sha256,
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "inode": status.st_ino,
+    }

@@ -1,0 +1,263 @@
+"""The host's composition root: everything is made here, from top to bottom in start order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import anyio
+
+from fabstir import __version__
+from fabstir.api import HttpServices, create_app
+from fabstir.chain.encryption_key import load_or_create_encryption_key
+from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, event_filter
+from fabstir.chain.follower import follow_logs
+from fabstir.config import Settings
+from fabstir.crypto import NATIVE
+from fabstir.engines import EngineState
+from fabstir.node.control import Command, control_path, open_control
+from fabstir.node.market import HostMarket, open_market
+from fabstir.node.metrics import HostMetrics
+from fabstir.node.model import Progress, ServedModel, open_served_model
+from fabstir.node.registration import Confirm, HostEntry
+from fabstir.node.server import bind, open_server
+from fabstir.node.status import read_status, withdraw_all
+from fabstir.node.work import HostWork, build_work
+from fabstir.p2p import Advertiser, P2PConfig, P2PNode, open_advertiser, open_p2p
+from fabstir.primitives.encoding import Json
+from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.ids import NATIVE_TOKEN
+from fabstir.primitives.units import price_from_million
+from fabstir.protocol.host_record import HostModel, HostRecord
+from fabstir.telemetry import CheckResult, HealthChecks
+from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
+
+EVERY_INTERFACE = "0.0.0.0"
+
+DRAIN_SECONDS = 60.0
+"""Longest wait, on shutdown, for sessions that only wait for their dispute window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A host that is serving."""
+
+    market: HostMarket
+    model: ServedModel
+    work: HostWork
+    p2p: P2PNode
+    advertiser: Advertiser
+    api_url: str
+    metrics_port: int
+
+    async def drain(self) -> None:
+        """Take no new work, finish what runs, prove what was agreed to, settle what can be."""
+        self.work.book.is_draining = True
+        await self.work.door.drain()
+        await self.work.settler.prove_all()
+        with anyio.move_on_after(DRAIN_SECONDS):
+            await self.work.settler.settle_closing()
+
+
+@asynccontextmanager
+async def open_host(
+    settings: Settings, *, confirm: Confirm, on_progress: Progress
+) -> AsyncGenerator[Host]:
+    """Serve for the length of the block. Leave it through `Host.drain`, or as after a crash.
+
+    Args:
+        confirm: asked once, before anything is staked.
+        on_progress: told what start-up is doing, for people.
+
+    Raises:
+        FabstirError: whatever keeps the host from serving, with its fix.
+    """
+    encryption_secret = load_or_create_encryption_key(settings.host.encryption_key)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        listener = stack.enter_context(bind(_listen_host(settings), settings.host.port))
+        market = await enter(open_market(settings))
+        model = await enter(open_served_model(settings, market.contracts.models, on_progress))
+        p2p = await enter(open_p2p(_p2p_config(settings), NATIVE))
+        registry = MetricsRegistry()
+        metrics_port = await enter(open_metrics_server(registry, settings.metrics.port))
+        work = await build_work(market, model, HostMetrics.of(registry), encryption_secret)
+        services = HttpServices(
+            websocket=work.door,
+            blobs=work.blobs,
+            checkpoint_index=work.checkpoints.index,
+            health=_health(market, model),
+            version=_version(settings),
+            models=model.describe(settings.chain.chain_id),
+            chain_id=settings.chain.chain_id,
+            encryption_secret=encryption_secret,
+            crypto=NATIVE,
+        )
+        await enter(open_server(create_app(services), listener))
+        port: int = listener.getsockname()[1]
+        entry = _entry(market, model, p2p, encryption_secret, _api_url(settings, port))
+        on_progress("registry", "checking this host's entry")
+        await market.registrar.ensure(entry, confirm)
+        make_record = _record_maker(market, entry, model, p2p)
+        advertiser = await enter(open_advertiser(p2p, make_record, [model.model_id]))
+        await enter(_background(market, work))
+        host = Host(
+            market=market,
+            model=model,
+            work=work,
+            p2p=p2p,
+            advertiser=advertiser,
+            api_url=entry.api_url,
+            metrics_port=metrics_port,
+        )
+        await enter(open_control(control_path(settings.paths.data_dir), _commands(host)))
+        yield host
+
+
+def _commands(host: Host) -> dict[str, Command]:
+    async def status() -> Json:
+        problem = host.advertiser.status.last_error
+        complaints = (f"renters cannot find it: {problem}",) if problem else ()
+        if host.model.engine.state is not EngineState.READY:
+            complaints = (*complaints, f"its engine is {host.model.engine.state}")
+        return (await read_status(host.market, running=complaints)).to_json()
+
+    async def withdraw() -> Json:
+        native, usdc = await withdraw_all(host.market)
+        return {"native": native, "usdc": usdc}
+
+    return {"status": status, "withdraw": withdraw}
+
+
+@asynccontextmanager
+async def _background(market: HostMarket, work: HostWork) -> AsyncGenerator[None]:
+    """Follow the chain and settle, for the length of the block."""
+    marketplace = market.contracts.marketplace
+    wanted = event_filter([marketplace.address], SessionCreated, SessionCompleted, SessionTimedOut)
+    async with (
+        follow_logs(
+            market.chain,
+            market.db,
+            name=f"sessions:{marketplace.address}",
+            log_filter=wanted,
+            start_block=market.contracts.deployment.block_number,
+            ws_url=market.settings.chain.ws_url,
+            poll_interval=market.settings.chain.poll_seconds,
+        ) as steps,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(work.settler.run)
+        tasks.start_soon(work.follower.run, steps)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+def _listen_host(settings: Settings) -> str:
+    is_loopback = ip_address(settings.host.listen).is_loopback
+    return EVERY_INTERFACE if settings.host.public and is_loopback else settings.host.listen
+
+
+def _api_url(settings: Settings, port: int) -> str:
+    if settings.host.api_url:
+        return settings.host.api_url.rstrip("/")
+    if settings.host.public:
+        raise ConfigError(
+            "host.public is set but not host.api_url: say under which URL renters reach this "
+            "host, such as https://gpu.example.org"
+        )
+    host = settings.host.listen
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _p2p_config(settings: Settings) -> P2PConfig:
+    return P2PConfig(
+        identity_path=settings.p2p.identity,
+        listen_host=settings.p2p.listen,
+        tcp_port=settings.p2p.port,
+        ws_port=settings.p2p.ws_port,
+        bootstrap=settings.p2p.bootstrap,
+        announce=settings.p2p.announce,
+    )
+
+
+def _version(settings: Settings) -> Json:
+    return {
+        "version": __version__,
+        "build": __version__,
+        "date": "",
+        "features": ["inference", "encrypted-sessions", "receipts", "fabstir/1"],
+        "chains": [settings.chain.chain_id],
+        "breaking_changes": [],
+    }
+
+
+def _health(market: HostMarket, model: ServedModel) -> Callable[[], Awaitable[Json]]:
+    async def chain() -> CheckResult:
+        await market.chain.block_number()
+        return CheckResult("ok")
+
+    async def engine() -> CheckResult:
+        state = model.engine.state
+        is_ready = state is EngineState.READY
+        return CheckResult("ok") if is_ready else CheckResult("failing", f"the engine is {state}")
+
+    checks = HealthChecks({"chain": chain, "engine": engine})
+
+    async def health() -> Json:
+        report = await checks.report()
+        issues: list[Json] = [
+            f"{name}: {result.reason}"
+            for name, result in report.checks.items()
+            if result.status != "ok"
+        ]
+        words = {"ok": "healthy", "degraded": "degraded", "failing": "unhealthy"}
+        return {"status": words[report.status], "issues": issues}
+
+    return health
+
+
+def _entry(
+    market: HostMarket, model: ServedModel, p2p: P2PNode, encryption_secret: bytes, api_url: str
+) -> HostEntry:
+    host = market.settings.host
+    return HostEntry(
+        api_url=api_url,
+        model_id=model.model_id,
+        peer_id=p2p.peer_id,
+        encryption_public_key=NATIVE.public_key(encryption_secret),
+        prices=(
+            (NATIVE_TOKEN, price_from_million(host.price_native_per_million)),
+            (market.contracts.usdc.address, price_from_million(host.price_usdc_per_million)),
+        ),
+        location=host.location,
+        max_concurrent=model.engine.info.num_slots,
+    )
+
+
+def _record_maker(
+    market: HostMarket, entry: HostEntry, model: ServedModel, p2p: P2PNode
+) -> Callable[[int, int], bytes]:
+    def make_record(sequence: int, expires_at: int) -> bytes:
+        record = HostRecord(
+            host=market.signer.address,
+            peer_id=p2p.peer_id,
+            addresses=p2p.addresses,
+            api_url=entry.api_url,
+            models=(
+                HostModel(
+                    model_id=model.model_id,
+                    name=f"{model.spec.repo}:{model.spec.file}",
+                    max_model_len=model.engine.info.max_model_len,
+                    prices=entry.prices,
+                ),
+            ),
+            chain_id=market.settings.chain.chain_id,
+            registry=market.contracts.nodes.address,
+            sequence=sequence,
+            expires_at=expires_at,
+        )
+        return record.encode_signed(market.signer.secret_key, NATIVE)
+
+    return make_record

@@ -1,0 +1,77 @@
+"""The HTTP server: a socket bound before anything else starts, served until its block is left."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+import uvicorn
+from starlette.types import ASGIApp
+
+from fabstir.primitives.errors import ConfigError
+from fabstir.protocol.limits import MAX_FRAME_BYTES
+
+PING_INTERVAL = 5.0
+"""Seconds between WebSocket pings: TCP alone does not notice a frozen peer."""
+
+PING_TIMEOUT = 7.0
+"""Seconds without a pong after which a peer is dead: noticed within 12 s."""
+
+MAX_CONNECTIONS = 1024
+"""More are refused with 503: each costs a file and some 100 KiB."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the port now, so that a taken one is said before anything is staked.
+
+    Raises:
+        ConfigError: the port is taken or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(MAX_CONNECTIONS)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error.strerror}): stop the program that uses the "
+            "port, or set host.port to another (0: any free one)"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: shutting down in order is the command's work."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+@asynccontextmanager
+async def open_server(app: ASGIApp, listener: socket.socket) -> AsyncGenerator[None]:
+    """Serve `app` on a bound socket for the length of the block."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="websockets-sansio",
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_ping_interval=PING_INTERVAL,
+        ws_ping_timeout=PING_TIMEOUT,
+        ws_per_message_deflate=False,  # ciphertext does not compress
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=2,
+    )
+    server = _Server(config)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, [listener])
+        try:
+            yield
+        finally:
+            server.should_exit = True

@@ -1,0 +1,104 @@
+"""What a host owns, earned and still has to settle, and why it may not be earning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self, cast
+from uuid import uuid4
+
+from fabstir.db.host_sessions import SessionState
+from fabstir.market.ledger import HostLedger
+from fabstir.node.market import HostMarket
+from fabstir.primitives.encoding import Json
+from fabstir.primitives.ids import NATIVE_TOKEN, Address
+from fabstir.primitives.units import Wei
+
+LOW_COIN = Wei(10**15)
+"""Below this a host soon cannot pay the gas of its claims."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStatus:
+    """Money in smallest units.
+
+    Attributes:
+        reasons: what keeps this host from earning, each with its fix.
+    """
+
+    account: Address
+    is_running: bool
+    is_registered: bool
+    api_url: str
+    stake: Wei
+    coin: Wei
+    earned_native: Wei
+    earned_usdc: Wei
+    num_unsettled: int
+    num_settled: int
+    tokens_settled: int
+    tokens_written_off: int
+    reasons: tuple[str, ...]
+
+    def to_json(self) -> Json:
+        """As the running host tells it."""
+        return cast("Json", asdict(self))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """As the command reads it."""
+        known: dict[str, Any] = {**values}
+        known["reasons"] = tuple(known["reasons"])
+        return cls(**known)
+
+
+async def read_status(market: HostMarket, *, running: tuple[str, ...] | None) -> HostStatus:
+    """Look at chain and journal.
+
+    Args:
+        running: what the running host complains about; None if it does not run.
+    """
+    contracts, account = market.contracts, market.signer.address
+    node = await contracts.nodes.node(account)
+    coin = await market.chain.balance(account)
+    ledger = HostLedger(market.db, market.settings.chain.chain_id, contracts.marketplace.address)
+    sessions = await ledger.sessions(unsettled_only=False)
+    settled = [row for row in sessions if row.state == SessionState.SETTLED]
+    is_registered = node is not None and node.is_active
+    return HostStatus(
+        account=account,
+        is_running=running is not None,
+        is_registered=is_registered,
+        api_url=node.api_url if node else "",
+        stake=node.staked_amount if node else Wei(0),
+        coin=coin,
+        earned_native=await contracts.earnings.balance(account, NATIVE_TOKEN),
+        earned_usdc=await contracts.earnings.balance(account, contracts.usdc.address),
+        num_unsettled=len(sessions) - len(settled),
+        num_settled=len(settled),
+        tokens_settled=sum(row.tokens_settled or 0 for row in settled),
+        tokens_written_off=sum(row.tokens_written_off for row in sessions),
+        reasons=_reasons(running, is_registered=is_registered, coin=coin),
+    )
+
+
+def _reasons(running: tuple[str, ...] | None, *, is_registered: bool, coin: Wei) -> tuple[str, ...]:
+    reasons = list(running) if running is not None else ["it does not run: `fabstir serve`"]
+    if not is_registered:
+        reasons.append("it is not registered, so nobody can open a session: `fabstir register`")
+    if coin < LOW_COIN:
+        reasons.append("its wallet has hardly any coin to pay for claims: send it some")
+    return tuple(reasons)
+
+
+async def withdraw_all(market: HostMarket) -> tuple[Wei, Wei]:
+    """Withdraw what was earned; returns native coin and USDC."""
+    amounts: list[Wei] = []
+    for token in (NATIVE_TOKEN, market.contracts.usdc.address):
+        amount = await market.contracts.earnings.balance(market.signer.address, token)
+        if amount:
+            # Each withdrawal takes whatever is there, so each intention is a new one.
+            key = f"{market.contracts.earnings.address}:withdraw:{uuid4().hex}"
+            await market.queue.send(key, market.contracts.earnings.withdraw_all(token))
+        amounts.append(amount)
+    return amounts[0], amounts[1]

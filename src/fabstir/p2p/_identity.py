@@ -1,0 +1,60 @@
+"""The libp2p private key on disk: an Ed25519 key in libp2p's protobuf form, mode 0600."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
+from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.serialization import deserialize_private_key
+
+from fabstir.primitives.errors import KeystoreError
+
+
+def load_or_create_identity(path: Path) -> KeyPair:
+    """The key in `path`; a new one is written there if there is no file.
+
+    Raises:
+        KeystoreError: others may read the file, it cannot be read or written, or it holds no
+            Ed25519 key.
+    """
+    try:
+        if not path.exists():
+            _write_new(path)
+        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise KeystoreError(f"{path} can be read by other users: chmod 600 it")
+        encoded = path.read_bytes()
+    except OSError as exc:
+        raise KeystoreError(
+            f"cannot use the libp2p key file {path} ({exc}): correct p2p.identity_path"
+        ) from exc
+    return _decode(encoded, path)
+
+
+def _decode(encoded: bytes, path: Path) -> KeyPair:
+    error = KeystoreError(
+        f"{path} holds no libp2p Ed25519 key: restore it, or delete it to get a new peer id"
+    )
+    try:
+        private_key = deserialize_private_key(encoded)
+    except (DecodeError, ValueError, TypeError, KeyError, AssertionError) as exc:
+        raise error from exc
+    if not isinstance(private_key, Ed25519PrivateKey):
+        raise error
+    return KeyPair(private_key, private_key.get_public_key())
+
+
+def _write_new(path: Path) -> None:
+    """Write aside and rename, so that a crash leaves no half key behind."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(create_new_key_pair().private_key.serialize())
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

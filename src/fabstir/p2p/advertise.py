@@ -1,0 +1,157 @@
+"""Keep a host findable: provider records for its models and its signed record, renewed in time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+import anyio
+
+from fabstir.p2p.limits import (
+    ADVERTISE_FIRST_RETRY,
+    ADVERTISE_MAX_RETRY,
+    PROVIDE_BURST,
+    PROVIDE_WINDOW,
+    RECORD_LIFETIME,
+)
+from fabstir.p2p.node import P2PNode
+from fabstir.primitives.errors import HostRecordInvalid, PeerError
+from fabstir.primitives.ids import ModelId
+
+logger = logging.getLogger(__name__)
+
+MakeRecord = Callable[[int, int], bytes]
+"""(sequence, expires_at in Unix seconds) to the encoded, signed host record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvertiserStatus:
+    """What `fabstir status` says about being found.
+
+    Attributes:
+        last_success: Unix time of the last publication that some peer took, or None.
+        num_keepers: how many peers took the last host record.
+        last_error: why the last publication failed, or None if it did not.
+    """
+
+    last_success: float | None = None
+    num_keepers: int = 0
+    last_error: str | None = None
+
+
+class Advertiser:
+    """Publishes until its block is left."""
+
+    def __init__(
+        self,
+        node: P2PNode,
+        make_record: MakeRecord,
+        models: Sequence[ModelId],
+        lifetime: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._node = node
+        self._make_record = make_record
+        self._models = tuple(models)
+        self._lifetime = lifetime
+        self._clock = clock
+        self._sequence = 0
+        self._retry = ADVERTISE_FIRST_RETRY
+        self._asked = anyio.Event()
+        self._changed = anyio.Event()
+        self.status = AdvertiserStatus()
+
+    def publish_now(self) -> None:
+        """Publish a new record at once, because a price or an address changed."""
+        self._asked.set()
+
+    async def wait_published(self) -> AdvertiserStatus:
+        """The status after the next publication, good or bad."""
+        await self._changed.wait()
+        return self.status
+
+    async def run(self) -> None:
+        while True:
+            self._asked = anyio.Event()
+            is_published = await self._publish()
+            self._changed.set()
+            self._changed = anyio.Event()
+            if is_published:
+                self._retry = ADVERTISE_FIRST_RETRY
+                await self._pause(self._lifetime / 2)
+            else:
+                await self._pause(self._retry)
+                self._retry = min(self._retry * 2, ADVERTISE_MAX_RETRY)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless somebody asks for a publication or the first peer comes."""
+        is_alone = (await self._node.stats()).num_routing_peers == 0
+        with anyio.move_on_after(seconds), suppress(TimeoutError):
+            if is_alone:
+                await self._node.wait_for_peers(timeout=seconds)
+            else:
+                await self._asked.wait()
+
+    async def _publish(self) -> bool:
+        now = self._clock()
+        # Time in milliseconds, so that a host that lost its state does not fall behind itself.
+        self._sequence = max(self._sequence + 1, int(now * 1000))
+        try:
+            record = self._make_record(self._sequence, int(now) + self._lifetime)
+            num_keepers = await self._node.put_host_record(record)
+            num_informed = await self._provide_models()
+        except (PeerError, TimeoutError) as exc:
+            # An invalid record stays invalid: only the operator can change that.
+            level = logging.ERROR if isinstance(exc, HostRecordInvalid) else logging.WARNING
+            logger.log(level, "advertising failed", extra={"cause": str(exc)})
+            self.status = replace(self.status, last_error=str(exc) or "no answer in time")
+            return False
+        error = None if num_keepers and num_informed else "no other DHT server took the record yet"
+        self.status = AdvertiserStatus(
+            last_success=self.status.last_success if error else self._clock(),
+            num_keepers=num_keepers,
+            last_error=error,
+        )
+        return error is None
+
+    async def _provide_models(self) -> int:
+        """Returns how many peers the least known model was told to."""
+        informed: list[int] = []
+        for index, model_id in enumerate(self._models):
+            if index and index % PROVIDE_BURST == 0:
+                await anyio.sleep(PROVIDE_WINDOW)
+            informed.append(await self._node.provide(model_id))
+        return min(informed)
+
+
+@asynccontextmanager
+async def open_advertiser(
+    node: P2PNode,
+    make_record: MakeRecord,
+    models: Sequence[ModelId],
+    *,
+    lifetime: int = RECORD_LIFETIME,
+    clock: Callable[[], float] = time.time,
+) -> AsyncGenerator[Advertiser]:
+    """Advertise for the length of the block: at once, at half of each record's life, when asked,
+    and when the first peer comes.
+
+    Args:
+        make_record: makes the signed record, with the prices of that moment.
+        models: at least one.
+        lifetime: seconds until a record expires.
+        clock: Unix time in seconds.
+
+    Raises:
+        ValueError: no models.
+    """
+    if not models:
+        raise ValueError("a host without models has nothing to advertise")
+    advertiser = Advertiser(node, make_record, models, lifetime, clock)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(advertiser.run)
+        yield advertiser
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,308 @@
+"""One socket to a host, opened for one session: the handshake, sealed frames, and noticing silence.
+
+Measured: a host that is killed closes its TCP connection at once; one that is stopped answers no
+ping, which is noticed after at most PING_INTERVAL + PING_TIMEOUT and the time to give up closing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import anyio
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from fabstir.primitives.errors import (
+    ContextLengthExceeded,
+    DepositExhausted,
+    EngineCrashed,
+    EngineUnavailable,
+    FabstirError,
+    HostUnresponsive,
+    RemoteProtocolError,
+    SessionRefused,
+)
+from fabstir.primitives.ids import ChainId
+from fabstir.protocol.authorization import SignedAuthorization
+from fabstir.protocol.client_messages import EncryptedSessionInit
+from fabstir.protocol.envelope import (
+    NONCE_BYTES,
+    SealedPayload,
+    SecureChannel,
+    frame_binding,
+    init_aad,
+    seal_init,
+)
+from fabstir.protocol.frames import Frame, encode_frame
+from fabstir.protocol.host_messages import (
+    Connected,
+    ErrorMessage,
+    HostMessage,
+    Pong,
+    SessionInitAck,
+    Unknown,
+    decode_host_message,
+)
+from fabstir.protocol.limits import MAX_FRAME_BYTES
+from fabstir.protocol.payloads import ExtensionOffer, ExtensionTerms, InitPlaintext
+from fabstir.protocol.receipts import SignedAcknowledgement
+from fabstir.sdk.verification import SessionFacts
+
+OPEN_TIMEOUT: Final = 10.0
+"""Seconds for TCP, TLS and the WebSocket's own handshake."""
+
+INIT_TIMEOUT: Final = 30.0
+"""Seconds for the host to look at the chain and answer the handshake; era-C's SDK waits as long."""
+
+SEND_TIMEOUT: Final = 15.0
+"""Seconds for a frame to fit into the socket: longer than a stopped host goes unnoticed."""
+
+PING_INTERVAL: Final = 5.0
+PING_TIMEOUT: Final = 7.0
+"""Seconds. Together a host that says nothing any more is noticed within 15 s, closing included."""
+
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds for a closing handshake that a dead host will never answer."""
+
+MAX_UNREAD_FRAMES: Final = 1024
+"""Frames kept for a slow reader before the socket is read no further (and pings go unanswered). A
+host that keeps to its window of unacknowledged tokens never sends a quarter as many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handshake:
+    """What one connection is opened with.
+
+    Attributes:
+        authorization: the depositor's signature for the session key.
+        last_acknowledgement: where both sides go on after an earlier connection.
+        random: secure random bytes.
+    """
+
+    facts: SessionFacts
+    api_url: str
+    host_public_key: bytes
+    model_name: str
+    session_secret: bytes = field(repr=False)
+    recovery_public_key: bytes
+    authorization: SignedAuthorization
+    last_acknowledgement: SignedAcknowledgement | None
+    random: Callable[[int], bytes]
+
+
+class HostConnection:
+    """An authenticated socket. Made by `open_connection`.
+
+    Attributes:
+        terms: what the host offers, unchecked: see `verification.check_terms`.
+    """
+
+    def __init__(
+        self,
+        wire: _Wire,
+        channel: SecureChannel,
+        terms: ExtensionTerms,
+        session_id: str,
+    ) -> None:
+        self.terms = terms
+        self._wire = wire
+        self._channel = channel
+        self._session_id = session_id
+
+    async def send(self, frame: Frame) -> None:
+        """Raises HostUnresponsive."""
+        await self._wire.send(frame)
+
+    async def receive(self, timeout: float) -> HostMessage:
+        """The next frame that means something.
+
+        Raises:
+            HostUnresponsive: the socket is gone, or nothing came for `timeout` seconds.
+            RemoteProtocolError: not a frame.
+        """
+        return await self._wire.receive(timeout)
+
+    def seal(self, kind: str, request_id: str, plaintext: bytes) -> SealedPayload:
+        """Encrypt the next frame; they must be sent in the order in which they were sealed."""
+        return self._channel.seal(plaintext, frame_binding(kind, self._session_id, request_id))
+
+    def open(self, kind: str, request_id: str, payload: SealedPayload) -> bytes:
+        """Decrypt the host's next sealed frame. Raises RemoteProtocolError."""
+        return self._channel.open(payload, frame_binding(kind, self._session_id, request_id))
+
+
+@asynccontextmanager
+async def open_connection(handshake: Handshake) -> AsyncGenerator[HostConnection]:
+    """Connect and open the session on this socket for the length of the block.
+
+    Raises:
+        HostUnresponsive: it cannot be reached or does not answer in time.
+        SessionRefused: the gate said no; the code says why.
+        RemoteProtocolError: it answers, but not as a host.
+    """
+    socket = await _dial(handshake)
+    try:
+        yield await _shake_hands(socket, handshake)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await socket.close()
+
+
+def error_of(message: ErrorMessage) -> FabstirError:
+    """A host's error frame as the error that it was on the host's side."""
+    if message.prompt_tokens is not None and message.context_window_size is not None:
+        return ContextLengthExceeded(message.prompt_tokens, message.context_window_size)
+    text = f"the host says: {message.message}"
+    by_code: dict[str, type[FabstirError]] = {
+        "DEPOSIT_EXHAUSTED": DepositExhausted,
+        "ENGINE_CRASHED": EngineCrashed,
+        "ENGINE_UNAVAILABLE": EngineUnavailable,
+    }
+    kind = by_code.get(message.code)
+    return kind(text) if kind else SessionRefused(message.code, f"{text} ({message.code})")
+
+
+class _Wire:
+    """Frames over a socket, before and after the handshake."""
+
+    def __init__(self, socket: ClientConnection, name: str) -> None:
+        self._socket = socket
+        self._name = name
+        self._heard_at = time.monotonic()
+
+    async def send(self, frame: Frame) -> None:
+        try:
+            with anyio.fail_after(SEND_TIMEOUT):
+                await self._socket.send(encode_frame(frame))
+        except (ConnectionClosed, TimeoutError) as exc:
+            raise self._silence(exc) from exc
+
+    async def receive(self, timeout: float) -> HostMessage:
+        with anyio.move_on_after(timeout):
+            while True:
+                message = decode_host_message(await self._read())
+                if not isinstance(message, Connected | Pong | Unknown):
+                    return message
+        raise self._silence(None)
+
+    async def _read(self) -> str | bytes:
+        try:
+            data = await self._socket.recv()
+        except ConnectionClosed as exc:
+            raise self._silence(exc) from exc
+        self._heard_at = time.monotonic()
+        return data
+
+    def _silence(self, cause: Exception | None) -> HostUnresponsive:
+        seconds = time.monotonic() - self._heard_at
+        closed = isinstance(cause, ConnectionClosed) and cause.rcvd is not None
+        how = "closed the connection" if closed else "stopped answering"
+        return HostUnresponsive(f"{self._name} {how}; its last frame came {seconds:.1f} s ago")
+
+
+def _name(handshake: Handshake) -> str:
+    return f"host {handshake.facts.host} at {handshake.api_url}"
+
+
+async def _dial(handshake: Handshake) -> ClientConnection:
+    try:
+        return await connect(
+            websocket_url(handshake.api_url),
+            proxy=None,  # the environment is config/'s to read
+            open_timeout=OPEN_TIMEOUT,
+            ping_interval=PING_INTERVAL,
+            ping_timeout=PING_TIMEOUT,
+            close_timeout=CLOSE_TIMEOUT,
+            max_size=MAX_FRAME_BYTES,
+            max_queue=MAX_UNREAD_FRAMES,
+        )
+    except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as exc:
+        reason = str(exc) or type(exc).__name__
+        raise HostUnresponsive(f"{_name(handshake)} cannot be reached: {reason}") from exc
+
+
+def websocket_url(api_url: str) -> str:
+    """The door for sessions of a host's http(s) URL; a ws(s) URL is taken as it is."""
+    parts = urlsplit(api_url)
+    if parts.scheme in {"ws", "wss"}:
+        return api_url
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + "/v1/ws", "", ""))
+
+
+async def _shake_hands(socket: ClientConnection, handshake: Handshake) -> HostConnection:
+    facts = handshake.facts
+    session_key, ephemeral_secret = handshake.random(32), handshake.random(32)
+    context = init_aad(facts.domain.chain_id, facts.domain.contract, facts.job_id, facts.host)
+    init = _make_init(handshake, session_key, ephemeral_secret, context)
+    wire = _Wire(socket, _name(handshake))
+    await wire.send(init)
+    ack = await _receive_ack(wire, init, facts.domain.chain_id)
+    if ack.extension is None:
+        raise RemoteProtocolError(
+            f"{_name(handshake)} does not give receipts (extension fabstir/1), so what it counts "
+            "could not be checked: choose another host"
+        )
+    channel = SecureChannel.derive(
+        is_host=False,
+        session_key=session_key,
+        ephemeral_secret=ephemeral_secret,
+        peer_ephemeral_public_key=ack.extension.ephemeral_public_key,
+        context=context,
+        crypto=facts.crypto,
+    )
+    binding = frame_binding("session_init_ack", ack.session_id, ack.id or "")
+    terms = ExtensionTerms.decode(channel.open(ack.extension.payload, binding))
+    return HostConnection(wire, channel, terms, str(facts.job_id))
+
+
+def _make_init(
+    handshake: Handshake, session_key: bytes, ephemeral_secret: bytes, context: bytes
+) -> EncryptedSessionInit:
+    facts = handshake.facts
+    plaintext = InitPlaintext(
+        job_id=facts.job_id,
+        model_name=handshake.model_name,
+        session_key=session_key,
+        price_per_token=facts.price_per_token,
+        recovery_public_key=handshake.recovery_public_key,
+        extension=ExtensionOffer(
+            authorization=handshake.authorization,
+            last_acknowledgement=handshake.last_acknowledgement,
+        ),
+    )
+    envelope = seal_init(
+        plaintext.encode(),
+        host_public_key=handshake.host_public_key,
+        ephemeral_secret=ephemeral_secret,
+        signing_secret=handshake.session_secret,
+        nonce=handshake.random(NONCE_BYTES),
+        aad=context,
+        crypto=facts.crypto,
+    )
+    return EncryptedSessionInit(
+        session_id=str(facts.job_id),
+        job_id=facts.job_id,
+        chain_id=facts.domain.chain_id,
+        payload=envelope,
+        id="init",
+    )
+
+
+async def _receive_ack(
+    wire: _Wire, init: EncryptedSessionInit, chain_id: ChainId
+) -> SessionInitAck:
+    while True:
+        message = await wire.receive(INIT_TIMEOUT)
+        if isinstance(message, ErrorMessage):
+            raise error_of(message)
+        if isinstance(message, SessionInitAck):
+            theirs = (message.session_id, message.job_id, message.chain_id, message.id)
+            if theirs != (init.session_id, init.job_id, chain_id, init.id):
+                raise RemoteProtocolError("the host answers the handshake of another session")
+            return message

@@ -1,0 +1,130 @@
+"""The renter's journal: what is locked where, and what was agreed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sqlalchemy import Connection
+
+from fabstir.db import Database, outbox, renter
+from fabstir.db.outbox import OutboxRow
+from fabstir.db.renter import RenterSession, RenterState
+from fabstir.primitives.errors import SpendingCapReached
+from fabstir.primitives.ids import Address, ChainId
+from fabstir.primitives.units import TokenCount, Wei
+from fabstir.protocol.receipts import SignedAcknowledgement, SignedReceipt
+from fabstir.sdk.money import PaymentToken
+
+
+class RenterJournal:
+    """The journal of one wallet on one marketplace."""
+
+    def __init__(
+        self,
+        db: Database,
+        chain_id: ChainId,
+        contract: Address,
+        depositor: Address,
+        clock: Callable[[], float],
+    ) -> None:
+        self._db = db
+        self.chain_id = chain_id
+        self.contract = contract
+        self.depositor = depositor
+        self._clock = clock
+
+    async def begin(self, session: RenterSession, cap: Wei, token: PaymentToken) -> None:
+        """Journal a session before its deposit is sent.
+
+        Raises:
+            SpendingCapReached: with it, more than `cap` would be locked at a time.
+        """
+
+        def write(c: Connection) -> None:
+            locked = renter.locked_deposits(c, self.chain_id, self.contract, session.payment_token)
+            if locked + session.deposit > cap:
+                raise SpendingCapReached(
+                    f"{token.format(locked)} are locked in sessions already; with this deposit of "
+                    f"{token.format(session.deposit)} they would exceed the spending cap of "
+                    f"{token.format(cap)}: close a session, lower the deposit, or raise "
+                    "renter.spending_cap_native or renter.spending_cap_usdc"
+                )
+            renter.insert_session(c, session)
+
+        await self._db.write(write, durable=True)
+
+    async def update(self, session: RenterSession, **values: object) -> RenterSession:
+        """Change a session; the names are those of RenterSession. Returns it changed."""
+        await self._db.write(lambda c: renter.update_session(c, session.id, **values), durable=True)
+        return replace(session, **values)  # pyright: ignore[reportArgumentType] - update_session takes the same names
+
+    async def load(self, session_id: str) -> RenterSession | None:
+        """A session by our own id."""
+        return await self._db.read(lambda c: renter.load_session(c, session_id))
+
+    async def sessions(self, *, unfinished_only: bool = False) -> list[RenterSession]:
+        """All sessions, oldest first; those of other wallets in the same journal are left out."""
+        rows = await self._db.read(
+            lambda c: renter.list_sessions(
+                c, self.chain_id, self.contract, unfinished_only=unfinished_only
+            )
+        )
+        return [row for row in rows if row.depositor == self.depositor]
+
+    async def locked(self, payment_token: Address) -> Wei:
+        """What unsettled sessions hold of a payment token."""
+        return await self._db.read(
+            lambda c: renter.locked_deposits(c, self.chain_id, self.contract, payment_token)
+        )
+
+    async def agree(
+        self, session: RenterSession, receipt: SignedReceipt, signed: SignedAcknowledgement
+    ) -> None:
+        """Before an acknowledgement is sent: what it agrees to is ours to remember."""
+        now = self._clock()
+        await self._db.write(
+            lambda c: renter.insert_receipt(c, session.id, receipt, signed, now), durable=True
+        )
+
+    async def touch(self, session: RenterSession) -> None:
+        """The session is in use."""
+        now = self._clock()
+        await self._db.write(
+            lambda c: renter.update_session(c, session.id, last_used_at=now), durable=False
+        )
+
+    async def last_acknowledgement(self, session: RenterSession) -> SignedAcknowledgement | None:
+        """What the session goes on after."""
+        return await self._db.read(lambda c: renter.last_acknowledgement(c, session.id))
+
+    async def tokens_agreed(self, session: RenterSession) -> TokenCount:
+        """Completion tokens that were acknowledged."""
+        last = await self.last_acknowledgement(session)
+        return last.acknowledgement.cumulative_tokens if last else TokenCount(0)
+
+    async def find_transaction(self, key: str) -> OutboxRow | None:
+        """A transaction of this wallet in the outbox."""
+        return await self._db.read(
+            lambda c: outbox.find_transaction(c, self.chain_id, self.depositor, key)
+        )
+
+
+def open_key(session: RenterSession) -> str:
+    """The deposit's name in the outbox: ours, because the session has no number yet."""
+    return f"renter:{session.id}:open"
+
+
+def approve_key(session: RenterSession) -> str:
+    """The ERC-20 allowance's name in the outbox."""
+    return f"renter:{session.id}:approve"
+
+
+def job_key(session: RenterSession, action: str) -> str:
+    """The name in the outbox of what is done to a session that has a number."""
+    return f"{session.contract}:{session.job_id}:{action}"
+
+
+def is_over(session: RenterSession) -> bool:
+    """Whether nothing of the session is locked any more."""
+    return session.state in {RenterState.SETTLED, RenterState.FAILED}

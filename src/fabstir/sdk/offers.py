@@ -1,0 +1,78 @@
+"""What the market offers, as the renter compares it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fabstir.primitives.ids import Address, Hash32, ModelId, PeerId
+from fabstir.primitives.units import PricePerToken, TokenCount, Wei, price_per_million
+from fabstir.sdk.money import PaymentToken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """An approved model.
+
+    Attributes:
+        digest: sha256 of the file's bytes, from the registry.
+    """
+
+    model_id: ModelId
+    repo: str
+    file: str
+    digest: Hash32
+
+    @property
+    def name(self) -> str:
+        """As existing clients call it."""
+        return f"{self.repo}:{self.file}"
+
+    def is_called(self, name: str) -> bool:
+        """Whether `name` means this model: its id, repo:file, repo/file, file, or file's stem."""
+        stem = self.file.rsplit(".", 1)[0]
+        names = {self.model_id, self.name, f"{self.repo}/{self.file}", self.file, stem}
+        return name.lower() in {known.lower() for known in names}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOffer:
+    """One host that can serve a model now; everything in it was checked against the chain.
+
+    Attributes:
+        public_key: to which handshakes are encrypted; from the registry's metadata.
+        max_model_len: tokens of context, as the host says.
+        price_per_token: on chain, in `token`.
+        latency: seconds of one round trip to its door, measured.
+    """
+
+    host: Address
+    peer_id: PeerId
+    api_url: str
+    public_key: bytes
+    model: Model
+    max_model_len: int
+    token: PaymentToken
+    price_per_token: PricePerToken
+    latency: float
+
+    @property
+    def price_per_million(self) -> Wei:
+        """Of a million completion tokens, in the payment token's smallest unit."""
+        return price_per_million(self.price_per_token)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What opening a session would mean, before anything is sent. Amounts in smallest units.
+
+    Attributes:
+        max_tokens: completion tokens that the deposit pays for.
+        gas_to_open: wei of the native coin, at the fee that is offered now.
+        gas_to_close: the same, if the host does not settle and we have to.
+    """
+
+    offer: HostOffer
+    deposit: Wei
+    max_tokens: TokenCount
+    gas_to_open: Wei
+    gas_to_close: Wei

@@ -1,0 +1,313 @@
+"""A paid session at one host: ask, be answered, close; it survives its sockets.
+
+The renter holds the conversation and sends all of it with each request; the host remembers
+nothing that the renter needs. So a connection that is lost costs the answer that was running, and
+the next request opens another one, after the last acknowledged receipt.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import anyio
+
+from fabstir.chain.keystore import Signer
+from fabstir.db.renter import RenterSession, RenterState
+from fabstir.primitives.errors import FabstirError, HostUnresponsive, LocalProtocolError
+from fabstir.primitives.ids import Hash32
+from fabstir.primitives.units import TokenCount, Wei, cost_of
+from fabstir.protocol.authorization import SessionKeyAuthorization
+from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.client_messages import EncryptedClose, EncryptedMessage
+from fabstir.protocol.crypto import Crypto
+from fabstir.protocol.eip712 import Domain
+from fabstir.protocol.host_messages import ErrorMessage, SessionClosed
+from fabstir.protocol.limits import MAX_AUTHORIZATION_LIFETIME
+from fabstir.protocol.payloads import ChatRequest
+from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
+from fabstir.protocol.sampling import SamplingParams
+from fabstir.sdk.answer import Answer
+from fabstir.sdk.connection import Handshake, HostConnection, error_of, open_connection
+from fabstir.sdk.journal import RenterJournal
+from fabstir.sdk.money import PaymentToken, Settlement
+from fabstir.sdk.verification import (
+    AnswerVerifier,
+    SessionFacts,
+    Verified,
+    check_terms,
+    head_after,
+)
+from fabstir.sdk.watcher import Watcher
+
+_logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT: Final = 60.0
+"""Seconds for the host to put its last claim on chain and say so."""
+
+SETTLE_MARGIN: Final = 15.0
+"""Seconds beyond its dispute window for the host to settle: then we do it ourselves."""
+
+CANCEL_TIMEOUT: Final = 10.0
+"""Seconds for a cancelled answer's last receipt; after that the socket is dropped instead."""
+
+DEFAULT_MAX_TOKENS: Final = 1024
+"""Completion tokens of an answer if the app names no limit."""
+
+_DEFAULT_SAMPLING: Final = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS, seed=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionServices:
+    """What every session of a client needs. `random` gives secure random bytes."""
+
+    wallet: Signer = field(repr=False)
+    journal: RenterJournal
+    watcher: Watcher
+    crypto: Crypto
+    clock: Callable[[], float]
+    random: Callable[[int], bytes]
+
+
+class Session:
+    """One session. Made by `FabstirClient.open_session` and `resume_session`.
+
+    Attributes:
+        row: the session as the journal has it.
+        token: what it is paid in.
+    """
+
+    def __init__(
+        self,
+        row: RenterSession,
+        token: PaymentToken,
+        services: SessionServices,
+        stack: AsyncExitStack,
+    ) -> None:
+        assert row.job_id is not None, "a session is used once its deposit is in the chain"
+        self.row = row
+        self.token = token
+        self.job_id = row.job_id
+        self._services = services
+        self._stack = stack
+        self._connection: HostConnection | None = None
+        self._seed_commitment: Hash32 | None = None
+        self._head = ChainHead()
+        self._num_requests = 0
+        self._is_answering = False
+        self._facts = SessionFacts(
+            job_id=row.job_id,
+            host=row.host,
+            model_digest=row.model_digest,
+            deposit=row.deposit,
+            price_per_token=row.price_per_token,
+            domain=Domain(row.chain_id, row.contract),
+            crypto=services.crypto,
+        )
+
+    @property
+    def tokens(self) -> TokenCount:
+        """Completion tokens acknowledged so far."""
+        return self._head.cumulative_tokens
+
+    @property
+    def cost(self) -> Wei:
+        """What they cost, in the payment token's smallest unit."""
+        return cost_of(self._head.cumulative_tokens, self.row.price_per_token)
+
+    @property
+    def deposit_left(self) -> Wei:
+        """What of the deposit is not spent yet."""
+        return Wei(self.row.deposit - self.cost)
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Tokens of context, prompt and answer together; None before the first connection."""
+        return self._connection.terms.max_model_len if self._connection else None
+
+    @asynccontextmanager
+    async def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        sampling: SamplingParams = _DEFAULT_SAMPLING,
+        has_seed: bool = False,
+    ) -> AsyncGenerator[Answer]:
+        """Ask for the next message of a conversation.
+
+        Leaving the block before the answer's end cancels it: what was delivered is receipted and
+        acknowledged, nothing more is generated.
+
+        Args:
+            messages: the whole conversation, oldest first.
+            sampling: how tokens are chosen; its seed counts only with `has_seed`.
+
+        Raises:
+            LocalProtocolError: another answer is running.
+            HostUnresponsive, SessionRefused, ReceiptMismatch: the session cannot be (re)opened.
+        """
+        if self._is_answering:
+            raise LocalProtocolError("a session answers one request at a time: open another one")
+        self._is_answering = True
+        try:
+            answer = await self._ask(messages, sampling, has_seed=has_seed)
+            try:
+                yield answer
+            finally:
+                await self._finish(answer)
+        except HostUnresponsive as error:
+            await self.leave()
+            raise HostUnresponsive(f"{error}. {self._what_is_kept()}") from error
+        except FabstirError:
+            await self.leave()
+            raise
+        finally:
+            self._is_answering = False
+
+    async def close(self, *, now: bool = False) -> Settlement:
+        """End the session and see the rest of the deposit come home.
+
+        The host is asked to put its last claim on chain and to settle; if it does not settle in
+        time, we do. A host that cannot be reached keeps the time that it was promised to claim
+        what was acknowledged (see `sdk.watcher`); the client's watcher then brings the rest home.
+
+        Args:
+            now: settle at once, even if not everything that was acknowledged is claimed.
+        """
+        services = self._services
+        self.row = await services.journal.update(self.row, state=RenterState.CLOSING)
+        try:
+            closed = await self._ask_to_close()
+        finally:
+            await self.leave()
+        if closed is not None and not now:
+            patience = closed.settles_in + SETTLE_MARGIN
+            self.row = await services.watcher.wait_until_settled(self.row, patience)
+        # A host that said what it has proven has claimed all that it is going to.
+        self.row = await services.watcher.bring_home(self.row, now=now or closed is not None)
+        return await services.watcher.settlement(self.row, self.token)
+
+    async def leave(self) -> None:
+        """Drop the connection; the session stays open for a while and can be resumed."""
+        self._connection = None
+        await self._stack.aclose()
+
+    # -- one request --------------------------------------------------------------------------
+
+    async def _ask(
+        self, messages: Sequence[ChatMessage], sampling: SamplingParams, *, has_seed: bool
+    ) -> Answer:
+        connection = await self._connected()
+        random = self._services.random
+        request = ChatRequest(
+            messages=tuple(messages),
+            model=self.row.model_name,
+            sampling=sampling,
+            has_seed=has_seed,
+            client_nonce=random(32),
+            salt=random(32),
+        )
+        assert self._seed_commitment is not None, "a connection has terms"
+        terms = replace(connection.terms, seed_commitment=self._seed_commitment)
+        verifier = AnswerVerifier(self._facts, terms, self._head, request)
+        self._num_requests += 1
+        request_id = str(self._num_requests)
+        sealed = connection.seal("encrypted_message", request_id, request.encode())
+        await connection.send(
+            EncryptedMessage(session_id=str(self.job_id), id=request_id, payload=sealed)
+        )
+        return Answer(connection, verifier, self._facts, request_id, self._agree)
+
+    async def _finish(self, answer: Answer) -> None:
+        """Leave host and renter agreed, however the block ended; else without a connection."""
+        with anyio.move_on_after(CANCEL_TIMEOUT, shield=True):
+            await answer.finish()
+        if answer.end is None or not answer.is_over:
+            await self.leave()
+        else:
+            self._seed_commitment = answer.end.seed_commitment
+
+    async def _agree(self, verified: Verified) -> SignedAcknowledgement:
+        """Journal, then act: the acknowledgement goes out only after it is stored."""
+        signed = verified.acknowledgement.sign(
+            self.row.session_secret, self._facts.domain, self._services.crypto
+        )
+        await self._services.journal.agree(self.row, verified.plaintext.signed, signed)
+        self._head = head_after(signed)
+        return signed
+
+    async def _ask_to_close(self) -> SessionClosed | None:
+        """The host's last word, after its last claim; None if it does not say it."""
+        try:
+            connection = await self._connected()
+            sealed = connection.seal("encrypted_close", "close", b"{}")
+            await connection.send(
+                EncryptedClose(session_id=str(self.job_id), id="close", payload=sealed)
+            )
+            while True:
+                message = await connection.receive(CLOSE_TIMEOUT)
+                if isinstance(message, SessionClosed):
+                    return message
+                if isinstance(message, ErrorMessage):
+                    raise error_of(message)
+        except FabstirError as error:
+            extra = {"job_id": self.job_id, "reason": str(error)}
+            _logger.info("host did not close the session", extra=extra)
+            return None
+
+    def _what_is_kept(self) -> str:
+        money, row = self.token.format, self.row
+        return (
+            f"{self.tokens} tokens ({money(self.cost)}) are acknowledged and stay payable to it; "
+            f"what came after them is not billed. The rest of the deposit "
+            f"({money(self.deposit_left)}) comes home when session {self.job_id} is closed, at "
+            f"the latest {row.proof_window} s after the host's last claim. Ask again to "
+            "reconnect, or close the session"
+        )
+
+    # -- the connection -----------------------------------------------------------------------
+
+    async def _connected(self) -> HostConnection:
+        """The open connection, or a new one after the last acknowledged receipt."""
+        if self._connection is None:
+            last = await self._services.journal.last_acknowledgement(self.row)
+            self._head = head_after(last)
+            connection = await self._stack.enter_async_context(
+                open_connection(self._handshake(last))
+            )
+            try:
+                check_terms(connection.terms, self._facts, self._head)
+            except FabstirError:
+                await self.leave()
+                raise
+            self._connection = connection
+            self._seed_commitment = connection.terms.seed_commitment
+            await self._services.journal.touch(self.row)
+        return self._connection
+
+    def _handshake(self, last: SignedAcknowledgement | None) -> Handshake:
+        row, services = self.row, self._services
+        crypto = services.crypto
+        lifetime = min(row.max_duration, MAX_AUTHORIZATION_LIFETIME // 2)
+        authorization = SessionKeyAuthorization(
+            job_id=self.job_id,
+            host=row.host,
+            session_key=crypto.address_of(crypto.public_key(row.session_secret)),
+            expires_at=int(services.clock()) + lifetime,
+        )
+        return Handshake(
+            facts=self._facts,
+            api_url=row.api_url,
+            host_public_key=row.host_public_key,
+            model_name=row.model_name,
+            session_secret=row.session_secret,
+            recovery_public_key=crypto.public_key(row.recovery_secret),
+            authorization=authorization.sign(
+                services.wallet.secret_key, self._facts.domain, crypto
+            ),
+            last_acknowledgement=last,
+            random=services.random,
+        )

@@ -1,0 +1,252 @@
+"""What a renter checks of one answer, without any I/O.
+
+Every piece that arrives is added; every receipt is compared with the one that the renter would
+have made itself, from what it saw. Nothing is agreed to that was not delivered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fabstir.primitives.errors import ReceiptMismatch, RemoteProtocolError
+from fabstir.primitives.ids import Address, Hash32, JobId
+from fabstir.primitives.units import PricePerToken, TokenCount, Wei, tokens_for
+from fabstir.protocol.commitments import (
+    derive_seed,
+    output_commitment,
+    prompt_commitment,
+    sampling_digest,
+    seed_commitment,
+)
+from fabstir.protocol.crypto import Crypto
+from fabstir.protocol.eip712 import Domain, is_signed_by
+from fabstir.protocol.limits import MAX_CHUNK_TEXT_BYTES, MAX_CHUNK_TOKENS
+from fabstir.protocol.payloads import (
+    ChatRequest,
+    ChunkPlaintext,
+    EndPlaintext,
+    ExtensionTerms,
+    ReceiptPlaintext,
+)
+from fabstir.protocol.receipts import (
+    Acknowledgement,
+    ChainHead,
+    Receipt,
+    SignedAcknowledgement,
+    Work,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFacts:
+    """What is fixed for a whole session, as the renter knows it from the chain.
+
+    Attributes:
+        host: the wallet that must sign receipts.
+        model_digest: the registry's sha256 of the model file.
+    """
+
+    job_id: JobId
+    host: Address
+    model_digest: Hash32
+    deposit: Wei
+    price_per_token: PricePerToken
+    domain: Domain
+    crypto: Crypto
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A receipt that says what was delivered, and the acknowledgement to sign for it."""
+
+    plaintext: ReceiptPlaintext
+    acknowledgement: Acknowledgement
+
+    @property
+    def receipt(self) -> Receipt:
+        """The receipt itself."""
+        return self.plaintext.signed.receipt
+
+
+def check_terms(terms: ExtensionTerms, facts: SessionFacts, head: ChainHead) -> None:
+    """Compare what the host says in its acknowledgement of the handshake with what we know.
+
+    Raises:
+        ReceiptMismatch: another model file, another price, or another history of receipts.
+    """
+    wrong = [
+        f"{name} is {theirs}, expected {ours}"
+        for name, theirs, ours in (
+            ("the model's sha256", terms.model_digest, facts.model_digest),
+            ("the price", terms.price_per_token, facts.price_per_token),
+            ("the last receipt's number", terms.sequence, head.sequence),
+            ("the last receipt's hash", terms.receipt_hash, head.hash),
+            ("the number of tokens so far", terms.cumulative_tokens, head.cumulative_tokens),
+        )
+        if theirs != ours
+    ]
+    if wrong:
+        raise ReceiptMismatch(
+            f"host {facts.host} opens session {facts.job_id} on other terms than agreed "
+            f"({'; '.join(wrong)}): nothing is sent to it. Close the session to get the rest of "
+            "the deposit back"
+        )
+
+
+def head_after(last: SignedAcknowledgement | None) -> ChainHead:
+    """The end of the chain of receipts that was agreed to."""
+    if last is None:
+        return ChainHead()
+    agreed = last.acknowledgement
+    return ChainHead(
+        sequence=agreed.sequence,
+        hash=agreed.receipt_hash,
+        cumulative_tokens=agreed.cumulative_tokens,
+        tokens_before_request=agreed.cumulative_tokens,
+    )
+
+
+class AnswerVerifier:
+    """The renter's own account of one answer, from its first piece to its end.
+
+    Attributes:
+        head: the session's chain of receipts up to the last one that was verified here.
+        text: all of the answer so far.
+        num_receipted: completion tokens of this answer that a verified receipt covers.
+    """
+
+    def __init__(
+        self, facts: SessionFacts, terms: ExtensionTerms, head: ChainHead, request: ChatRequest
+    ) -> None:
+        assert request.salt is not None, "commitments need the renter's salt"
+        self._facts = facts
+        self._terms = terms
+        self._request = request
+        self._salt = request.salt
+        self._prompt = prompt_commitment(request.messages, request.salt, facts.crypto)
+        self._token_ids: list[int] = []
+        self._pieces: list[str] = []
+        self._num_prompt_tokens: TokenCount | None = None
+        self._seed: int | None = None
+        self.head = head.next_request()
+        self.num_receipted = TokenCount(0)
+
+    @property
+    def num_tokens(self) -> TokenCount:
+        """Completion tokens that have arrived."""
+        return TokenCount(len(self._token_ids))
+
+    @property
+    def text(self) -> str:
+        """All of the answer so far."""
+        return "".join(self._pieces)
+
+    def add_chunk(self, index: int, chunk: ChunkPlaintext) -> None:
+        """Take note of a piece.
+
+        Raises:
+            RemoteProtocolError: out of order, too large, or beyond what was asked for.
+        """
+        if index != len(self._pieces):
+            raise RemoteProtocolError(f"piece {index} came where {len(self._pieces)} was due")
+        is_large = len(chunk.text.encode()) > MAX_CHUNK_TEXT_BYTES
+        if is_large or len(chunk.token_ids) > MAX_CHUNK_TOKENS:
+            raise RemoteProtocolError(
+                f"a piece holds more than {MAX_CHUNK_TOKENS} tokens or {MAX_CHUNK_TEXT_BYTES} bytes"
+            )
+        if len(self._token_ids) + len(chunk.token_ids) > self._request.sampling.max_tokens:
+            raise RemoteProtocolError(
+                f"the host sent more than the {self._request.sampling.max_tokens} tokens asked for"
+            )
+        self._pieces.append(chunk.text)
+        self._token_ids += chunk.token_ids
+
+    def check_receipt(self, plaintext: ReceiptPlaintext) -> Verified:
+        """Compare a receipt with what was delivered; the head moves on to it.
+
+        Raises:
+            ReceiptMismatch: anything in it differs, or the host did not sign it: acknowledge
+                nothing.
+        """
+        receipt = plaintext.signed.receipt
+        self._check_seed(plaintext)
+        self._check_prompt_tokens(receipt)
+        work = self._work(plaintext.seed, receipt.work.num_prompt_tokens)
+        facts = self._facts
+        self.head.check(receipt, self.head.make(facts.job_id, work, facts.price_per_token))
+        if receipt.cumulative_tokens > tokens_for(facts.deposit, facts.price_per_token):
+            raise self._mismatch(receipt, "it bills more tokens than the deposit pays for")
+        receipt_hash = receipt.hash(facts.domain, facts.crypto)
+        if not is_signed_by(facts.host, plaintext.signed.signature, receipt_hash, facts.crypto):
+            raise self._mismatch(receipt, f"host {facts.host} did not sign it")
+        if receipt.cumulative_tokens == self.head.cumulative_tokens:
+            raise self._mismatch(receipt, "it covers no new token")
+        self.head = self.head.advance(receipt, receipt_hash)
+        self._num_prompt_tokens = receipt.work.num_prompt_tokens
+        self._seed = plaintext.seed
+        self.num_receipted = receipt.work.num_completion_tokens
+        acknowledgement = Acknowledgement(
+            job_id=facts.job_id,
+            sequence=receipt.sequence,
+            receipt_hash=receipt_hash,
+            cumulative_tokens=receipt.cumulative_tokens,
+        )
+        return Verified(plaintext, acknowledgement)
+
+    def check_end(self, end: EndPlaintext) -> None:
+        """Compare the host's final counts with ours.
+
+        Raises:
+            RemoteProtocolError: they differ.
+        """
+        if end.num_completion_tokens != self.num_tokens:
+            raise RemoteProtocolError(
+                f"the host counts {end.num_completion_tokens} completion tokens, "
+                f"{self.num_tokens} arrived"
+            )
+        if self._num_prompt_tokens not in {None, end.num_prompt_tokens}:
+            raise RemoteProtocolError(
+                f"the host counts {end.num_prompt_tokens} prompt tokens, its receipts "
+                f"{self._num_prompt_tokens}"
+            )
+
+    def _work(self, seed: int, num_prompt_tokens: TokenCount) -> Work:
+        crypto = self._facts.crypto
+        return Work(
+            model_digest=self._facts.model_digest,
+            prompt_commitment=self._prompt,
+            output_commitment=output_commitment(self._token_ids, self.text, self._salt, crypto),
+            sampling_digest=sampling_digest(self._request.with_seed(seed), crypto),
+            num_prompt_tokens=num_prompt_tokens,
+            num_completion_tokens=self.num_tokens,
+        )
+
+    def _check_seed(self, plaintext: ReceiptPlaintext) -> None:
+        """That neither side could choose the seed, unless the request names it."""
+        facts, request, receipt = self._facts, self._request, plaintext.signed.receipt
+        if self._seed not in {None, plaintext.seed}:
+            raise self._mismatch(receipt, "its seed is not that of the receipt before")
+        if request.has_seed:
+            if plaintext.seed != request.sampling.seed:
+                raise self._mismatch(receipt, "its seed is not the requested one")
+            return
+        assert request.client_nonce is not None, "an unchosen seed needs the renter's nonce"
+        nonce = plaintext.host_nonce
+        if seed_commitment(nonce, facts.crypto) != self._terms.seed_commitment:
+            raise self._mismatch(receipt, "its seed's nonce is not the one committed to")
+        if derive_seed(request.client_nonce, nonce, facts.job_id, facts.crypto) != plaintext.seed:
+            raise self._mismatch(receipt, "its seed does not follow from both nonces")
+
+    def _check_prompt_tokens(self, receipt: Receipt) -> None:
+        """The renter has no tokenizer: the count must be possible, and stay the same."""
+        num_prompt_tokens = receipt.work.num_prompt_tokens
+        if self._num_prompt_tokens not in {None, num_prompt_tokens}:
+            raise self._mismatch(receipt, "its prompt token count changed within the answer")
+        if num_prompt_tokens + self.num_tokens > self._terms.max_model_len:
+            raise self._mismatch(receipt, "prompt and answer exceed the model's context")
+
+    def _mismatch(self, receipt: Receipt, reason: str) -> ReceiptMismatch:
+        return ReceiptMismatch(
+            f"receipt {receipt.sequence} of session {self._facts.job_id} is not acknowledged and "
+            f"not paid: {reason}"
+        )

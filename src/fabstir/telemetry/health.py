@@ -1,0 +1,69 @@
+"""Health: named checks, asked together, each with a reason a person can act on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import anyio
+
+from fabstir.primitives.errors import FabstirError
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["ok", "degraded", "failing"]
+"""degraded: it works, somebody should look. failing: this part does not do its work."""
+
+_WORST_LAST: tuple[Status, ...] = ("ok", "degraded", "failing")
+
+CHECK_TIMEOUT = 2.0
+"""Seconds for one check. Load balancers give up after about five."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check found; `reason` is "" only if all is well."""
+
+    status: Status
+    reason: str = ""
+
+
+Check = Callable[[], Awaitable[CheckResult]]
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """All checks, and the worst of them."""
+
+    status: Status
+    checks: Mapping[str, CheckResult]
+
+
+class HealthChecks:
+    """The named checks of one process."""
+
+    def __init__(self, checks: Mapping[str, Check], *, timeout: float = CHECK_TIMEOUT) -> None:
+        self._checks = checks
+        self._timeout = timeout
+
+    async def report(self) -> HealthReport:
+        """Ask every check at the same time; never takes longer than the timeout."""
+        results: dict[str, CheckResult] = {}
+        async with anyio.create_task_group() as tasks:
+            for name in self._checks:
+                tasks.start_soon(self._ask, name, results)
+        ordered = {name: results[name] for name in self._checks}
+        statuses: list[Status] = ["ok", *(result.status for result in ordered.values())]
+        return HealthReport(max(statuses, key=_WORST_LAST.index), ordered)
+
+    async def _ask(self, name: str, results: dict[str, CheckResult]) -> None:
+        try:
+            with anyio.fail_after(self._timeout):
+                results[name] = await self._checks[name]()
+        except TimeoutError:
+            results[name] = CheckResult("failing", f"no answer within {self._timeout:g} s")
+        except FabstirError as exc:
+            logger.info("health check failed", extra={"check": name, "reason": str(exc)})
+            results[name] = CheckResult("failing", str(exc))

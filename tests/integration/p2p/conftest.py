@@ -1,0 +1,49 @@
+"""Real libp2p nodes on loopback. Imported first, so that libp2p comes without its warnings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.p2p.making import NOW
+
+from fabstir.crypto import NATIVE
+from fabstir.p2p import P2PConfig, P2PNode, open_p2p
+
+OpenNode = Callable[..., Coroutine[Any, Any, P2PNode]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> Callable[..., P2PConfig]:
+    """A configuration with a key of its own and any free port."""
+    numbers = itertools.count()
+
+    def make(**changes: Any) -> P2PConfig:
+        settings = {"identity_path": tmp_path / f"libp2p-{next(numbers)}.key", "tcp_port": 0}
+        return P2PConfig(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+async def open_node(make_config: Callable[..., P2PConfig]) -> AsyncGenerator[OpenNode]:
+    """Open nodes that live until the test ends; their clocks stand at NOW."""
+    async with AsyncExitStack() as stack:
+
+        async def open_one(*, clock: Callable[[], float] = lambda: NOW, **changes: Any) -> P2PNode:
+            config = make_config(**changes)
+            node = await stack.enter_async_context(open_p2p(config, NATIVE, clock=clock))
+            if config.bootstrap:
+                await node.wait_for_peers()
+            return node
+
+        yield open_one

@@ -1,0 +1,410 @@
+"""Hypothesis strategies: one for each thing that goes over a wire or into a hash.
+
+Values are those that an honest peer can make, up to the protocol's limits; hostile bytes are the
+business of tests/fuzz and of the tests that mutate what is made here.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from hypothesis import strategies as st
+
+from fabstir.crypto import NATIVE
+from fabstir.primitives.cid import BlobId
+from fabstir.primitives.ids import (
+    Address,
+    ChainId,
+    JobId,
+    ModelId,
+    PeerId,
+    address,
+    hash32,
+)
+from fabstir.primitives.units import PricePerToken, TokenCount, Wei
+from fabstir.protocol.authorization import SessionKeyAuthorization, SignedAuthorization
+from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.checkpoint import CheckpointDelta, CheckpointEntry, TimedMessage
+from fabstir.protocol.client_messages import (
+    ClientMessage,
+    EncryptedAck,
+    EncryptedClose,
+    EncryptedMessage,
+    EncryptedSessionInit,
+    Ping,
+    StreamCancel,
+)
+from fabstir.protocol.eip712 import Domain
+from fabstir.protocol.envelope import InitEnvelope, SealedPayload
+from fabstir.protocol.frames import SealedFrame
+from fabstir.protocol.host_messages import (
+    Connected,
+    EncryptedChunk,
+    EncryptedReceipt,
+    EncryptedResponse,
+    ErrorMessage,
+    ExtensionReply,
+    HostMessage,
+    Pong,
+    ProofSubmitted,
+    SessionClosed,
+    SessionInitAck,
+    StreamEnd,
+    Usage,
+)
+from fabstir.protocol.host_record import HostModel, HostRecord
+from fabstir.protocol.limits import (
+    MAX_CHUNK_TOKENS,
+    MAX_COMPLETION_TOKENS,
+    MAX_ID_CHARS,
+    MAX_STOP_CHARS,
+)
+from fabstir.protocol.payloads import (
+    ChatRequest,
+    ChunkPlaintext,
+    EndPlaintext,
+    ExtensionOffer,
+    ExtensionTerms,
+    InitPlaintext,
+    ReceiptPlaintext,
+)
+from fabstir.protocol.receipts import (
+    Acknowledgement,
+    Receipt,
+    SignedAcknowledgement,
+    SignedReceipt,
+    Work,
+)
+from fabstir.protocol.sampling import SEED_LIMIT, SamplingParams
+
+T = TypeVar("T")
+
+# -- values ---------------------------------------------------------------------------------------
+
+json_safe = st.characters(codec="utf-8")
+"""Any character of UTF-8: controls, quotes and separators too."""
+
+
+def texts(max_size: int, min_size: int = 0) -> st.SearchStrategy[str]:
+    """Text of at most `max_size` characters."""
+    return st.text(json_safe, min_size=min_size, max_size=max_size)
+
+
+def byte_strings(size: int) -> st.SearchStrategy[bytes]:
+    """Exactly `size` bytes."""
+    return st.binary(min_size=size, max_size=size)
+
+
+uint64s = st.integers(0, (1 << 64) - 1)
+uint53s = st.integers(0, (1 << 53) - 1)
+uint256s = st.integers(0, (1 << 256) - 1)
+job_ids = uint256s.map(JobId)
+chain_ids = uint53s.map(ChainId)
+token_counts = uint64s.map(TokenCount)
+weis = uint256s.map(Wei)
+prices = st.integers(1, 1 << 64).map(PricePerToken)
+hashes = byte_strings(32).map(hash32)
+addresses = byte_strings(20).map(address)
+model_ids: st.SearchStrategy[ModelId] = hashes.map(ModelId)
+peer_ids = texts(128, 1).map(PeerId)
+identifiers = texts(min(MAX_ID_CHARS, 24), 1)
+optional_identifiers = st.none() | identifiers
+secrets = st.integers(1, (1 << 250) - 1).map(lambda number: number.to_bytes(32, "big"))
+"""Secret keys; all below the group's order."""
+public_keys = secrets.map(NATIVE.public_key)
+signatures = byte_strings(65)
+blob_ids = st.builds(BlobId, byte_strings(32), uint64s | st.integers(0, 1 << 20))
+domains = st.builds(
+    Domain, chain_id=uint256s.map(ChainId), contract=addresses, name=texts(8), version=texts(4)
+)
+
+# -- conversations --------------------------------------------------------------------------------
+
+chat_messages = st.builds(
+    ChatMessage, role=st.sampled_from(["system", "user", "assistant", "tool"]), content=texts(40)
+)
+conversations = st.lists(chat_messages, min_size=1, max_size=4).map(tuple)
+
+
+def sampling_params(seeds: st.SearchStrategy[int]) -> st.SearchStrategy[SamplingParams]:
+    """Parameters within the limits of the wire."""
+    millionths = st.integers(0, 1_000_000)
+    return st.builds(
+        SamplingParams,
+        max_tokens=st.integers(1, MAX_COMPLETION_TOKENS),
+        temperature_millionths=st.integers(0, 10_000_000),
+        top_p_millionths=millionths,
+        min_p_millionths=millionths,
+        repeat_penalty_millionths=st.integers(0, 10_000_000),
+        top_k=st.integers(0, (1 << 31) - 1),
+        seed=seeds,
+        stop=st.lists(texts(min(MAX_STOP_CHARS, 8)), max_size=3).map(tuple),
+    )
+
+
+seeds = st.integers(0, SEED_LIMIT - 1)
+samplings = sampling_params(seeds)
+
+
+@st.composite
+def chat_requests(draw: st.DrawFn) -> ChatRequest:
+    """Both forms: a prompt, or messages with nonce and salt."""
+    has_seed = draw(st.booleans())
+    messages = draw(st.just(()) | conversations)
+    return ChatRequest(
+        prompt="" if messages else draw(texts(40, 1)),
+        messages=messages,
+        model=draw(texts(12)),
+        sampling=draw(sampling_params(seeds if has_seed else st.just(0))),
+        has_seed=has_seed,
+        client_nonce=draw(st.none() | byte_strings(32)),
+        salt=draw(st.none() | byte_strings(32)),
+    )
+
+
+# -- receipts and proofs of the caller ------------------------------------------------------------
+
+works = st.builds(
+    Work,
+    model_digest=hashes,
+    prompt_commitment=hashes,
+    output_commitment=hashes,
+    sampling_digest=hashes,
+    num_prompt_tokens=token_counts,
+    num_completion_tokens=token_counts,
+)
+receipts = st.builds(
+    Receipt,
+    job_id=job_ids,
+    sequence=uint64s,
+    previous=hashes,
+    work=works,
+    cumulative_tokens=token_counts,
+    cumulative_cost=weis,
+)
+signed_receipts = st.builds(SignedReceipt, receipts, signatures)
+acknowledgements = st.builds(
+    Acknowledgement,
+    job_id=job_ids,
+    sequence=uint64s,
+    receipt_hash=hashes,
+    cumulative_tokens=token_counts,
+)
+signed_acknowledgements = st.builds(SignedAcknowledgement, acknowledgements, signatures)
+authorizations = st.builds(
+    SessionKeyAuthorization,
+    job_id=job_ids,
+    host=addresses,
+    session_key=addresses,
+    expires_at=uint53s,
+)
+signed_authorizations = st.builds(SignedAuthorization, authorizations, signatures)
+
+# -- what stands inside the envelopes -------------------------------------------------------------
+
+extension_offers = st.builds(
+    ExtensionOffer,
+    authorization=st.none() | signed_authorizations,
+    last_acknowledgement=st.none() | signed_acknowledgements,
+)
+init_plaintexts = st.builds(
+    InitPlaintext,
+    job_id=job_ids,
+    model_name=texts(40),
+    session_key=byte_strings(32),
+    price_per_token=prices,
+    recovery_public_key=st.none() | public_keys,
+    extension=st.none() | extension_offers,
+)
+extension_terms = st.builds(
+    ExtensionTerms,
+    model_digest=hashes,
+    max_model_len=st.integers(0, (1 << 32) - 1),
+    price_per_token=prices,
+    receipt_interval=st.integers(0, (1 << 32) - 1),
+    max_unacknowledged=st.integers(0, (1 << 32) - 1),
+    seed_commitment=hashes,
+    sequence=uint64s,
+    receipt_hash=hashes,
+    cumulative_tokens=token_counts,
+)
+chunk_plaintexts = st.builds(
+    ChunkPlaintext,
+    text=texts(40),
+    token_ids=st.lists(st.integers(0, (1 << 32) - 1), max_size=MAX_CHUNK_TOKENS).map(tuple),
+)
+receipt_plaintexts = st.builds(
+    ReceiptPlaintext, signed=signed_receipts, seed=seeds, host_nonce=byte_strings(32)
+)
+end_plaintexts = st.builds(
+    EndPlaintext,
+    finish_reason=texts(32),
+    num_prompt_tokens=token_counts,
+    num_completion_tokens=token_counts,
+    seed_commitment=hashes,
+)
+
+# -- envelopes and frames -------------------------------------------------------------------------
+
+sealed_payloads = st.builds(
+    SealedPayload, ciphertext=st.binary(max_size=64), nonce=byte_strings(24), aad=st.binary()
+)
+init_envelopes = st.builds(
+    InitEnvelope,
+    ephemeral_public_key=byte_strings(33),
+    salt=st.just(b"") | byte_strings(32),
+    sealed=sealed_payloads,
+    info=texts(16).map(str.encode),
+    signature=signatures,
+)
+session_inits = st.builds(
+    EncryptedSessionInit,
+    session_id=identifiers,
+    job_id=job_ids,
+    chain_id=st.none() | uint53s,
+    payload=init_envelopes,
+    id=optional_identifiers,
+)
+
+
+def sealed_frames(kind: type[T]) -> st.SearchStrategy[T]:
+    """One of the frames that hold nothing but a payload."""
+    assert issubclass(kind, SealedFrame)
+    return st.builds(kind, session_id=identifiers, id=optional_identifiers, payload=sealed_payloads)
+
+
+stream_cancels = st.builds(
+    StreamCancel, session_id=identifiers, reason=texts(40), id=optional_identifiers
+)
+client_messages: st.SearchStrategy[ClientMessage] = st.one_of(
+    session_inits,
+    sealed_frames(EncryptedMessage),
+    sealed_frames(EncryptedAck),
+    sealed_frames(EncryptedClose),
+    stream_cancels,
+    st.just(Ping()),
+)
+
+extension_replies = st.builds(
+    ExtensionReply, ephemeral_public_key=byte_strings(33), payload=sealed_payloads
+)
+session_init_acks = st.builds(
+    SessionInitAck,
+    session_id=identifiers,
+    job_id=job_ids,
+    chain_id=uint53s,
+    client_address=texts(64),
+    id=optional_identifiers,
+    extension=st.none() | extension_replies,
+)
+encrypted_chunks = st.builds(
+    EncryptedChunk,
+    session_id=identifiers,
+    id=optional_identifiers,
+    tokens=st.integers(0, (1 << 32) - 1),
+    index=uint53s,
+    payload=sealed_payloads,
+    final=st.booleans(),
+)
+usages = st.builds(
+    Usage, prompt_tokens=uint53s, completion_tokens=uint53s, context_window_size=uint53s
+)
+stream_ends = st.builds(
+    StreamEnd,
+    session_id=identifiers,
+    id=optional_identifiers,
+    reason=st.sampled_from(["complete", "cancelled", "error"]),
+    tokens_used=uint53s,
+    finish_reason=st.none() | texts(16),
+    usage=st.none() | usages,
+)
+proofs_submitted = st.builds(
+    ProofSubmitted,
+    session_id=identifiers,
+    proof_id=hashes,
+    tokens_claimed=uint256s,
+    timestamp=uint53s,
+    size_bytes=uint53s,
+)
+sessions_closed = st.builds(
+    SessionClosed, session_id=identifiers, tokens_proven=uint256s, settles_in=uint53s
+)
+error_messages = st.builds(
+    ErrorMessage,
+    code=texts(16, 1),
+    message=texts(40, 1),
+    session_id=optional_identifiers,
+    id=optional_identifiers,
+    prompt_tokens=st.none() | uint53s,
+    context_window_size=st.none() | uint53s,
+)
+host_messages: st.SearchStrategy[HostMessage] = st.one_of(
+    st.builds(Connected, texts(40)),
+    session_init_acks,
+    encrypted_chunks,
+    sealed_frames(EncryptedReceipt),
+    sealed_frames(EncryptedResponse),
+    stream_ends,
+    proofs_submitted,
+    sessions_closed,
+    error_messages,
+    st.just(Pong()),
+)
+
+# -- records and checkpoints ----------------------------------------------------------------------
+
+
+def _sorted_prices(
+    by_token: dict[Address, PricePerToken],
+) -> tuple[tuple[Address, PricePerToken], ...]:
+    return tuple(sorted(by_token.items()))
+
+
+host_models = st.builds(
+    HostModel,
+    model_id=model_ids,
+    name=texts(16),
+    max_model_len=st.integers(0, (1 << 32) - 1),
+    prices=st.dictionaries(addresses, prices, max_size=3).map(_sorted_prices),
+)
+
+
+@st.composite
+def host_records(draw: st.DrawFn, secret: bytes) -> HostRecord:
+    """A record of the wallet `secret`."""
+    return HostRecord(
+        host=NATIVE.address_of(NATIVE.public_key(secret)),
+        peer_id=draw(peer_ids),
+        addresses=tuple(draw(st.lists(texts(24), max_size=3))),
+        api_url=draw(texts(24)),
+        models=tuple(draw(st.lists(host_models, max_size=2))),
+        chain_id=draw(chain_ids),
+        registry=draw(addresses),
+        sequence=draw(uint53s),
+        expires_at=draw(uint53s),
+    )
+
+
+timed_messages = st.builds(
+    TimedMessage, message=chat_messages, timestamp=uint53s, is_partial=st.booleans()
+)
+checkpoint_deltas = st.builds(
+    CheckpointDelta,
+    session_id=identifiers,
+    checkpoint_index=uint53s,
+    proof_hash=hashes,
+    start_token=uint53s,
+    end_token=uint53s,
+    messages=st.lists(timed_messages, max_size=3).map(tuple),
+)
+checkpoint_entries = st.builds(
+    CheckpointEntry,
+    index=uint53s,
+    proof_hash=hashes,
+    proof_cid=blob_ids.map(BlobId.encode),
+    delta_cid=blob_ids.map(BlobId.encode),
+    start_token=uint53s,
+    end_token=uint53s,
+    timestamp=uint53s,
+    is_encrypted=st.booleans(),
+)

@@ -1,0 +1,193 @@
+"""Rules about the tree itself that no linter holds."""
+
+import ast
+import json
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from fabstir.cli.app import COMMANDS
+from fabstir.telemetry.logs import is_secret
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src"
+GENERATED = {".git", ".venv", "node_modules", "out", "cache", "dist", "artifacts", "__pycache__"}
+LOCKS = {"uv.lock", "package-lock.json"}
+TEXT = {".py", ".md", ".toml", ".json", ".sol", ".yml", ".yaml", ".sh", ""}
+MAX_LINES = 600
+
+
+def is_cache(folder: str) -> bool:
+    return folder == ".hypothesis" or folder.endswith("_cache")
+
+
+@cache
+def tree() -> tuple[Path, ...]:
+    """Every text file that people wrote."""
+    found: list[Path] = []
+    for folder, subfolders, names in os.walk(ROOT):
+        subfolders[:] = [s for s in subfolders if s not in GENERATED and not is_cache(s)]
+        found += [Path(folder, name) for name in names if name not in LOCKS]
+    return tuple(path for path in sorted(found) if path.suffix in TEXT)
+
+
+def python_files(folder: Path) -> list[Path]:
+    return [path for path in tree() if path.suffix == ".py" and path.is_relative_to(folder)]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, and every name it imports from one, dotted."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def at(path: Path, text: str, offset: int) -> str:
+    return f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, offset) + 1}"
+
+
+def test_no_mocks() -> None:
+    mocks = re.compile(r"(unittest\.)?mock(\.|$)|pytest_mock")
+
+    users = [
+        f"{path}: {name}"
+        for path in python_files(ROOT)
+        for name in imports(path)
+        if mocks.match(name)
+    ]
+
+    assert users == []
+
+
+def test_no_file_is_too_long() -> None:
+    code = [path for path in tree() if path.suffix in {".py", ".sol", ".js", ".ts"}]
+
+    long = {str(p): n for p in code if (n := len(p.read_text().splitlines())) > MAX_LINES}
+
+    assert long == {}
+
+
+def test_nothing_names_a_machine_or_a_registry() -> None:
+    # In pieces, so that this file does not name them.
+    folders = "|".join(("wo" + "rk", "ro" + "ot", "op" + "t"))
+    hosts = "|".join(("py" + r"pi\.org", "python" + r"hosted\.org", "npm" + r"js\.(org|com)"))
+    forbidden = re.compile(rf"(?<![\w./}}\)-])/({folders})/|{hosts}")
+
+    named = [
+        at(path, text, match.start())
+        for path in tree()
+        for text in [path.read_text(encoding="utf-8")]
+        for match in forbidden.finditer(text)
+    ]
+
+    assert named == []
+
+
+def test_only_config_reads_the_environment() -> None:
+    readers = [
+        f"{module_name(path)}:{node.lineno}"
+        for path in python_files(SOURCE)
+        if not module_name(path).startswith("fabstir.config")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "environb"}
+        if node not in handed_on(path)
+    ]
+
+    assert readers == []
+
+
+def handed_on(path: Path) -> list[ast.expr]:
+    """`{**os.environ, ...}`: a child's environment is ours and more; nothing is read from it."""
+    dicts = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Dict)]
+    return [v for d in dicts for k, v in zip(d.keys, d.values, strict=True) if k is None]
+
+
+def test_every_module_is_imported() -> None:
+    entry_points = {f"fabstir.cli.{entry.module}" for entry in COMMANDS.values()}
+    modules = {
+        module_name(p) for p in python_files(SOURCE) if p.stem not in {"__init__", "__main__"}
+    }
+    started = {m for m in modules if m.startswith("fabstir.db.migrations.")} | entry_points
+    started |= {m for p in python_files(SOURCE) for m in modules if f'"{m}"' in p.read_text()}
+
+    imported = {name for path in python_files(SOURCE) for name in imports(path)}
+
+    assert modules - imported - started == set()
+
+
+def test_no_log_line_is_given_a_secret() -> None:
+    given = [
+        f"{path}:{key.lineno}"
+        for path in python_files(SOURCE)
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.keyword)
+        and node.arg == "extra"
+        and isinstance(node.value, ast.Dict)
+        for key in node.value.keys
+        if isinstance(key, ast.Constant) and is_secret(str(key.value))
+    ]
+
+    assert given == []
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    link = re.compile(r"\]\((?!https?://|mailto:|#)([^)#\s]+)")
+
+    dead = [
+        f"{at(path, text, match.start())}: {match[1]}"
+        for path in tree()
+        if path.suffix == ".md"
+        for text in [path.read_text(encoding="utf-8")]
+        for match in link.finditer(text)
+        if not (path.parent / match[1]).exists()
+    ]
+
+    assert dead == []
+
+
+@pytest.mark.parametrize("document", ["architecture.md"])
+def test_paths_in_the_documents_exist(document: str) -> None:
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    paths = re.findall(r"`([\w./-]+(?:\.py|\.sol|\.md|\.json|\.toml|/))`", text)
+
+    missing = [p for p in paths if not ((SOURCE / "fabstir" / p).exists() or (ROOT / p).exists())]
+
+    assert len(paths) > 20
+    assert missing == []
+
+
+def test_every_package_has_its_line_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    packages = [p.name for p in (SOURCE / "fabstir").iterdir() if any(p.glob("*.py"))]
+
+    assert [name for name in packages if f"\n| `{name}/` |" not in text] == []
+
+
+def test_the_changelog_says_what_comes_next() -> None:
+    assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_platform_of_the_node_tools_is_locked() -> None:
+    # `npm install` leaves out platforms that its registry does not offer at the time, and
+    # `npm ci` then refuses the lock.
+    packages = json.loads((ROOT / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+
+    optional = {n for p in packages.values() for n in p.get("optionalDependencies", {})}
+
+    assert [name for name in optional if f"node_modules/{name}" not in packages] == []
