@@ -30,6 +30,7 @@ def main() -> int:
     for pid, command in left.items():
         sys.stderr.write(f"left running: {pid} {command}\n")
         os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
     return 1 if left else code if code >= 0 else 128 - code
 
 

@@ -82,7 +82,7 @@ async def open_anvil(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=_die_with_parent(),
+        preexec_fn=die_with_parent(),
     )
     try:
         assert process.stdout is not None, "it is a pipe, see above"
@@ -125,7 +125,7 @@ async def _log_output(output: asyncio.StreamReader) -> None:
             logger.debug("anvil output", extra={"line": line.decode(errors="replace").strip()})
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
     """What the child runs before anvil: on Linux, ask the kernel to kill it when we die."""
     if sys.platform != "linux":
         return None

@@ -10,7 +10,7 @@ import typer
 from rich.panel import Panel
 
 from fabstir.cli.context import invocation, run_async
-from fabstir.cli.output import console, show, table
+from fabstir.cli.output import console, error_console, show, table
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
 from fabstir.crypto import checksum_address
@@ -79,7 +79,7 @@ def _show_plan(plan: RegistrationPlan) -> None:
         ("model", plan.entry.model_id),
         ("price", f"{format_amount(native, COIN_DECIMALS)} ETH per million tokens"),
     ]
-    console.print(table("registering this host", "", rows=rows))
+    error_console.print(table("registering this host", "", rows=rows))
 
 
 def _progress(what: str, how_far: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from fabstir.cli.context import invocation
 
@@ -23,12 +24,13 @@ def show(ctx: typer.Context, data: object, render: Callable[[], RenderableType])
 
     Args:
         data: what --json prints: dataclasses, mappings, sequences, paths and plain values.
-        render: makes what people see; called only if it is needed.
+        render: makes what people see; called only if it is needed. A text is shown as it is,
+            since hosts and peers wrote parts of it: no markup in it means anything.
     """
     if invocation(ctx).as_json:
         typer.echo(json.dumps(data, default=_to_json, indent=2, ensure_ascii=False))
     else:
-        console.print(render())
+        console.print(render(), markup=False)
 
 
 def table(*columns: str, rows: Sequence[Sequence[RenderableType]]) -> Table:
@@ -37,7 +39,7 @@ def table(*columns: str, rows: Sequence[Sequence[RenderableType]]) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
 
 

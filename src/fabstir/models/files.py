@@ -7,6 +7,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from anyio import from_thread, to_thread
@@ -59,12 +60,22 @@ async def verify_model(
         actual = await sha256_of(path, on_progress)
         if actual != sha256:
             raise ModelHashMismatch(str(path), sha256, actual)
-        await to_thread.run_sync(_check_header, path)
+        await check_header(path)
     except OSError as exc:
         raise ModelMissing(
-            f"the model {path} cannot be read ({exc.strerror}): correct model.path, or unset it "
-            "to have the model fetched"
+            f"the model {path} cannot be read ({exc.strerror}): put its file there, or correct "
+            "model.path"
         ) from exc
+
+
+async def check_header(path: Path) -> None:
+    """Look whether llama.cpp loads files of this kind.
+
+    Raises:
+        ModelNotGguf: it does not.
+        OSError: the file cannot be read.
+    """
+    await to_thread.run_sync(_check_header, path)
 
 
 def _check_header(path: Path) -> None:
@@ -80,14 +91,19 @@ def _check_header(path: Path) -> None:
         )
 
 
-async def was_verified(path: Path, sha256: Hash32) -> bool:
-    """Whether this very file was verified before.
+async def ensure_verified(path: Path, sha256: Hash32) -> None:
+    """Like `verify_model`, but a file that was verified before is not hashed again.
 
-    Hashing takes 0.1 s per 100 MB, which a start of a large model would feel. What is remembered
+    Hashing takes 0.1 s per 100 MB, which a start with a large model would feel. What is remembered
     is bound to size, time of change and inode, so a file that was replaced or written to is
     hashed again. Whoever can forge that can also write the file while it is loaded.
+
+    Raises:
+        ModelMissing, ModelHashMismatch, ModelNotGguf: as `verify_model`.
     """
-    return await to_thread.run_sync(_was_verified, path, sha256)
+    if not await to_thread.run_sync(_was_verified, path, sha256):
+        await verify_model(path, sha256)
+        await remember_verified(path, sha256)
 
 
 def _was_verified(path: Path, sha256: Hash32) -> bool:
@@ -98,8 +114,9 @@ def _was_verified(path: Path, sha256: Hash32) -> bool:
 
 
 async def remember_verified(path: Path, sha256: Hash32) -> None:
-    """Note that a file's bytes were just verified."""
-    await to_thread.run_sync(_remember_verified, path, sha256)
+    """Note that a file's bytes were just verified; in a read-only folder that stays unsaid."""
+    with suppress(OSError):
+        await to_thread.run_sync(_remember_verified, path, sha256)
 
 
 def _remember_verified(path: Path, sha256: Hash32) -> None:

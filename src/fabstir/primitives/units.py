@@ -28,7 +28,7 @@ BPS_DENOMINATOR = 10_000
 
 TOKENS_PER_MILLION = 1_000_000
 
-_AMOUNT = re.compile(r"(?=\.?[0-9])([0-9]{0,60})\.?([0-9]{0,60})", re.ASCII)
+_AMOUNT = re.compile(r"(?=\.?[0-9])([0-9]{0,78})(?:\.([0-9]{0,78}))?", re.ASCII)
 
 
 def cost_of(tokens: TokenCount, price: PricePerToken) -> Wei:
@@ -68,7 +68,7 @@ def parse_amount(text: str, decimals: int) -> Wei:
     if match is None:
         raise ValueError(f"{text!r} is not an amount of money: write it like 12 or 0.05")
     # Digits only: decimal.Decimal rounds to 28 of them, which is less than 10^10 ETH in wei.
-    whole, fraction = match[1], match[2].rstrip("0")
+    whole, fraction = match[1], (match[2] or "").rstrip("0")
     if len(fraction) > decimals:
         raise ValueError(f"{text!r} has more than {decimals} decimals")
     return Wei(int(whole + fraction.ljust(decimals, "0") or "0"))

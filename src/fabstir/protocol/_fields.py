@@ -6,23 +6,19 @@ raises RemoteProtocolError, never another error.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import cast
 
+from fabstir.primitives.encoding import parse_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, Hash32, parse_address, parse_hash32
 from fabstir.protocol.crypto import is_curve_point
-from fabstir.protocol.limits import MAX_FRAME_BYTES, MAX_ID_CHARS
+from fabstir.protocol.limits import MAX_FRAME_BYTES, MAX_ID_CHARS, MAX_JSON_DEPTH
 
 _DECIMAL = re.compile(r"[0-9]{1,78}")
 _UINT256 = 1 << 256
 _EXACT_FLOAT = 1 << 53
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 class Fields:
@@ -39,12 +35,11 @@ class Fields:
         if len(raw) > MAX_FRAME_BYTES:
             raise RemoteProtocolError(f"{where} is longer than {MAX_FRAME_BYTES} bytes")
         try:
-            # Decoded here, because json.loads would take UTF-16 and UTF-32 as well.
-            value = json.loads(raw.decode(), parse_constant=_no_constant)
+            value = parse_json(raw, max_depth=MAX_JSON_DEPTH)
         except UnicodeDecodeError as exc:
             raise RemoteProtocolError(f"{where} is not UTF-8", code="INVALID_UTF8") from exc
-        except (ValueError, RecursionError) as exc:
-            raise RemoteProtocolError(f"{where} is not JSON") from exc
+        except ValueError as exc:
+            raise RemoteProtocolError(f"{where} is not JSON: {exc}") from exc
         return cls.of(value, where)
 
     @classmethod

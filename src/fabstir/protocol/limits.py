@@ -7,6 +7,10 @@ from typing import Final
 MAX_FRAME_BYTES: Final = 4 * 1024 * 1024
 """Longest WebSocket frame: a million tokens of prompt in hex would not fit any model we know."""
 
+MAX_JSON_DEPTH: Final = 32
+"""Deepest nesting of a peer's JSON: our deepest message has five levels, and Python's parser
+recurses."""
+
 MAX_ID_CHARS: Final = 128
 """Longest session, request or message id: they are echoed, so they bound what a peer reflects."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Final, Self, cast
 
-from fabstir.primitives.encoding import Json, canonical_json
+from fabstir.primitives.encoding import Json, canonical_json, parse_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount
@@ -17,6 +16,7 @@ from fabstir.protocol.limits import (
     MAX_CHUNK_TEXT_BYTES,
     MAX_CHUNK_TOKENS,
     MAX_COMPLETION_TOKENS,
+    MAX_JSON_DEPTH,
     MAX_MESSAGES,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
@@ -249,16 +249,14 @@ class ChatRequest:
     @staticmethod
     def _fields_of(data: bytes) -> Fields:
         try:
-            text = data.decode()
+            value = parse_json(data, max_depth=MAX_JSON_DEPTH)
         except UnicodeDecodeError as exc:
             raise RemoteProtocolError("the request is not UTF-8", code="INVALID_UTF8") from exc
-        try:
-            value: object = json.loads(text)
-        except (ValueError, RecursionError):
-            value = text
+        except ValueError:
+            value = None
         if isinstance(value, dict):
-            return Fields.parse(data, "request")
-        return Fields({"prompt": value if isinstance(value, str) else text}, "request")
+            return Fields.of(cast("object", value), "request")
+        return Fields({"prompt": value if isinstance(value, str) else data.decode()}, "request")
 
 
 def _messages(fields: Fields) -> tuple[ChatMessage, ...]:

@@ -187,18 +187,19 @@ class Discovery:
         Raises:
             PeerUnreachable: it does not answer, or says itself that it cannot serve.
         """
-        url = f"{api_url.rstrip('/')}/v1/health"
+        url = api_url.rstrip("/")
         try:
             with anyio.fail_after(LATENCY_TIMEOUT):
-                # The first opens the connection (and TLS), which sessions do only once.
-                await self.http.get(url)
+                # This one also opens the connection (and TLS), which sessions do only once.
+                health = await self.http.get(f"{url}/v1/health")
                 started = time.monotonic()
-                answer = await self.http.get(url)
+                await self.http.get(f"{url}/v1/version")
                 latency = time.monotonic() - started
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as exc:
-            raise PeerUnreachable(f"{api_url} does not answer: {exc or 'timeout'!s}") from exc
-        if not answer.is_success:
-            raise PeerUnreachable(f"{api_url} is not healthy: HTTP {answer.status_code}")
+            reason = str(exc) or type(exc).__name__
+            raise PeerUnreachable(f"{api_url} does not answer: {reason}") from exc
+        if not health.is_success:
+            raise PeerUnreachable(f"{api_url} is not healthy: HTTP {health.status_code}")
         return latency
 
 

@@ -7,12 +7,12 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.strategies import blob_ids, model_ids
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, model_cid
 from fabstir.primitives.encoding import decode_multibase, encode_multibase
 from fabstir.primitives.ids import ModelId, to_bytes
-from tests.strategies import blob_ids, model_ids
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "data" / "s5-golden.json"
 

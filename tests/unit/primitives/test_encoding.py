@@ -2,10 +2,13 @@
 
 import json
 import math
+import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.strategies import texts
 
 from fabstir.primitives.encoding import (
     MAX_MULTIBASE_CHARS,
@@ -18,8 +21,8 @@ from fabstir.primitives.encoding import (
     encode_base58,
     encode_multibase,
     encode_varint,
+    parse_json,
 )
-from tests.strategies import texts
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | texts(8),
@@ -49,6 +52,60 @@ def test_canonical_json_has_one_form(value: Json) -> None:
 def test_canonical_json_refuses_what_json_cannot_carry(value: Json) -> None:
     with pytest.raises(ValueError, match=r"JSON|surrogates"):
         canonical_json(value)
+
+
+@given(json_values)
+def test_json_of_others_is_read_as_the_library_reads_it(value: Json) -> None:
+    text = json.dumps(value)
+
+    assert parse_json(text, max_depth=32) == value
+    assert parse_json(text.encode(), max_depth=32) == value
+
+
+@pytest.mark.parametrize("limit", [1, 2, 32])
+@pytest.mark.parametrize(("left", "right"), ["[]", ('{"a":', "}"), ('[{"}":[', "]}]")])
+def test_nesting_is_bounded(limit: int, left: str, right: str) -> None:
+    levels = sum(left.count(bracket) for bracket in "[{")
+    times = limit // levels
+    nested = left * times + "1" + right * times
+
+    if times:
+        assert parse_json(nested, max_depth=limit) == json.loads(nested)
+    with pytest.raises(ValueError, match="levels deep"):
+        parse_json(left * (times + 1) + "1" + right * (times + 1), max_depth=limit)
+
+
+@given(st.lists(st.sampled_from(["[", "]", "{", "}", '"', "\\", "a", ",", "1"]), max_size=40))
+def test_brackets_in_strings_do_not_count(pieces: list[str]) -> None:
+    value = ["".join(pieces)] * 3
+    text = json.dumps([[value]])
+
+    assert parse_json(text, max_depth=3) == [[value]]
+
+
+@pytest.mark.parametrize("limit", [1000, 100_000])
+@pytest.mark.parametrize("bracket", ["[", '{"x":', '[{"x":[', '[[["]]]', '"[', '["\\'])
+def test_deep_json_is_refused_whatever_the_recursion_limit_is(bracket: str, limit: int) -> None:
+    """py_ecc, below web3.py, sets 100,000: each of these was a segmentation fault then."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit)
+    try:
+        with pytest.raises(ValueError):  # noqa: PT011 - too deep, or not JSON
+            parse_json(bracket * 200_000, max_depth=32)
+    finally:
+        sys.setrecursionlimit(before)
+
+
+@pytest.mark.parametrize("text", ["", "NaN", "[Infinity]", "-Infinity", "{'a':1}", "[1,]", "1 2"])
+def test_what_is_not_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever the parser says
+        parse_json(text, max_depth=32)
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-32", "utf-8-sig"])
+def test_json_is_utf_8(codec: str) -> None:
+    with pytest.raises(ValueError, match=r"utf-8|BOM"):
+        parse_json('{"a":"é"}'.encode(codec), max_depth=32)
 
 
 @pytest.mark.parametrize(
@@ -139,29 +196,23 @@ def test_multibase_reads_one_text_a_value(text: str) -> None:
         "m" + "AAAA",  # an unknown base
         "f5B82",  # capitals
         "f5b 82",  # white space, which bytes.fromhex skips
-        "f5b8",  # known good below: this one is only a control of the next
         "f5b8x",
         "blob",  # left-over bits that are not zero
         "bLOBB",
         "bmy======",
         "uW4I!e",  # a foreign letter, which Python's base 64 skips
-        "uW4J",  # control
         "uW4IeX",
         "uW4I=",
         "z0",
     ],
 )
 def test_multibase_is_strict(text: str) -> None:
-    if text in {"f5b8", "uW4J"}:
-        assert encode_multibase(decode_multibase(text), text[0]) == text
-        return
     with pytest.raises(ValueError):  # noqa: PT011 - whatever the decoder says
         decode_multibase(text)
 
 
 @pytest.mark.parametrize("decode", [decode_multibase, decode_base58])
-def test_long_identifiers_are_refused_before_any_work(decode: object) -> None:
-    assert callable(decode)
+def test_long_identifiers_are_refused_before_any_work(decode: Callable[[str], bytes]) -> None:
     with pytest.raises(ValueError, match="at most"):
         decode("z" * (MAX_MULTIBASE_CHARS + 1))
 

@@ -1,0 +1,141 @@
+"""A host as a process of its own, on a devnet: what the demo and the end-to-end tests run.
+
+It is `fabstir serve`, started as its owner would, with a config file, a keystore and a password
+file in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from fabstir.chain.anvil import die_with_parent
+from fabstir.chain.keystore import Signer, import_keystore, write_secret_file
+from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.ids import Address
+
+START_TIMEOUT = 180.0
+"""Seconds: the first start of a machine also measures thread counts."""
+
+STOP_TIMEOUT = 90.0
+"""Seconds for a host to finish, prove and settle."""
+
+_DEV_PASSWORD = "devnet"  # noqa: S105 - of a key that is public anyway
+_DEV_SCRYPT_N = 2**12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostProcess:
+    """A host that serves, in another process.
+
+    Attributes:
+        folder: its config, keys, journal and log (`host.log`).
+        facts: what `fabstir serve --json` says when it is ready.
+    """
+
+    process: Process
+    folder: Path
+    account: Address
+    facts: Mapping[str, Any]
+
+    @property
+    def api_url(self) -> str:
+        """Where its doors are."""
+        return str(self.facts["api_url"])
+
+    @property
+    def p2p_address(self) -> str:
+        """A multiaddr to bootstrap from."""
+        return str(self.facts["p2p_addresses"][0])
+
+    @property
+    def data_dir(self) -> Path:
+        """Its journal's folder."""
+        return self.folder / "data"
+
+    def log(self) -> str:
+        """What it logged so far."""
+        return (self.folder / "host.log").read_text(errors="replace")
+
+    async def kill(self) -> None:
+        """SIGKILL, as a power cut would."""
+        self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM: drain; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        with anyio.fail_after(STOP_TIMEOUT):
+            return await self.process.wait()
+
+
+async def prepare_wallet(folder: Path, signer: Signer) -> None:
+    """Put a devnet account's keystore and password file where the settings expect them."""
+    if not await anyio.Path(folder / "wallet.json").exists():
+        write_secret_file(folder / "wallet.password", _DEV_PASSWORD)
+        await import_keystore(
+            folder / "wallet.json", signer.secret_key, _DEV_PASSWORD, scrypt_n=_DEV_SCRYPT_N
+        )
+
+
+@asynccontextmanager
+async def open_host_process(
+    folder: Path, signer: Signer, settings: Mapping[str, str]
+) -> AsyncGenerator[HostProcess]:
+    """Run `fabstir serve` until the block is left; it is then killed if it still runs.
+
+    Args:
+        folder: made if it is new; a second start in the same folder is the same host again.
+        settings: "section.name" to text, as for --set.
+
+    Raises:
+        ConfigError: it did not become ready; the text ends with its log.
+    """
+    await anyio.Path(folder).mkdir(parents=True, exist_ok=True)
+    await prepare_wallet(folder, signer)
+    config = folder / "config.toml"
+    await anyio.Path(config).touch()
+    options = [f"--set={name}={value}" for name, value in settings.items()]
+    command = [
+        *(sys.executable, "-m", "fabstir", "--config", str(config), "--json"),
+        *("--log-level", "info", f"--set=paths.data_dir={folder / 'data'}", *options),
+        *("serve", "--yes"),
+    ]
+    log = await anyio.to_thread.run_sync(lambda: (folder / "host.log").open("ab"))
+    with log:
+        # asyncio's own call: anyio's has no way to run code in the child before the program.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=PIPE, stderr=log, start_new_session=True, preexec_fn=die_with_parent()
+        )
+    try:
+        facts = await _facts(process, folder)
+        yield HostProcess(process=process, folder=folder, account=signer.address, facts=facts)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        with anyio.CancelScope(shield=True):
+            await process.wait()
+
+
+async def _facts(process: Process, folder: Path) -> Mapping[str, Any]:
+    """Read until the JSON that says it is ready is complete."""
+    assert process.stdout is not None, "opened with a pipe"
+    said = b""
+    with anyio.move_on_after(START_TIMEOUT):
+        async for line in process.stdout:
+            said += line
+            if line == b"}\n":  # the end of indented JSON
+                facts: Mapping[str, Any] = json.loads(said)
+                return facts
+    log = (folder / "host.log").read_text(errors="replace")
+    raise ConfigError(f"the host in {folder} did not start; its log ends: {log[-2000:]}")

@@ -1,0 +1,331 @@
+"""The renter's commands: chat, hosts, balance, sessions."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+import anyio.to_thread
+import typer
+from rich.console import Group
+
+from fabstir.cli.chat import Chat
+from fabstir.cli.chat_view import (
+    ChatView,
+    JsonView,
+    TerminalView,
+    offer_json,
+    settlement_json,
+    settlement_table,
+)
+from fabstir.cli.context import invocation, run_async
+from fabstir.cli.lines import LineReader
+from fabstir.cli.output import show, table
+from fabstir.config import Settings
+from fabstir.crypto import checksum_address
+from fabstir.db.renter import RenterState
+from fabstir.primitives.errors import ConfigError, NoHostFound
+from fabstir.primitives.ids import Address
+from fabstir.primitives.units import Wei, cost_of, parse_amount
+from fabstir.protocol.sampling import SamplingParams
+from fabstir.sdk import (
+    Balance,
+    FabstirClient,
+    HostOffer,
+    PaymentToken,
+    Settlement,
+    open_client,
+)
+
+T = TypeVar("T")
+
+app = typer.Typer()
+sessions = typer.Typer(help="List, close or recover paid sessions.", no_args_is_help=True)
+app.add_typer(sessions, name="sessions")
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Its id, repo:file or file name; default: the only.")
+]
+TokenOption = Annotated[str, typer.Option("--token", help="Pay in eth or usdc.")]
+SessionArgument = Annotated[str, typer.Argument(help="The session's number or id.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """What the user asks of a chat; amounts as text, in the payment token."""
+
+    model: str | None
+    token: str
+    deposit: str | None
+    max_price: str | None
+    max_tokens: int
+    system: str
+    is_confirmed: bool
+
+
+@app.command("chat")
+def chat(
+    ctx: typer.Context,
+    *,
+    model: ModelOption = None,
+    deposit: Annotated[
+        str | None, typer.Option(help="What to lock, such as 0.001; the rest comes back.")
+    ] = None,
+    pay_in: TokenOption = "eth",
+    max_price: Annotated[
+        str | None, typer.Option(help="The most to pay per million tokens, such as 0.5.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 1024,
+    system: Annotated[str, typer.Option(help="A system message before the conversation.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Lock the deposit without asking.")] = False,
+) -> None:
+    """Talk to a model on somebody's machine; every receipt is checked, the rest comes back."""
+    options = ChatOptions(
+        model=model,
+        token=pay_in,
+        deposit=deposit,
+        max_price=max_price,
+        max_tokens=max_tokens,
+        system=system,
+        is_confirmed=yes,
+    )
+    view: ChatView = JsonView() if invocation(ctx).as_json else TerminalView()
+    _with_client(ctx, lambda client, settings: _chat(client, settings, options, view))
+
+
+async def _chat(
+    client: FabstirClient, settings: Settings, options: ChatOptions, view: ChatView
+) -> None:
+    token = client.token(options.token)
+    offers = await client.find_hosts(options.model, payment_token=token.address)
+    offer = _affordable(offers, options.max_price)
+    deposit = _deposit(settings, token, options.deposit)
+    view.quote(await client.quote(offer, deposit))
+    if not options.is_confirmed:
+        await _confirm(token.format(deposit))
+    sampling = SamplingParams(max_tokens=options.max_tokens, seed=0)
+    async with client.open_session(offer, deposit=deposit) as session:
+        view.opened(session)
+        await Chat(session, view, sampling, options.system).run(LineReader())
+        view.note("\nsettling: the host puts its last claim on chain, the rest comes back")
+        view.settled(await session.close())
+
+
+def _affordable(offers: tuple[HostOffer, ...], max_price: str | None) -> HostOffer:
+    """The best offer within the user's limit."""
+    if max_price is None:
+        return offers[0]
+    token = offers[0].token
+    limit = _amount(max_price, token, "--max-price")
+    for offer in offers:
+        if offer.price_per_million <= limit:
+            return offer
+    cheapest = min(offer.price_per_million for offer in offers)
+    raise NoHostFound(
+        f"the cheapest of {len(offers)} hosts asks {token.format(cheapest)} per million tokens, "
+        f"more than {token.format(limit)}: raise --max-price"
+    )
+
+
+def _deposit(settings: Settings, token: PaymentToken, text: str | None) -> Wei:
+    if text is not None:
+        return _amount(text, token, "--deposit")
+    renter = settings.renter
+    return renter.deposit_usdc if token.name == "usdc" else renter.deposit_native
+
+
+def _amount(text: str, token: PaymentToken, option: str) -> Wei:
+    try:
+        return parse_amount(text, token.decimals)
+    except ValueError as exc:
+        raise ConfigError(f"{option}: {exc}") from exc
+
+
+async def _confirm(deposit: str) -> None:
+    if not sys.stdin.isatty():
+        raise ConfigError(f"locking {deposit} needs a yes: add --yes, or run it in a terminal")
+    if not await anyio.to_thread.run_sync(lambda: typer.confirm(f"Lock {deposit}?", default=True)):
+        raise typer.Exit(1)
+
+
+@app.command("hosts")
+def hosts(ctx: typer.Context, *, model: ModelOption = None, pay_in: TokenOption = "eth") -> None:
+    """List who serves a model now, the best first: price, measured latency, context."""
+
+    async def find(client: FabstirClient, _: Settings) -> tuple[HostOffer, ...]:
+        return await client.find_hosts(model, payment_token=client.token(pay_in).address)
+
+    offers = _with_client(ctx, find)
+    rows = [
+        (
+            checksum_address(offer.host),
+            offer.token.format(offer.price_per_million),
+            f"{offer.latency * 1000:.0f} ms",
+            str(offer.max_model_len),
+            offer.api_url,
+        )
+        for offer in offers
+    ]
+    columns = ("host", "price per million", "latency", "context", "url")
+    show(ctx, [offer_json(offer) for offer in offers], lambda: table(*columns, rows=rows))
+
+
+@app.command("balance")
+def balance(ctx: typer.Context) -> None:
+    """Show what the wallet holds, what sessions have locked, and what can be withdrawn."""
+    address, balances = _with_client(ctx, _balances)
+    data = {
+        "address": address,
+        "balances": [
+            {
+                "payment_token": b.token.address,
+                "symbol": b.token.symbol,
+                "decimals": b.token.decimals,
+                "wallet": b.wallet,
+                "locked": b.locked,
+                "in_contract": b.in_contract,
+            }
+            for b in balances
+        ],
+    }
+    rows = [
+        [b.token.symbol, *(b.token.format(a) for a in (b.wallet, b.locked, b.in_contract))]
+        for b in balances
+    ]
+    columns = (checksum_address(address), "wallet", "locked in sessions", "in the contract")
+    show(ctx, data, lambda: table(*columns, rows=rows))
+
+
+async def _balances(client: FabstirClient, _: Settings) -> tuple[Address, tuple[Balance, ...]]:
+    return client.wallet, await client.balances()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLine:
+    """What may be shown of a session: never its keys. Amounts in smallest units."""
+
+    session: str
+    job_id: int | None
+    state: str
+    outcome: str | None
+    host: str
+    model: str
+    payment_token: str
+    deposit: int
+    tokens: int
+    cost: int
+    refund: int | None
+    created_at: float
+
+
+@sessions.command("list")
+def list_sessions(
+    ctx: typer.Context,
+    *,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Also those that are settled or never began.")
+    ] = False,
+) -> None:
+    """List sessions, oldest first: what is locked where, and what was agreed to."""
+    lines, tokens = _with_client(ctx, _session_lines)
+    over = {RenterState.SETTLED, RenterState.FAILED}
+    shown = [line for line in lines if show_all or line.state not in over]
+    by_address = {token.address: token for token in tokens}
+
+    def money(line: SessionLine, amount: int | None) -> str:
+        token = by_address.get(Address(line.payment_token))
+        if amount is None:
+            return ""
+        return token.format(amount) if token else f"{amount} of {line.payment_token}"
+
+    rows = [
+        (
+            str(line.job_id or line.session),
+            line.outcome or line.state,
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(line.created_at)),
+            checksum_address(Address(line.host)),
+            money(line, line.deposit),
+            str(line.tokens),
+            money(line, line.cost),
+            money(line, line.refund),
+        )
+        for line in shown
+    ]
+    columns = ("session", "state", "opened", "host", "deposit", "tokens", "cost", "refund")
+    show(ctx, shown, lambda: table(*columns, rows=rows))
+
+
+async def _session_lines(
+    client: FabstirClient, _: Settings
+) -> tuple[list[SessionLine], tuple[PaymentToken, ...]]:
+    lines: list[SessionLine] = []
+    for row in await client.sessions():
+        tokens = await client.tokens_agreed(row)
+        lines.append(
+            SessionLine(
+                session=row.id,
+                job_id=row.job_id,
+                state=row.state,
+                outcome=row.outcome,
+                host=row.host,
+                model=row.model_name,
+                payment_token=row.payment_token,
+                deposit=row.deposit,
+                tokens=tokens,
+                cost=cost_of(tokens, row.price_per_token),
+                refund=row.refund,
+                created_at=row.created_at,
+            )
+        )
+    return lines, client.tokens
+
+
+@sessions.command("close")
+def close_session(
+    ctx: typer.Context,
+    session: SessionArgument,
+    *,
+    now: Annotated[
+        bool,
+        typer.Option(
+            "--now", help="Do not wait for the host to claim what was acknowledged: it loses that."
+        ),
+    ] = False,
+) -> None:
+    """Close a session and get the rest of its deposit back."""
+
+    async def close(client: FabstirClient, _: Settings) -> Settlement:
+        return await client.close_session(session, now=now)
+
+    _show_settlements(ctx, [_with_client(ctx, close)])
+
+
+@sessions.command("recover")
+def recover_sessions(ctx: typer.Context) -> None:
+    """Look at every unfinished session on chain now, and bring home what can come."""
+
+    async def recover(client: FabstirClient, _: Settings) -> list[Settlement]:
+        return await client.recover()
+
+    _show_settlements(ctx, _with_client(ctx, recover))
+
+
+def _show_settlements(ctx: typer.Context, settlements: list[Settlement]) -> None:
+    data = [settlement_json(settlement) for settlement in settlements]
+    tables = [settlement_table(settlement) for settlement in settlements]
+    show(ctx, data, lambda: Group(*tables) if tables else "no session is unfinished")
+
+
+def _with_client(
+    ctx: typer.Context, action: Callable[[FabstirClient, Settings], Awaitable[T]]
+) -> T:
+    settings = invocation(ctx).settings()
+
+    async def main() -> T:
+        async with open_client(settings) as client:
+            return await action(client, settings)
+
+    return run_async(main)

@@ -1,0 +1,194 @@
+"""Reading a peer's JSON: every spelling, both forms of numbers, one type of error."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.strategies import json_safe, uint256s
+
+from fabstir.primitives.encoding import Json
+from fabstir.primitives.errors import RemoteProtocolError
+from fabstir.protocol._fields import Fields
+from fabstir.protocol.limits import MAX_FRAME_BYTES, MAX_ID_CHARS
+
+json_values: st.SearchStrategy[Json] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(json_safe, max_size=8)
+    | st.sampled_from(["0x00", "12", "\ud800", "9" * 80]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+GETTERS: dict[str, Callable[[Fields], object]] = {
+    "text": lambda f: f.text("x", limit=4),
+    "optional_text": lambda f: f.optional_text("x"),
+    "identifier": lambda f: f.identifier("x"),
+    "optional_identifier": lambda f: f.optional_identifier("x"),
+    "integer": lambda f: f.integer("x"),
+    "optional_integer": lambda f: f.optional_integer("x", limit=10),
+    "millionths": lambda f: f.millionths("x", default=1, limit=1_000_000),
+    "flag": lambda f: f.flag("x"),
+    "hex": lambda f: f.hex("x"),
+    "hex of a size": lambda f: f.hex("x", size=2),
+    "point": lambda f: f.point("x"),
+    "hash32": lambda f: f.hash32("x"),
+    "address": lambda f: f.address("x"),
+    "child": lambda f: f.child("x"),
+    "optional_child": lambda f: f.optional_child("x"),
+    "items": lambda f: f.items("x", limit=2),
+    "children": lambda f: f.children("x", limit=2),
+    "texts": lambda f: f.texts("x", limit=2, chars=4),
+}
+
+
+def fields(value: Json) -> Fields:
+    return Fields({"x": value}, "frame")
+
+
+@pytest.mark.parametrize("getter", GETTERS.values(), ids=GETTERS)
+@given(value=json_values)
+def test_a_getter_gives_a_value_or_the_one_error(
+    getter: Callable[[Fields], object], value: Json
+) -> None:
+    for field in (fields(value), Fields({}, "frame")):
+        with suppress(RemoteProtocolError):
+            getter(field)
+
+
+def test_the_first_spelling_that_is_there_and_not_null_counts() -> None:
+    both = Fields({"job_id": None, "jobId": 5, "job": 6}, "frame")
+
+    assert both.integer("job_id", "jobId", "job") == 5
+    assert both.get("job_id") is None
+
+
+@given(uint256s)
+def test_both_forms_of_numbers(number: int) -> None:
+    assert fields(number).integer("x") == number
+    assert fields(str(number)).integer("x") == number
+    assert fields(number).identifier("x") == str(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("7.0", 7), ("1e3", 1000), ("9007199254740991.0", (1 << 53) - 1), ('"07"', 7)],
+)
+def test_whole_fractions_are_integers(text: str, number: int) -> None:
+    assert Fields.parse(f'{{"x":{text}}}', "frame").integer("x") == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-1",
+        '"-1"',
+        "1.5",
+        "true",
+        '""',
+        '" 1"',
+        '"0x1"',
+        "1e400",
+        "9007199254740993.0",
+        '"1e3"',
+        "[]",
+    ],
+)
+def test_what_is_no_unsigned_integer_is_refused(text: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="unsigned integer"):
+        Fields.parse(f'{{"x":{text}}}', "frame").integer("x")
+
+
+@pytest.mark.parametrize("data", ['{"x":1}', b'{"x":1}', ' {"x" : 1.0} '])
+def test_objects_are_parsed_from_text_and_bytes(data: str | bytes) -> None:
+    assert Fields.parse(data, "frame").integer("x") == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        ("", "INVALID_PAYLOAD"),
+        ("[]", "INVALID_PAYLOAD"),
+        ("null", "INVALID_PAYLOAD"),
+        ('{"x":NaN}', "INVALID_PAYLOAD"),
+        ('{"x":-Infinity}', "INVALID_PAYLOAD"),
+        ('{"x":' + "9" * 5000 + "}", "INVALID_PAYLOAD"),
+        ("[" * 100_000, "INVALID_PAYLOAD"),
+        ('{"x":' * 100_000, "INVALID_PAYLOAD"),
+        (b"\xff\xfe", "INVALID_UTF8"),
+        ('{"x":1}'.encode("utf-16"), "INVALID_UTF8"),  # which json.loads would take
+        ('{"x":1}'.encode("utf-8-sig"), "INVALID_PAYLOAD"),
+        ('{"x":"\ud800"}', "INVALID_UTF8"),
+    ],
+    ids=range(12),
+)
+def test_other_data_is_refused(data: str | bytes, code: str) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        Fields.parse(data, "frame")
+    assert caught.value.code == code
+
+
+def test_the_limit_counts_bytes_not_characters() -> None:
+    fits = json.dumps({"x": "a" * (MAX_FRAME_BYTES - 8)}, separators=(",", ":"))
+    wide = json.dumps({"x": "é" * (MAX_FRAME_BYTES // 2)}, ensure_ascii=False)
+
+    assert len(fits) == MAX_FRAME_BYTES
+    assert Fields.parse(fits, "frame").text("x")
+    for data in (fits + " ", wide, wide.encode()):
+        with pytest.raises(RemoteProtocolError, match="longer than"):
+            Fields.parse(data, "frame")
+
+
+@pytest.mark.parametrize("spelling", ["00ff", "0x00FF", "0X00ff"])
+def test_hex_with_and_without_prefix(spelling: str) -> None:
+    assert fields(spelling).hex("x", size=2) == b"\x00\xff"
+
+
+@pytest.mark.parametrize("spelling", ["0", "0xg0", "00 ff", " 00", "0x0x00", "0X0x00"])
+def test_what_is_not_hex_is_refused(spelling: str) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        fields(spelling).hex("x")
+    assert caught.value.code == "INVALID_HEX_ENCODING"
+
+
+def test_a_lone_surrogate_is_no_text() -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        Fields.parse('{"x":"\\ud800"}', "frame").text("x")
+    assert caught.value.code == "INVALID_UTF8"
+
+
+def test_ids_are_bounded_because_they_are_echoed() -> None:
+    assert fields("i" * MAX_ID_CHARS).identifier("x")
+    with pytest.raises(RemoteProtocolError, match="at most"):
+        fields("i" * (MAX_ID_CHARS + 1)).identifier("x")
+
+
+@given(st.integers(0, 10_000_000))
+def test_millionths_are_exact(number: int) -> None:
+    written = json.dumps({"x": number / 1_000_000})
+
+    assert Fields.parse(written, "frame").millionths("x", default=0, limit=10_000_000) == number
+
+
+def test_a_fraction_that_is_not_there_has_its_default() -> None:
+    assert fields(None).millionths("x", default=5, limit=10) == 5
+
+
+@pytest.mark.parametrize("text", ["-0.1", "1.1", "1e400", "1" + "0" * 400, "true", '"0.5"'])
+def test_fractions_out_of_range_are_refused(text: str) -> None:
+    """An integer of 400 digits was an OverflowError before: any renter could crash a handler."""
+    with pytest.raises(RemoteProtocolError, match="x must be"):
+        Fields.parse(f'{{"x":{text}}}', "frame").millionths("x", default=0, limit=1_000_000)
+
+
+def test_lists_are_bounded_and_name_their_items() -> None:
+    with pytest.raises(RemoteProtocolError, match="at most 2"):
+        fields([1, 2, 3]).items("x", limit=2)
+    with pytest.raises(RemoteProtocolError, match=r"frame\.x\[1\] is not a JSON object"):
+        fields([{}, 5]).children("x", limit=2)
+    assert fields(["a", "b"]).texts("x", limit=2, chars=1) == ("a", "b")
