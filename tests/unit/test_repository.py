@@ -92,7 +92,7 @@ def test_nothing_names_a_machine_or_a_registry() -> None:
     named = [
         at(path, text, match.start())
         for path in tree()
-        for text in [path.read_text(encoding="utf-8")]
+        for text in [path.read_text(encoding="utf-8", errors="replace")]
         for match in forbidden.finditer(text)
     ]
 

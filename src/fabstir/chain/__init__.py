@@ -1,1 +1,54 @@
 """The chain: RPC, contracts, events, transactions, keys, and a local devnet."""
+
+from fabstir.chain.contracts import Contracts
+from fabstir.chain.deployment import Deployment, load_deployment, save_deployment
+from fabstir.chain.events import ChainEvent, decode_event, event_filter
+from fabstir.chain.follower import LogBatch, LogFollower, Rollback, follow_logs
+from fabstir.chain.keystore import (
+    Signer,
+    create_keystore,
+    import_keystore,
+    load_keystore,
+    read_secret_file,
+    write_secret_file,
+)
+from fabstir.chain.records import Block, ContractCall, Fees, Log, LogFilter, Receipt
+from fabstir.chain.rpc import Chain, open_chain
+from fabstir.chain.transactions import (
+    MinedTransaction,
+    TransactionOptions,
+    TransactionQueue,
+    open_transaction_queue,
+)
+
+__all__ = [
+    "Block",
+    "Chain",
+    "ChainEvent",
+    "ContractCall",
+    "Contracts",
+    "Deployment",
+    "Fees",
+    "Log",
+    "LogBatch",
+    "LogFilter",
+    "LogFollower",
+    "MinedTransaction",
+    "Receipt",
+    "Rollback",
+    "Signer",
+    "TransactionOptions",
+    "TransactionQueue",
+    "create_keystore",
+    "decode_event",
+    "event_filter",
+    "follow_logs",
+    "import_keystore",
+    "load_deployment",
+    "load_keystore",
+    "open_chain",
+    "open_transaction_queue",
+    "read_secret_file",
+    "save_deployment",
+    "write_secret_file",
+]

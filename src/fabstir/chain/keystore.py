@@ -125,6 +125,11 @@ def read_secret_file(path: Path) -> str:
     try:
         mode = path.stat().st_mode
         text = path.read_text("utf-8")
+    except FileNotFoundError as exc:
+        raise KeystoreError(
+            f"there is no {path}: make a wallet with `fabstir keys new`, or correct the wallet.* "
+            "settings"
+        ) from exc
     except OSError as exc:
         raise KeystoreError(f"{path} cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

@@ -45,9 +45,11 @@ PRICES = (parse_amount("0.0002", 18), parse_amount("0.0003", 18))
 """Wei for a million tokens: the renter takes the cheaper host."""
 
 QUESTIONS = (
-    "My name is Ada and I keep a lighthouse. Tell me in two sentences what a lighthouse is for.",
-    "What is my name, and what do I keep? Answer in one sentence.",
+    "What is the capital of Italy? Answer in one sentence.",
+    "What is that city famous for? Answer in one sentence.",
 )
+"""The second cannot be answered without the first."""
+
 SAMPLING = SamplingParams(max_tokens=96, temperature_millionths=0, seed=0)
 
 MAX_MODEL_LEN = "2048"

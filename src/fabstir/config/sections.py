@@ -22,7 +22,7 @@ _Port = Annotated[int, Between(0, 65_535)]
 """0 means any free port."""
 _HttpUrl = Annotated[str, Matches(r"https?://\S+", "an http:// or https:// URL")]
 _Seconds = Annotated[float, Between(0.01, 86_400)]
-_Money = Annotated[Wei, Between(0, 2**128)]
+_Money = Annotated[Wei, Between(0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class ChainSettings:
     rpc_url: _HttpUrl = "http://127.0.0.1:8545"
     ws_url: Annotated[str, Matches(r"wss?://\S+", "a ws:// or wss:// URL")] | None = None
     """Wakes the event follower early; without it the follower polls."""
-    chain_id: Annotated[ChainId, Between(1, 2**63)] = ChainId(31_337)
+    chain_id: Annotated[ChainId, Between(1)] = ChainId(31_337)
     deployment: Path | None = None
     """The contracts' addresses; None: the file that comes with the package for this chain id."""
     poll_seconds: _Seconds = 2.0
@@ -75,7 +75,7 @@ class HostSettings:
     location: str = ""
     reconnect_grace_seconds: _Seconds = 60.0
     """How long a session whose socket closed waits for its renter before it settles."""
-    max_unproven_tokens: Annotated[TokenCount, Between(1, 2**63)] | None = None
+    max_unproven_tokens: Annotated[TokenCount, Between(1)] | None = None
     """The exposure to a client that knows no receipts; None: the session's proof interval."""
     encryption_key: Path = Path("encryption.key")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -20,7 +21,7 @@ class Between:
     """The allowed range of a number, both ends included."""
 
     low: float
-    high: float
+    high: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class SettingType:
         if isinstance(self.limit, Matches):
             words = self.limit.expected
         elif self.limit is not None:
-            words += f" from {self.limit.low:g} to {self.limit.high:g}"
+            words += f" from {self.limit.low}"
+            words += f" to {self.limit.high}" if self.limit.high < math.inf else ""
         return words + (", or nothing" if self.is_optional else "")
 
     def from_text(self, text: str, folder: Path) -> Value:

@@ -1,4 +1,4 @@
-"""The child process: runs one engine for as long as its parent lives.
+"""Runs one engine for as long as its parent lives.
 
 `python -m fabstir.engines._child` reads its orders as one line of JSON on standard input, so that
 the key of the server stands in no argument list. Standard input then stays open: its end means
@@ -8,7 +8,6 @@ where the server listens.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -16,21 +15,37 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TextIO
+
+_CACHE_MIB = 1024
+"""Memory for prompts of conversations that lost their slot. llama.cpp's own default is 8 GiB,
+which ends a small machine instead of helping it."""
 
 
 def main() -> None:
     """Start what the orders name, and stay until standard input ends."""
     orders: dict[str, Any] = json.loads(sys.stdin.readline())
+    announcements = _reserved_stdout()
     if orders["server_binary"]:
-        _run_binary(orders)
+        _run_binary(orders, announcements)
     else:
-        _run_wheel(orders)
+        _run_wheel(orders, announcements)
 
 
-def _run_wheel(orders: dict[str, Any]) -> None:
-    # By name: it comes with no types, and a renter's installation does not have it.
-    xllamacpp: Any = importlib.import_module("xllamacpp")
+def _reserved_stdout() -> TextIO:
+    """Keep standard output for the one line; what native code prints goes to standard error."""
+    ours = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return ours
+
+
+def _run_wheel(orders: dict[str, Any], announcements: TextIO) -> None:
+    # No orderly end: there is nothing to save, and the parent may be waiting for the memory.
+    _when_parent_is_gone(lambda: os._exit(0))
+
+    import xllamacpp  # noqa: PLC0415 - a renter's installation has no engine
+
     params: Any = xllamacpp.CommonParams()
     params.model.path = orders["model_path"]
     params.n_ctx = orders["max_model_len"] * orders["num_slots"]
@@ -44,16 +59,15 @@ def _run_wheel(orders: dict[str, Any]) -> None:
     params.endpoint_metrics = True
     params.endpoint_slots = True
     params.use_jinja = True
+    params.cache_ram_mib = _CACHE_MIB
     params.ui = False
-    params.verbosity = 0
+    params.verbosity = 1  # errors only: at 3 it would print what people ask
     server: Any = xllamacpp.Server(params)
-    _announce(int(str(server.listening_address).rpartition(":")[2]))
-    sys.stdin.read()
-    # No orderly end: there is nothing to save, and the parent may be waiting for the memory.
-    os._exit(0)
+    _announce(announcements, int(str(server.listening_address).rpartition(":")[2]))
+    signal.pause()
 
 
-def _run_binary(orders: dict[str, Any]) -> None:
+def _run_binary(orders: dict[str, Any], announcements: TextIO) -> None:
     port = _free_port()
     command = [
         *(orders["server_binary"], "--model", orders["model_path"]),
@@ -62,19 +76,23 @@ def _run_binary(orders: dict[str, Any]) -> None:
         *("--threads", str(orders["num_threads"])),
         *("--threads-batch", str(orders["num_batch_threads"])),
         *("--n-gpu-layers", str(orders["num_gpu_layers"])),
+        *("--cache-ram", str(_CACHE_MIB)),
         *("--host", "127.0.0.1", "--port", str(port)),
-        *("--metrics", "--slots", "--jinja", "--no-webui"),
+        *("--metrics", "--slots", "--jinja", "--log-verbosity", "1"),
     ]
     environment = {**os.environ, "LLAMA_API_KEY": orders["api_key"]}
-    with subprocess.Popen(command, env=environment, stdout=sys.stderr) as server:
-
-        def end_with_parent() -> None:
-            sys.stdin.read()
-            server.kill()
-
-        threading.Thread(target=end_with_parent, daemon=True).start()
-        _announce(port)
+    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as server:
+        _when_parent_is_gone(server.kill)
+        _announce(announcements, port)
         sys.exit(server.wait())
+
+
+def _when_parent_is_gone(end: Callable[[], None]) -> None:
+    def watch() -> None:
+        sys.stdin.read()
+        end()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _free_port() -> int:
@@ -84,9 +102,9 @@ def _free_port() -> int:
         return port
 
 
-def _announce(port: int) -> None:
-    sys.stdout.write(json.dumps({"port": port}) + "\n")
-    sys.stdout.flush()
+def _announce(announcements: TextIO, port: int) -> None:
+    announcements.write(json.dumps({"port": port}) + "\n")
+    announcements.flush()
 
 
 if __name__ == "__main__":

@@ -46,27 +46,26 @@ class EngineAddress:
     api_key: str = field(repr=False)
 
     async def get_json(self, path: str) -> Any:
-        """Raises EngineUnavailable or EngineRefused."""
-        return await self._json("GET", path, None)
+        """Raises EngineUnavailable, EngineCrashed or EngineRefused."""
+        return json.loads(await self._read("GET", path, None))
 
     async def post_json(self, path: str, body: Any) -> Any:
-        """Raises EngineUnavailable or EngineRefused."""
-        return await self._json("POST", path, body)
+        """Raises EngineUnavailable, EngineCrashed or EngineRefused."""
+        return json.loads(await self._read("POST", path, body))
 
     async def get_text(self, path: str) -> str:
-        """Raises EngineUnavailable or EngineRefused."""
-        async with self.stream("GET", path, None) as pieces:
-            return b"".join([piece async for piece in pieces]).decode()
+        """Raises EngineUnavailable, EngineCrashed or EngineRefused."""
+        return (await self._read("GET", path, None)).decode()
 
-    async def _json(self, method: str, path: str, body: Any) -> Any:
+    async def _read(self, method: str, path: str, body: Any) -> bytes:
         try:
             with anyio.fail_after(REQUEST_TIMEOUT):
                 async with self.stream(method, path, body) as pieces:
-                    return json.loads(b"".join([piece async for piece in pieces]))
+                    return b"".join([piece async for piece in pieces])
         except TimeoutError as error:
             raise EngineUnavailable(
-                f"the engine did not answer {path} in {REQUEST_TIMEOUT:g} s: it hangs, or this "
-                "machine is overloaded"
+                f"the engine did not answer {path} in {REQUEST_TIMEOUT:g} s: it hangs or is "
+                "overloaded; try again, with fewer requests at once"
             ) from error
 
     @asynccontextmanager
@@ -75,32 +74,36 @@ class EngineAddress:
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
         """One request; its answer's body in pieces as they arrive.
 
+        Leaving the block closes the connection, from which the server knows that nobody listens.
+        A streamed answer has no timeout: how long a prompt takes depends on the model, and a hung
+        child is found by its heartbeat.
+
         Raises:
             EngineUnavailable: nobody listens.
-            EngineCrashed: the connection broke before the answer's end.
+            EngineCrashed: the connection broke before the answer's end; also while iterating.
             EngineRefused: any status but 200.
         """
+        stream = await self._connect()
+        try:
+            exchange = _Exchange(stream)
+            await exchange.send(method, path, self, body)
+            yield await exchange.receive()
+        finally:
+            await anyio.aclose_forcefully(stream)
+
+    async def _connect(self) -> SocketStream:
         try:
             with anyio.fail_after(CONNECT_TIMEOUT):
-                stream = await anyio.connect_tcp(self.host, self.port)
+                return await anyio.connect_tcp(self.host, self.port)
         except (OSError, TimeoutError) as error:
             raise EngineUnavailable(
-                "the engine does not answer: it is starting, restarting or gone"
+                "the engine does not answer: it is starting, restarting or gone; try again soon"
             ) from error
-        async with stream:
-            exchange = _Exchange(stream)
-            try:
-                await exchange.send(method, path, self, body)
-                yield await exchange.receive()
-            except (anyio.BrokenResourceError, h11.RemoteProtocolError) as error:
-                raise EngineCrashed(
-                    "the engine died while it answered: it is started again; send the request again"
-                ) from error
-            # A hard close: the server notices at once and frees the slot.
-            await anyio.aclose_forcefully(stream)
 
 
 class _Exchange:
+    """One request and its answer. Every method raises EngineCrashed if the connection breaks."""
+
     def __init__(self, stream: SocketStream) -> None:
         self._stream = stream
         self._connection = h11.Connection(h11.CLIENT)
@@ -119,11 +122,15 @@ class _Exchange:
         if payload:
             parts.append(self._connection.send(h11.Data(data=payload)))
         parts.append(self._connection.send(h11.EndOfMessage()))
-        await self._stream.send(b"".join(part for part in parts if part))
+        try:
+            await self._stream.send(b"".join(part for part in parts if part))
+        except anyio.BrokenResourceError as error:
+            raise _died() from error
 
     async def receive(self) -> AsyncIterator[bytes]:
         event = await self._next()
-        assert isinstance(event, h11.Response), "a response begins with its status"
+        if not isinstance(event, h11.Response):
+            raise _died()
         if event.status_code != 200:
             raise EngineRefused(event.status_code, b"".join([part async for part in self._body()]))
         return self._body()
@@ -134,10 +141,21 @@ class _Exchange:
                 yield bytes(event.data)
 
     async def _next(self) -> Any:
-        while (event := self._connection.next_event()) is h11.NEED_DATA:
-            try:
-                data = await self._stream.receive(_READ_BYTES)
-            except anyio.EndOfStream:
-                data = b""
-            self._connection.receive_data(data)
+        try:
+            while (event := self._connection.next_event()) is h11.NEED_DATA:
+                self._connection.receive_data(await self._receive())
+        except (anyio.BrokenResourceError, h11.RemoteProtocolError) as error:
+            raise _died() from error
         return event
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self._stream.receive(_READ_BYTES)
+        except anyio.EndOfStream:
+            return b""  # how h11 is told
+
+
+def _died() -> EngineCrashed:
+    return EngineCrashed(
+        "the engine died while it answered: it is started again; send the request again"
+    )

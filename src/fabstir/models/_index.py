@@ -1,7 +1,7 @@
 """Asking the user's own package installer where a wheel is.
 
 Which index to use, with which mirror and certificate, is the user's setting of pip or uv, so they
-are asked rather than their files read. Both only look: neither downloads nor installs.
+are asked rather than their files read. Neither installs anything.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from fabstir.models.catalogue import WheelSource
 from fabstir.primitives.errors import ModelDownloadFailed
 from fabstir.primitives.ids import Hash32, parse_hash32
 
-INDEX_TIMEOUT = 90.0
-"""Seconds; pip takes 1.3 s where its index answers at once, and tries five times."""
+INDEX_TIMEOUT = 600.0
+"""Seconds. An answer takes 1.3 s from pip and 0.2 s from uv; but where an index has no metadata
+beside its wheels, pip downloads the whole wheel to look into it. Both give a dead index up sooner.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

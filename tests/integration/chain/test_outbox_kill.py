@@ -24,7 +24,7 @@ from fabstir.primitives.units import Wei
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.slow]
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["fabstir.chain.transactions"])  # 1 s of imports, once
+processes.set_forkserver_preload([send_once.__module__])  # 1 s of imports, once
 
 MAX_STEPS = 200
 

@@ -25,6 +25,9 @@ SOURCE = WheelSource(package="tiny-model", version="1.0", member="tiny_model/tin
 SPEC = ModelSpec(
     repo="org/tiny", file="tiny.gguf", sha256=sha256(GGUF), size_bytes=len(GGUF), source=SOURCE
 )
+METADATA = b"Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: heavy==9\n"
+"""Needs a package that nobody has."""
+
 PATIENCE = Patience(max_failures=3, first_delay=0.001, max_delay=0.01)
 
 Ask = Callable[[WheelSource, Path], Awaitable[Wheel]]
@@ -36,7 +39,7 @@ class Index:
 
     hub: Hub
     wheel: HubFile
-    requirement: HubFile
+    page: HubFile
 
     def announce(self, data: bytes) -> None:
         """Name these bytes' digest and size on the package's page."""
@@ -45,10 +48,10 @@ class Index:
             "url": f"{self.hub.url}/files/{WHEEL_NAME}",
             "hashes": {"sha256": sha256(data)[2:]},
             "size": len(data),
-            "requires-python": ">=3.8",
+            "core-metadata": {"sha256": sha256(METADATA)[2:]},
         }
         page = {"meta": {"api-version": "1.1"}, "name": "tiny-model", "versions": ["1.0"]}
-        self.requirement.data = json.dumps(page | {"files": [file]}).encode()
+        self.page.data = json.dumps(page | {"files": [file]}).encode()
 
 
 @pytest.fixture
@@ -63,19 +66,22 @@ def index(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Index:
     monkeypatch.setenv("UV_DEFAULT_INDEX", f"{hub.url}/simple/")
     wheel = HubFile(data=pack(SOURCE.member), etag="")
     page = HubFile(data=b"", content_type="application/vnd.pypi.simple.v1+json")
-    hub.files |= {f"/files/{WHEEL_NAME}": wheel, "/simple/tiny-model/": page}
+    hub.files |= {
+        f"/files/{WHEEL_NAME}": wheel,
+        f"/files/{WHEEL_NAME}.metadata": HubFile(data=METADATA),
+        "/simple/tiny-model/": page,
+    }
     index = Index(hub, wheel, page)
     index.announce(wheel.data)
     return index
 
 
 def pack(member: str) -> bytes:
-    """A wheel that holds the model, and needs a package that nobody has."""
-    metadata = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: heavy==9\n"
+    """A wheel that holds the model."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr(member, GGUF)
-        archive.writestr("tiny_model-1.0.dist-info/METADATA", metadata)
+        archive.writestr("tiny_model-1.0.dist-info/METADATA", METADATA)
         archive.writestr("tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
         archive.writestr("tiny_model-1.0.dist-info/RECORD", "")
     return packed.getvalue()
@@ -120,6 +126,16 @@ async def test_a_wheel_in_a_local_folder_is_found(
     assert wheel.url == (tmp_path / WHEEL_NAME).as_uri()
 
 
+async def test_an_index_without_metadata_beside_its_wheels_serves_too(
+    index: Index, ask: Ask, tmp_path: Path
+) -> None:
+    index.page.data = index.page.data.replace(b"core-metadata", b"unknown")
+
+    wheel = await ask(SOURCE, tmp_path)
+
+    assert wheel.sha256 == sha256(index.wheel.data)
+
+
 async def test_the_model_is_taken_out_of_its_wheel(index: Index, tmp_path: Path) -> None:
     path = await fetch_model(SPEC, tmp_path)
 
@@ -132,8 +148,8 @@ async def test_the_model_is_taken_out_of_its_wheel(index: Index, tmp_path: Path)
 
 
 async def test_a_wheel_is_resumed_without_an_etag(index: Index, tmp_path: Path) -> None:
-    # Of no use to pip, which looks into the wheel because the index gives no metadata.
-    index.hub.faults[:] = [None, None, Cut(1000)]
+    page = metadata = None
+    index.hub.faults[:] = [page, metadata, Cut(1000)]
 
     path = await fetch_model(SPEC, tmp_path, patience=PATIENCE)
 
@@ -146,9 +162,10 @@ async def test_a_wheel_that_is_not_the_announced_one_is_refused(
 ) -> None:
     index.announce(index.wheel.data + b"?")
 
-    with pytest.raises((ModelHashMismatch, ModelDownloadFailed), match="(?i)hash"):
+    with pytest.raises(ModelHashMismatch) as caught:
         await fetch_model(SPEC, tmp_path)
 
+    assert caught.value.actual == sha256(index.wheel.data)
     assert not SPEC.path_in(tmp_path).exists()
 
 
@@ -166,7 +183,7 @@ async def test_a_wheel_without_the_model_is_refused(index: Index, tmp_path: Path
     index.wheel.data = pack("tiny_model/other.gguf")
     index.announce(index.wheel.data)
 
-    with pytest.raises(ModelDownloadFailed, match="holds no readable tiny_model/tiny.gguf"):
+    with pytest.raises(ModelDownloadFailed, match=r"holds no readable tiny_model/tiny\.gguf"):
         await fetch_model(SPEC, tmp_path)
 
 
@@ -176,6 +193,12 @@ async def test_a_member_of_another_size_is_not_unpacked(index: Index, tmp_path: 
 
 
 async def test_the_demo_model_is_the_pinned_one(demo_model: Path) -> None:
-    await verify_model(demo_model, DEMO_MODEL.sha256)
+    seen: list[tuple[int, int]] = []
 
-    assert demo_model.stat().st_size == DEMO_MODEL.size_bytes
+    await verify_model(
+        demo_model,
+        DEMO_MODEL.sha256,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+
+    assert seen[-1] == (DEMO_MODEL.size_bytes, DEMO_MODEL.size_bytes)

@@ -26,6 +26,10 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+def overwrite(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
 def sha256(data: bytes) -> Hash32:
     return hash32(hashlib.sha256(data).digest())
 
@@ -41,7 +45,7 @@ async def test_the_digest_is_that_of_the_bytes(model: Path) -> None:
 
 
 async def test_a_truncated_file_is_caught(model: Path) -> None:
-    model.write_bytes(GGUF[:-1])
+    overwrite(model, GGUF[:-1])
 
     with pytest.raises(ModelHashMismatch, match="delete it and fetch the model again"):
         await verify_model(model, sha256(GGUF))
@@ -49,7 +53,7 @@ async def test_a_truncated_file_is_caught(model: Path) -> None:
 
 @pytest.mark.parametrize("path", ["none.gguf", "."])
 async def test_a_file_that_cannot_be_read_is_missing(model: Path, path: str) -> None:
-    with pytest.raises(ModelMissing, match="correct model.path"):
+    with pytest.raises(ModelMissing, match=r"correct model\.path"):
         await verify_model(model.parent / path, sha256(GGUF))
 
 
@@ -66,7 +70,7 @@ async def test_a_file_that_cannot_be_read_is_missing(model: Path, path: str) -> 
 async def test_the_right_bytes_of_the_wrong_format_are_refused(
     model: Path, data: bytes, reason: str
 ) -> None:
-    model.write_bytes(data)
+    overwrite(model, data)
 
     with pytest.raises(ModelNotGguf, match=reason):
         await verify_model(model, sha256(data))
@@ -75,7 +79,7 @@ async def test_the_right_bytes_of_the_wrong_format_are_refused(
 async def test_a_file_that_changed_since_it_was_verified_is_hashed_again(model: Path) -> None:
     await ensure_verified(model, sha256(GGUF))
     await ensure_verified(model, sha256(GGUF))
-    model.write_bytes(GGUF[:-1] + b"?")
+    overwrite(model, GGUF[:-1] + b"?")
 
     with pytest.raises(ModelHashMismatch):
         await ensure_verified(model, sha256(GGUF))

@@ -1,0 +1,40 @@
+"""One real engine for the whole folder."""
+
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import pytest
+
+from fabstir.engines import LlamaCppConfig, LlamaCppEngine, open_llamacpp
+
+MakeConfig = Callable[..., LlamaCppConfig]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def make_config(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
+    def make(**changes: int | None) -> LlamaCppConfig:
+        values: dict[str, int | None] = {
+            "max_model_len": 512,
+            "num_slots": 4,
+            "num_threads": 2,
+            **changes,
+        }
+        return LlamaCppConfig(
+            model_path=demo_model,
+            cache_dir=tmp_path_factory.mktemp("engine"),
+            model_digest="demo",
+            **values,  # pyright: ignore[reportArgumentType] - the numbers of the config
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+async def engine(make_config: MakeConfig) -> AsyncGenerator[LlamaCppEngine]:
+    async with open_llamacpp(make_config(), on_progress=lambda _text: None) as running:
+        yield running
