@@ -83,8 +83,14 @@ class Event:
     """Type and whether indexed, in the order of declaration."""
 
     def decode(self, log: Log) -> tuple[Any, ...]:
-        """All fields in the order of declaration."""
+        """All fields in the order of declaration.
+
+        Raises:
+            DecodingError: the log's topics or data are not this event's.
+        """
         indexed = iter(log.topics[1:])
+        if len(log.topics) - 1 != sum(is_topic for _, is_topic in self.fields):
+            raise DecodingError(f"{len(log.topics)} topics are not those of {self.signature}")
         plain = iter(abi_decode([kind for kind, is_topic in self.fields if not is_topic], log.data))
         return tuple(
             abi_decode([kind], next(indexed))[0] if is_topic else next(plain)

@@ -245,7 +245,7 @@ def decode_event(log: Log) -> ChainEvent | None:
     event, kind = entry
     try:
         return kind(*(_to_id(value) for value in event.decode(log)))
-    except (DecodingError, StopIteration, ValueError) as exc:
+    except DecodingError as exc:
         raise ChainError(
             f"{log.address} emitted a {event.signature} of another layout in {log.tx_hash}: "
             "the deployment file names a contract of another version"

@@ -26,15 +26,24 @@ SCRYPT_N = 2**18
 """The work to try one password: measured 0.6 s. What other wallets use."""
 
 
+_SECRET_BYTES = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """An account that can sign. Its secret never appears in a repr, a log or an error."""
+    """An account that can sign. Its secret never appears in a repr, a log or an error.
+
+    Raises:
+        ValueError: the secret is not a key of secp256k1.
+    """
 
     secret_key: bytes = field(repr=False)
     """32 bytes. Also the host's session-encryption key for clients of the existing wire."""
     address: Address = field(init=False)
 
     def __post_init__(self) -> None:
+        if len(self.secret_key) != _SECRET_BYTES:  # the curve library would pad a short one
+            raise ValueError(f"private keys have {_SECRET_BYTES} bytes")
         public_key = NATIVE.public_key(self.secret_key)
         object.__setattr__(self, "address", NATIVE.address_of(public_key))
 
@@ -153,11 +162,12 @@ def write_secret_file(path: Path, text: str) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text + "\n")
-    except FileExistsError as exc:
-        raise KeystoreError(
-            f"{path} exists already and is not overwritten: choose another name, or move it away"
-        ) from exc
     except OSError as exc:
+        if path.exists():
+            raise KeystoreError(
+                f"{path} exists already and is not overwritten: choose another name, or move it "
+                "away"
+            ) from exc
         raise KeystoreError(f"{path} cannot be written: {exc.strerror}") from exc
 
 
@@ -174,5 +184,5 @@ def _decrypt(path: Path, text: str, password: str) -> bytes:
         if "MAC mismatch" in str(exc):
             raise KeystoreError(f"the password does not open {path}") from None
         raise KeystoreError(f"{path} is not a keystore of version 3") from exc
-    except (KeyError, TypeError) as exc:
+    except (KeyError, TypeError, NotImplementedError) as exc:
         raise KeystoreError(f"{path} is not a keystore of version 3") from exc

@@ -34,7 +34,7 @@ class ChainSettings:
     """Wakes the event follower early; without it the follower polls."""
     chain_id: Annotated[ChainId, Between(1)] = ChainId(31_337)
     deployment: Path | None = None
-    """The contracts' addresses; None: the file that comes with the package for this chain id."""
+    """The contracts' addresses; None: what `fabstir devnet` wrote, else what the package has."""
     poll_seconds: _Seconds = 2.0
     confirm_timeout_seconds: _Seconds = 120.0
 

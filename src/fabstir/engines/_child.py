@@ -78,7 +78,7 @@ def _run_binary(orders: dict[str, Any], announcements: TextIO) -> None:
         *("--n-gpu-layers", str(orders["num_gpu_layers"])),
         *("--cache-ram", str(_CACHE_MIB)),
         *("--host", "127.0.0.1", "--port", str(port)),
-        *("--metrics", "--slots", "--jinja", "--log-verbosity", "1"),
+        *("--metrics", "--slots", "--jinja"),
     ]
     environment = {**os.environ, "LLAMA_API_KEY": orders["api_key"]}
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as server:
@@ -89,7 +89,9 @@ def _run_binary(orders: dict[str, Any], announcements: TextIO) -> None:
 
 def _when_parent_is_gone(end: Callable[[], None]) -> None:
     def watch() -> None:
-        sys.stdin.read()
+        # Not sys.stdin: its lock would be held when the interpreter ends, which aborts it.
+        while os.read(0, 1):
+            pass
         end()
 
     threading.Thread(target=watch, daemon=True).start()

@@ -95,6 +95,21 @@ class RunningChild:
         _kill_group(self._process)
 
 
+class _LastWords:
+    """The end of what a child wrote to standard error, in memory only."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
+        self.all_said = anyio.Event()
+
+    async def collect(self, process: Process) -> None:
+        assert process.stderr is not None, "opened with a pipe"
+        async for data in process.stderr:
+            lines = data.decode(errors="replace").splitlines()
+            self.lines.extend(line.strip()[:200] for line in lines if line.strip())
+        self.all_said.set()
+
+
 @asynccontextmanager
 async def open_child(config: LlamaCppConfig, threads: ThreadCounts) -> AsyncGenerator[RunningChild]:
     """Start the engine and wait until it has loaded its model; it ends with the block.
@@ -108,10 +123,10 @@ async def open_child(config: LlamaCppConfig, threads: ThreadCounts) -> AsyncGene
     async with await anyio.open_process(
         command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_environment(), start_new_session=True
     ) as process:
-        last_lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
+        last_words = _LastWords()
         try:
-            async with running(partial(_collect, process, last_lines)):
-                address = await _until_ready(process, config, threads, api_key, last_lines)
+            async with running(partial(last_words.collect, process)):
+                address = await _until_ready(process, config, threads, api_key, last_words)
                 yield RunningChild(process, address)
         finally:
             _kill_group(process)
@@ -134,7 +149,7 @@ async def _until_ready(
     config: LlamaCppConfig,
     threads: ThreadCounts,
     api_key: str,
-    last_lines: deque[str],
+    last_words: _LastWords,
 ) -> EngineAddress:
     try:
         with anyio.fail_after(config.start_timeout):
@@ -144,17 +159,17 @@ async def _until_ready(
             return address
     except TimeoutError as error:
         how = f"is not ready after {config.start_timeout:g} s"
-        raise _not_started(config, how, last_lines) from error
+        raise _not_started(config, how, last_words) from error
     except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
         with anyio.move_on_after(1.0):  # what it said last is still on its way through the pipe
+            await last_words.all_said.wait()
             await process.wait()
-            await anyio.wait_all_tasks_blocked()
         how = f"ended at once (status {process.returncode})"
-        raise _not_started(config, how, last_lines) from error
+        raise _not_started(config, how, last_words) from error
 
 
-def _not_started(config: LlamaCppConfig, how: str, last_lines: deque[str]) -> EngineUnavailable:
-    said = " | ".join(last_lines) or "nothing"
+def _not_started(config: LlamaCppConfig, how: str, last_words: _LastWords) -> EngineUnavailable:
+    said = " | ".join(last_words.lines) or "nothing"
     return EngineUnavailable(
         f"the engine {how} with {config.model_path}: check that the file is a model that fits "
         f"into memory, or lower model.max_model_len and engine.num_slots. It said: {said}"
@@ -201,11 +216,3 @@ async def _poll_until_loaded(process: Process, address: EngineAddress) -> None:
             return
         await anyio.sleep(_POLL_SECONDS)
     raise anyio.EndOfStream
-
-
-async def _collect(process: Process, last_lines: deque[str]) -> None:
-    assert process.stderr is not None, "opened with a pipe"
-    async for data in process.stderr:
-        for line in data.decode(errors="replace").splitlines():
-            if line.strip():
-                last_lines.append(line.strip()[:200])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-_MAX_EVENT_BYTES = 1 << 20
-"""An event of llama.cpp's server has a few hundred bytes; the last one repeats the prompt."""
+MAX_EVENT_BYTES = 1 << 24
+"""An event of llama.cpp's server has a few hundred bytes, but some versions repeat the prompt in
+the last one: this is a context of four million tokens."""
 
 
 class EventDecoder:
@@ -16,12 +17,12 @@ class EventDecoder:
         """The payloads of the events that `data` completes.
 
         Raises:
-            ValueError: an event is longer than a megabyte.
+            ValueError: an event is longer than MAX_EVENT_BYTES.
         """
         self._buffer = (self._buffer + data).replace(b"\r\n", b"\n")
         *complete, self._buffer = self._buffer.split(b"\n\n")
-        if len(self._buffer) > _MAX_EVENT_BYTES:
-            raise ValueError("an event of the engine is longer than a megabyte")
+        if len(self._buffer) > MAX_EVENT_BYTES:
+            raise ValueError(f"an event of the engine is longer than {MAX_EVENT_BYTES} bytes")
         return [payload for event in complete if (payload := _payload(event))]
 
 

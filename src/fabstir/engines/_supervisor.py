@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 
 from fabstir.engines._background import running
-from fabstir.engines._http import EngineAddress
+from fabstir.engines._http import EngineAddress, EngineRefused
 from fabstir.engines._process import LlamaCppConfig, RunningChild, ThreadCounts, open_child
 from fabstir.engines.engine import EngineState
 from fabstir.primitives.errors import EngineError, EngineUnavailable
@@ -95,14 +95,14 @@ class Supervisor:
         /health is answered beside decoding, so a long prompt does not look like a hang.
         """
         timeout = self._config.heartbeat_timeout
-        while True:
-            await anyio.sleep(_HEARTBEAT_SECONDS)
-            with anyio.move_on_after(timeout) as overdue, suppress(EngineError):
+        last_sign = time.monotonic()
+        while time.monotonic() - last_sign < timeout:
+            await anyio.sleep(min(_HEARTBEAT_SECONDS, timeout / 2))
+            with suppress(EngineError, EngineRefused, TimeoutError), anyio.fail_after(timeout):
                 await child.address.get_json("/health")
-            if overdue.cancelled_caught:
-                self._reason = f"it hung: no answer to a health check in {timeout:g} s"
-                child.kill()
-                return
+                last_sign = time.monotonic()
+        self._reason = f"it hung: no answer to a health check in {timeout:g} s"
+        child.kill()
 
 
 def _how_it_ended(status: int) -> str:

@@ -43,19 +43,32 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One completion. `sampling.max_tokens` is at least 1."""
+    """One completion.
+
+    Raises:
+        ValueError: there is no prompt, or max_tokens is less than 1 (llama.cpp generates a token
+            for 0, and without end for -1).
+    """
 
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
+
+    def __post_init__(self) -> None:
+        if not self.prompt_token_ids:
+            raise ValueError("a prompt has at least one token")
+        if self.sampling.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.sampling.max_tokens}: ask for at least 1")
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationChunk:
     """A piece of text that ends on a character's end, and the tokens that it is made of.
 
-    The number of `token_ids` is what is billed. llama.cpp's server reports only the last token of
-    a character that takes several, so the others are found by tokenizing the text; should that
-    not give the number that was generated, fewer are billed, never more.
+    The pieces joined are the answer. Every generated token is in exactly one piece, with four
+    remarks: the token that ends an answer (EOS) is one of them, with no text; a token that may
+    begin a stop string comes at once, with its text later or never; a character of several tokens
+    is one piece; and tokens of a character that max_tokens cuts off are never delivered. What is
+    billed is the number of `token_ids`.
     """
 
     text: str
@@ -69,12 +82,14 @@ class GenerationEnd:
     Attributes:
         finish_reason: stop: the model ended it, or a stop string. length: max_tokens or the
             context is used up.
-        num_cached_tokens: of the prompt, taken from an earlier request of the same slot.
+        num_cached_tokens: of the prompt, taken from an earlier request.
+        num_completion_tokens: the `token_ids` of all pieces.
     """
 
     finish_reason: Literal["stop", "length"]
     num_prompt_tokens: int
     num_cached_tokens: int
+    num_completion_tokens: int
     prompt_seconds: float
     decode_seconds: float
 

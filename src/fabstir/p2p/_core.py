@@ -307,8 +307,14 @@ def _provider(peer: PeerInfo) -> Provider:
     )
 
 
-def _make_host(key_pair: KeyPair, advertised: list[Multiaddr]) -> BasicHost:
-    """Args: advertised: filled in once the ports are known."""
+def _make_host(key_pair: KeyPair, advertised: list[Multiaddr], *, has_websocket: bool) -> BasicHost:
+    """Make the host; it runs later.
+
+    Args:
+        advertised: filled in once the ports are known.
+        has_websocket: for browsers only: libp2p's own WebSocket client now and then leaves its
+            socket open, and every node of ours listens on TCP.
+    """
     host = new_host(
         key_pair=key_pair,
         sec_opt=workarounds.noise_only(key_pair),
@@ -316,7 +322,7 @@ def _make_host(key_pair: KeyPair, advertised: list[Multiaddr]) -> BasicHost:
         connection_config=_CONNECTIONS,
         addrs_factory=lambda _: advertised,
         disable_identify_address_discovery=True,
-        enable_websocket=True,
+        enable_websocket=has_websocket,
     )
     assert isinstance(host, BasicHost)
     return host
@@ -349,7 +355,7 @@ async def open_core(
     if config.ws_port is not None:
         workarounds.ensure_port_free(config.listen_host, config.ws_port, "p2p.ws_port")
     workarounds.shorten_dial_delay()
-    host = _make_host(key_pair, advertised)
+    host = _make_host(key_pair, advertised, has_websocket=config.ws_port is not None)
     dht = KadDHT(
         host,
         DHTMode.SERVER if config.dht_mode == "server" else DHTMode.CLIENT,

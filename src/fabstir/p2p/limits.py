@@ -10,6 +10,9 @@ DIAL_TIMEOUT: Final = 10.0
 STREAM_TIMEOUT: Final = 5.0
 """Opening one stream on a connection; over its stream limit py-libp2p hangs instead of failing."""
 
+CLOSE_TIMEOUT: Final = 5.0
+"""Closing all connections politely; then they are cut."""
+
 QUERY_TIMEOUT: Final = 5.0
 """One DHT question to one peer, dialling included. A dead peer costs a lookup this much at most,
 because others are asked meanwhile."""

@@ -316,10 +316,10 @@ async def test_refusals_carry_the_contracts_own_words(market: Market) -> None:
 
     with pytest.raises(TransactionReverted, match="Not host"):
         await market.do(market.renter, marketplace.submit_proof(job, TokenCount(1), proof))
+    offer = market.offer(market.contracts.usdc.address)
+    by_stranger = marketplace.create_session_as_delegate(market.renter.signer.address, offer)
     with pytest.raises(TransactionReverted, match="NotDelegate"):
-        usdc_offer = market.offer(market.contracts.usdc.address)
-        payer = market.renter.signer.address
-        await market.do(market.delegate, marketplace.create_session_as_delegate(payer, usdc_offer))
+        await market.do(market.delegate, by_stranger)
 
 
 async def test_what_is_not_there_is_none(market: Market) -> None:

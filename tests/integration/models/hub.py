@@ -30,23 +30,6 @@ class Request:
     """Names in lower case."""
 
 
-@dataclass(slots=True, kw_only=True)
-class HubFile:
-    """What lies at a path.
-
-    Attributes:
-        etag: in its quotes; empty: none is sent.
-        has_ranges: whether Range is honoured.
-        has_length: whether Content-Length is sent; the connection's end tells it otherwise.
-    """
-
-    data: bytes
-    etag: str = '"first"'
-    content_type: str = "application/octet-stream"
-    has_ranges: bool = True
-    has_length: bool = True
-
-
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """Answer with a status and no file."""
@@ -72,19 +55,36 @@ class Stall:
 Fault = Refuse | Cut | Stall
 
 
+@dataclass(slots=True, kw_only=True)
+class HubFile:
+    """What lies at a path.
+
+    Attributes:
+        faults: one for each of the next requests.
+        etag: in its quotes; empty: none is sent.
+        has_ranges: whether Range is honoured.
+        has_length: whether Content-Length is sent; the connection's end tells it otherwise.
+    """
+
+    data: bytes
+    etag: str = '"first"'
+    content_type: str = "application/octet-stream"
+    has_ranges: bool = True
+    has_length: bool = True
+    faults: list[Fault] = field(default_factory=list[Fault])
+
+
 @dataclass(slots=True)
 class Hub:
     """
     Attributes:
-        faults: one for each of the next requests of a file; None: answer properly.
-        requests: those of files and redirects, in order.
+        requests: all of them, in order.
         num_body_bytes: sent so far.
     """
 
     url: str
     files: dict[str, HubFile] = field(default_factory=dict[str, HubFile])
     redirects: dict[str, str] = field(default_factory=dict[str, str])
-    faults: list[Fault | None] = field(default_factory=list[Fault | None])
     requests: list[Request] = field(default_factory=list[Request])
     num_body_bytes: int = 0
 
@@ -104,7 +104,7 @@ class Hub:
         file = self.files.get(path)
         if file is None:
             return await _send_head(stream, 404, {})
-        fault = self.faults.pop(0) if self.faults else None
+        fault = file.faults.pop(0) if file.faults else None
         if isinstance(fault, Refuse):
             return await _send_head(stream, fault.status, dict(fault.headers))
         return await self._send_file(stream, file, request, fault)

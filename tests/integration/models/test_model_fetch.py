@@ -76,7 +76,7 @@ async def test_a_file_that_was_written_to_is_moved_aside_and_fetched_again(
 
 
 async def test_a_cut_connection_is_resumed_where_it_ended(served: Served, tmp_path: Path) -> None:
-    served.hub.faults[:] = [Cut(HALF)]
+    served.file.faults[:] = [Cut(HALF)]
 
     path = await fetch_model(served.spec, tmp_path, patience=PATIENCE)
 
@@ -87,7 +87,7 @@ async def test_a_cut_connection_is_resumed_where_it_ended(served: Served, tmp_pa
 
 
 async def test_a_stalled_connection_is_given_up_and_resumed(served: Served, tmp_path: Path) -> None:
-    served.hub.faults[:] = [Stall(HALF)]
+    served.file.faults[:] = [Stall(HALF)]
 
     path = await fetch_model(served.spec, tmp_path, patience=replace(PATIENCE, stall_timeout=0.5))
 
@@ -96,7 +96,7 @@ async def test_a_stalled_connection_is_given_up_and_resumed(served: Served, tmp_
 
 
 async def test_a_killed_process_is_resumed_by_the_next(served: Served, tmp_path: Path) -> None:
-    served.hub.faults[:] = [Stall(HALF)]
+    served.file.faults[:] = [Stall(HALF)]
     async with await start_fetch(served, tmp_path) as child:
         with anyio.fail_after(30):
             await wait_for_progress(child, HALF)
@@ -112,7 +112,7 @@ async def test_a_killed_process_is_resumed_by_the_next(served: Served, tmp_path:
 async def test_a_changed_file_is_fetched_from_its_start(served: Served, tmp_path: Path) -> None:
     old = bytes(len(GGUF))
     served.file.data, served.file.etag = old, '"old"'
-    served.hub.faults[:] = [Cut(HALF), Refuse(404)]
+    served.file.faults[:] = [Cut(HALF), Refuse(404)]
     with pytest.raises(ModelDownloadFailed):
         await fetch_model(served.spec, tmp_path, patience=PATIENCE)
     served.file.data, served.file.etag = GGUF, '"new"'
@@ -128,7 +128,7 @@ async def test_a_part_of_an_older_file_without_etag_is_found_out_and_fetched_who
     served: Served, tmp_path: Path
 ) -> None:
     served.file.data, served.file.etag = bytes(len(GGUF)), ""
-    served.hub.faults[:] = [Cut(HALF), Refuse(404)]
+    served.file.faults[:] = [Cut(HALF), Refuse(404)]
     with pytest.raises(ModelDownloadFailed):
         await fetch_model(served.spec, tmp_path, patience=PATIENCE)
     served.file.data = GGUF
@@ -145,7 +145,7 @@ async def test_a_source_that_shrank_is_fetched_from_its_start(
     small = GGUF[:1000]
     spec = replace(served.spec, sha256=sha256(small), size_bytes=None)
     served.file.etag = ""
-    served.hub.faults[:] = [Cut(HALF), Refuse(404)]
+    served.file.faults[:] = [Cut(HALF), Refuse(404)]
     with pytest.raises(ModelDownloadFailed):
         await fetch_model(spec, tmp_path, patience=PATIENCE)
     served.file.data = small
@@ -159,7 +159,7 @@ async def test_a_source_without_ranges_is_fetched_from_its_start(
     served: Served, tmp_path: Path
 ) -> None:
     served.file.has_ranges = False
-    served.hub.faults[:] = [Cut(HALF)]
+    served.file.faults[:] = [Cut(HALF)]
 
     path = await fetch_model(served.spec, tmp_path, patience=PATIENCE)
 
@@ -169,7 +169,7 @@ async def test_a_source_without_ranges_is_fetched_from_its_start(
 
 async def test_a_hub_redirects_to_where_its_bytes_are(served: Served, tmp_path: Path) -> None:
     served.hub.redirects["/org/tiny/resolve/abc/tiny.gguf"] = "/tiny.gguf?signature=x"
-    served.hub.faults[:] = [Cut(HALF)]
+    served.file.faults[:] = [Cut(HALF)]
     spec = replace(served.spec, source=HubSource(endpoint=served.hub.url + "/", revision="abc"))
 
     path = await fetch_model(spec, tmp_path, patience=PATIENCE)
@@ -180,7 +180,7 @@ async def test_a_hub_redirects_to_where_its_bytes_are(served: Served, tmp_path: 
 
 
 async def test_a_busy_source_is_asked_again(served: Served, tmp_path: Path) -> None:
-    served.hub.faults[:] = [Refuse(429, (("Retry-After", "3600"),)), Refuse(500)]
+    served.file.faults[:] = [Refuse(429, (("Retry-After", "3600"),)), Refuse(500)]
 
     path = await fetch_model(served.spec, tmp_path, patience=PATIENCE)
 
@@ -191,7 +191,7 @@ async def test_a_busy_source_is_asked_again(served: Served, tmp_path: Path) -> N
 async def test_a_source_that_keeps_failing_is_given_up_and_its_part_kept(
     served: Served, tmp_path: Path
 ) -> None:
-    served.hub.faults[:] = [Cut(HALF), Refuse(503), Refuse(503), Refuse(503)]
+    served.file.faults[:] = [Cut(HALF), Refuse(503), Refuse(503), Refuse(503)]
 
     with pytest.raises(ModelDownloadFailed, match=f"failed 3 times .*503.* {HALF} bytes kept"):
         await fetch_model(served.spec, tmp_path, patience=PATIENCE)

@@ -28,7 +28,10 @@ def make_config(tmp_path: Path) -> Callable[..., P2PConfig]:
     numbers = itertools.count()
 
     def make(**changes: Any) -> P2PConfig:
-        settings = {"identity_path": tmp_path / f"libp2p-{next(numbers)}.key", "tcp_port": 0}
+        settings: dict[str, Any] = {
+            "identity_path": tmp_path / f"libp2p-{next(numbers)}.key",
+            "tcp_port": 0,
+        }
         return P2PConfig(**(settings | changes))
 
     return make

@@ -79,7 +79,7 @@ async def test_an_error_comes_back_as_it_is() -> None:
         raise PeerError("no")
 
     async with open_bridge(open_service) as bridge:
-        with pytest.raises(PeerError, match="^no$"):
+        with pytest.raises(PeerError, match=r"^no$"):
             await bridge.call(fail, timeout=5)
 
         assert await bridge.call(lambda service: service.double(1), timeout=5) == 2

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from tests.integration.p2p.conftest import OpenNode
 from tests.unit.p2p.making import MODEL, NOW, signed_record
+from websockets.asyncio.client import connect
 
 from fabstir.crypto import NATIVE
 from fabstir.p2p import P2PConfig, open_p2p
@@ -26,6 +27,11 @@ from fabstir.primitives.ids import PeerId
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
 STRANGER = PeerId("12D3KooWBP5s5HzuMeRBB7t65kh3wuN5zNm1j9siY5bygRMW4fdH")
+
+
+def multistream(line: str) -> bytes:
+    """A line of multistream-select, with which libp2p peers agree on a protocol."""
+    return bytes([len(line) + 1]) + line.encode() + b"\n"
 
 
 def port_of(address: str) -> int:
@@ -210,17 +216,20 @@ async def test_a_node_returns_on_another_port(
     assert set(host.addresses) <= set(after.addresses)
 
 
-async def test_websocket_is_dialled_too(open_node: OpenNode) -> None:
+async def test_browsers_get_a_websocket(open_node: OpenNode) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+
     host = await open_node(ws_port=port)
-    websocket = [address for address in host.addresses if "/ws" in address]
 
-    renter = await open_node(bootstrap=tuple(websocket))
-
-    assert len(websocket) == 1
-    assert await renter.ping(host.peer_id) > 0
+    assert f"/ip4/127.0.0.1/tcp/{port}/ws/p2p/{host.peer_id}" in host.addresses
+    async with connect(f"ws://127.0.0.1:{port}") as websocket:
+        await websocket.send(multistream("/multistream/1.0.0"))
+        await websocket.send(multistream("/plaintext/2.0.0"))
+        await websocket.send(multistream("/noise"))
+        answers = [await anext(aiter(websocket)) for _ in range(3)]
+    assert b"".join(answers) == b"".join(map(multistream, ["/multistream/1.0.0", "na", "/noise"]))
 
 
 async def test_ping_checks_who_answers(open_node: OpenNode) -> None:

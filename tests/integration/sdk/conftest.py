@@ -25,10 +25,9 @@ def anyio_backend() -> str:
 
 async def make_home(folder: Path, signer: Signer, overrides: Mapping[str, str]) -> Settings:
     """A folder with a wallet and settings, as a user has it."""
-    folder.mkdir(parents=True)
     write_secret_file(folder / "wallet.password", "a test")
     await import_keystore(folder / "wallet.json", signer.secret_key, "a test", scrypt_n=2)
-    (folder / "config.toml").touch()
+    write_secret_file(folder / "config.toml", "")
     overrides = {"paths.data_dir": str(folder / "data"), **overrides}
     return load_settings(file=folder / "config.toml", environ={}, overrides=overrides)
 

@@ -1,0 +1,186 @@
+"""What the watcher does for a session: nobody's money stays locked, nothing is claimed twice."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from fabstir.db.host_sessions import SessionRow, SessionState
+from fabstir.jobs.settler import FIRST_CONTACT_SECONDS, Action, Situation, next_action
+from fabstir.market.ledger import Balance
+from fabstir.primitives.ids import Address, ChainId, JobId, ModelId
+from fabstir.primitives.units import PricePerToken, TokenCount, Wei
+
+START = 1_000_000
+RENTER = Address("0x" + "11" * 20)
+
+
+def row(**changes: object) -> SessionRow:
+    base = SessionRow(
+        chain_id=ChainId(31337),
+        contract=Address("0x" + "22" * 20),
+        job_id=JobId(1),
+        depositor=RENTER,
+        payment_token=Address("0x" + "00" * 20),
+        deposit=Wei(10**15),
+        price_per_token=PricePerToken(10**9),
+        model_id=ModelId("0x" + "33" * 32),
+        proof_interval=TokenCount(1000),
+        proof_window=3600,
+        started_at=START,
+        max_duration=86_400,
+        state=SessionState.OPEN,
+        signer=RENTER,
+        is_proven=True,
+        recovery_public_key=None,
+        tokens_reserved=TokenCount(0),
+        tokens_written_off=TokenCount(0),
+        last_seen_at=float(START),
+    )
+    return replace(base, **changes)  # pyright: ignore[reportArgumentType] - fields of the row
+
+
+def balance(*, agreed: int = 0, planned: int = 0, proven: int = 0) -> Balance:
+    return Balance(
+        reserved=TokenCount(agreed + 128),
+        agreed=TokenCount(agreed),
+        planned=TokenCount(max(planned, proven)),
+        proven=TokenCount(proven),
+    )
+
+
+def situation(session: SessionRow, books: Balance, **changes: object) -> Situation:
+    base = Situation(
+        row=session,
+        balance=books,
+        last_proof_at=START,
+        dispute_window=30,
+        chain_now=START + 10,
+        now=START + 10.0,
+        is_present=True,
+        max_unproven=1000,
+        min_proven=1,
+        reconnect_grace=60.0,
+    )
+    return replace(base, **changes)  # pyright: ignore[reportArgumentType] - fields of the situation
+
+
+def test_a_session_in_use_is_left_alone() -> None:
+    assert next_action(situation(row(), balance(agreed=749))) is Action.WAIT
+
+
+def test_three_quarters_of_the_exposure_are_claimed() -> None:
+    assert next_action(situation(row(), balance(agreed=750))) is Action.CLAIM
+
+
+def test_what_is_on_chain_is_not_claimed_again() -> None:
+    assert next_action(situation(row(), balance(agreed=750, proven=750))) is Action.WAIT
+
+
+def test_an_idle_session_is_proven_before_its_window_runs_out() -> None:
+    late = situation(row(), balance(agreed=5), chain_now=START + 3541)
+
+    assert next_action(late) is Action.CLAIM
+    assert next_action(replace(late, chain_now=START + 3530)) is Action.WAIT
+
+
+def test_a_pause_of_six_minutes_ends_nothing() -> None:
+    paused = situation(row(), balance(agreed=5), chain_now=START + 370, now=START + 370.0)
+
+    assert next_action(paused) is Action.WAIT
+
+
+def test_a_renter_that_is_gone_is_waited_for_and_then_settled() -> None:
+    gone = situation(row(), balance(agreed=5), is_present=False, now=START + 59.0)
+
+    assert next_action(gone) is Action.WAIT
+    assert next_action(replace(gone, now=START + 61.0)) is Action.CLOSE
+
+
+def test_a_renter_that_never_came_has_longer() -> None:
+    new = situation(row(signer=None), balance(), is_present=False, now=START + 61.0)
+
+    assert next_action(new) is Action.WAIT
+    assert next_action(replace(new, now=START + FIRST_CONTACT_SECONDS + 1)) is Action.CLOSE
+
+
+def test_closing_claims_first_waits_for_the_dispute_window_then_settles() -> None:
+    closing = row(state=SessionState.CLOSING)
+
+    assert next_action(situation(closing, balance(agreed=5))) is Action.CLAIM
+    assert next_action(situation(closing, balance(agreed=5, planned=5))) is Action.CLAIM
+    proven = situation(closing, balance(agreed=5, proven=5), last_proof_at=START + 5)
+    assert next_action(proven) is Action.WAIT
+    assert next_action(replace(proven, chain_now=START + 36)) is Action.SETTLE
+
+
+def test_a_remainder_that_the_contract_does_not_take_is_left() -> None:
+    closing = situation(
+        row(state=SessionState.CLOSING),
+        balance(agreed=150, proven=100),
+        min_proven=100,
+        chain_now=START + 31,
+    )
+
+    assert next_action(closing) is Action.SETTLE
+
+
+@pytest.mark.parametrize("seconds", [3601, 86_401])
+def test_a_session_past_its_time_is_timed_out(seconds: int) -> None:
+    over = situation(row(), balance(agreed=5, proven=5), chain_now=START + seconds)
+
+    assert next_action(over) is Action.TIME_OUT
+
+
+@given(
+    agreed=st.integers(0, 10**6),
+    proven=st.integers(0, 10**6),
+    elapsed=st.integers(0, 10**6),
+    is_present=st.booleans(),
+    state=st.sampled_from([SessionState.OPEN, SessionState.CLOSING]),
+)
+def test_nothing_is_settled_with_a_claim_outstanding(
+    agreed: int, proven: int, elapsed: int, is_present: bool, state: SessionState
+) -> None:
+    assume(proven <= agreed)
+    books = balance(agreed=agreed, proven=proven)
+    at = situation(
+        row(state=state),
+        books,
+        chain_now=START + elapsed,
+        now=float(START + elapsed),
+        is_present=is_present,
+    )
+
+    action = next_action(at)
+
+    if action is Action.SETTLE:
+        assert agreed == proven
+    if action is Action.CLAIM:
+        assert agreed > proven
+
+
+@given(agreed=st.integers(0, 5000), is_present=st.booleans())
+def test_every_session_ends(agreed: int, is_present: bool) -> None:
+    """Doing what is said, with time going on, always comes to an end."""
+    session, proven, now = row(), 0, START + 1
+    for _ in range(200):
+        at = situation(
+            session,
+            balance(agreed=agreed, proven=proven),
+            chain_now=now,
+            now=float(now),
+            is_present=is_present,
+            last_proof_at=START,
+        )
+        match next_action(at):
+            case Action.SETTLE | Action.TIME_OUT:
+                return
+            case Action.CLAIM:
+                proven = agreed
+            case Action.CLOSE:
+                session = replace(session, state=SessionState.CLOSING)
+            case Action.WAIT:
+                now += 60
+    pytest.fail("the session is still open")
