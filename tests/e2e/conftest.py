@@ -2,8 +2,8 @@
 
     devnet      a chain with the contracts, one for each module. `devnet.chain`, `.contracts`,
                 `.rpc_url`; `fabstir.chain.cheats` moves its clock and stops its mining.
-    start_host  `async with start_host("name", host__reconnect_grace_seconds="1") as host:` runs
-                `fabstir serve` in a process. Leaving the block kills it if it still runs
+    start_host  `async with start_host("name", {"host.reconnect_grace_seconds": "1"}) as host:`
+                runs `fabstir serve` in a process. Leaving the block kills it if it still runs
                 (`host.kill()`, `host.stop()` do so earlier) and fails on any ERROR line in its log
                 unless it is in `expected_errors`. The same name again: the same host, in the same
                 folder, on the same ports.
@@ -24,10 +24,10 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from tests.e2e.harness import HostStarter, Renter, Wallet, funded, open_wallet
 
 from fabstir.chain.devnet import DevModel, Devnet, DevnetParameters, open_devnet
 from fabstir.models import DEMO_MODEL
-from tests.e2e.harness import HostStarter, Renter, Wallet, funded, open_wallet
 
 _numbers = itertools.count()
 
@@ -60,5 +60,6 @@ async def renter(devnet: Devnet, tmp_path: Path) -> Renter:
 
 @pytest.fixture
 async def wallet(devnet: Devnet, tmp_path: Path) -> AsyncGenerator[Wallet]:
-    async with open_wallet(devnet, f"wallet {next(_numbers)}", tmp_path) as opened:
+    signer = await funded(devnet, f"wallet {next(_numbers)}")
+    async with open_wallet(devnet, signer, tmp_path) as opened:
         yield opened

@@ -6,27 +6,33 @@ import itertools
 import json
 import re
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import TypeVar
 
 import anyio
 from platformdirs import user_cache_path
 
-from fabstir.chain.cheats import set_balance
+from fabstir.chain.cheats import mine, set_balance
 from fabstir.chain.contracts import SessionJob, SessionOffer, SessionStatus
 from fabstir.chain.devnet import Devnet, public_test_key
 from fabstir.chain.keystore import Signer
 from fabstir.chain.records import ContractCall
 from fabstir.chain.transactions import MinedTransaction, TransactionQueue, open_transaction_queue
 from fabstir.cli.demo import host_settings
-from fabstir.cli.host_process import HostProcess, open_host_process, prepare_wallet
+from fabstir.cli.host_process import (
+    START_TIMEOUT,
+    HostProcess,
+    open_host_process,
+    prepare_wallet,
+)
 from fabstir.config import Settings, load_settings
-from fabstir.crypto import NATIVE
 from fabstir.db import open_database
-from fabstir.primitives.ids import NATIVE_TOKEN, JobId, ModelId
+from fabstir.primitives.ids import NATIVE_TOKEN, Address, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei, cost_of, price_from_million
 from fabstir.sdk import FabstirClient, open_client
 
@@ -48,14 +54,16 @@ T = TypeVar("T")
 # -- waiting ----------------------------------------------------------------------------------
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]], *, timeout: float = 30) -> T:
+async def eventually(
+    look: Callable[[], Awaitable[T | None]], *, timeout: float = 30, interval: float = 0.02
+) -> T:
     """The first thing that `look` finds (anything true), or TimeoutError.
 
     For what announces itself to nobody: another process's log, journal and chain.
     """
     with anyio.fail_after(timeout):
         while not (found := await look()):
-            await anyio.sleep(0.02)
+            await anyio.sleep(interval)
     return found
 
 
@@ -97,22 +105,19 @@ class HostStarter:
     async def __call__(
         self,
         name: str = "host",
+        settings: Mapping[str, str] | None = None,
         *,
         bootstrap: Sequence[HostProcess] = (),
         expected_errors: Sequence[str] = (),
-        **settings: str,
     ) -> AsyncGenerator[HostProcess]:
         """Run a host for the length of the block; it is killed if it still runs then.
 
         Args:
+            settings: "section.name" to text, on top of those of a demo host.
             expected_errors: parts of ERROR lines that its log may have; any other fails the test.
-            settings: "section__name" to text, on top of those of a demo host.
         """
-        signer, fixed = self._of(name)
-        chosen = host_settings(
-            self.devnet, user_cache_path("fabstir"), PRICE_PER_MILLION, list(bootstrap)
-        )
-        chosen |= fixed | {key.replace("__", ".", 1): text for key, text in settings.items()}
+        signer = self.signer(name)
+        chosen = self.settings(name, bootstrap) | dict(settings or {})
         folder = self.folder / name
         log = folder / "host.log"
         before = log.stat().st_size if log.exists() else 0
@@ -122,6 +127,12 @@ class HostStarter:
         errors = [found.group() for found in _ERROR_LINE.finditer(written)]
         unexpected = [line for line in errors if not any(part in line for part in expected_errors)]
         assert not unexpected, f"{name} logged {unexpected}; its log ends: {written[-3000:]}"
+
+    def settings(self, name: str, bootstrap: Sequence[HostProcess] = ()) -> dict[str, str]:
+        """What a host is started with: a demo host's, but smaller and with ports of its own."""
+        cache = user_cache_path("fabstir")
+        demo = host_settings(self.devnet, cache, PRICE_PER_MILLION, list(bootstrap))
+        return demo | self._of(name)[1]
 
     def signer(self, name: str) -> Signer:
         """The account of a host, started or not."""
@@ -179,7 +190,7 @@ class Wallet:
     devnet: Devnet
     signer: Signer
     queue: TransactionQueue
-    _numbers: itertools.count[int] = field(default_factory=itertools.count[int])
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     async def send(self, call: ContractCall) -> MinedTransaction:
         """Send a transaction and wait until it is mined."""
@@ -189,16 +200,17 @@ class Wallet:
         self,
         host: HostProcess,
         *,
+        to: Address | None = None,
         deposit: Wei = DEPOSIT,
         price: PricePerToken = PRICE,
         proof_interval: int = 1000,
         proof_window: int = 3600,
         max_duration: int = 86_400,
     ) -> JobId:
-        """Open a session with a host on chain; returns its number."""
+        """Open a session on chain, with a host (or, `to` another one); returns its number."""
         marketplace = self.devnet.contracts.marketplace
         offer = SessionOffer(
-            host=host.account,
+            host=to or host.account,
             model_id=ModelId(str(host.facts["model_id"])),
             payment_token=NATIVE_TOKEN,
             deposit=deposit,
@@ -214,6 +226,10 @@ class Wallet:
         assert job.depositor == self.signer.address, f"mined in {mined.tx_hash}, alone on its chain"
         return job.id
 
+    async def settle_now(self, job_id: JobId) -> None:
+        """Complete as the depositor, who need not wait for anything."""
+        await self.send(self.devnet.contracts.marketplace.complete_session(job_id))
+
 
 async def funded(devnet: Devnet, name: str) -> Signer:
     """A new account with coin."""
@@ -223,11 +239,10 @@ async def funded(devnet: Devnet, name: str) -> Signer:
 
 
 @asynccontextmanager
-async def open_wallet(devnet: Devnet, name: str, folder: Path) -> AsyncGenerator[Wallet]:
-    """A wallet for a new account."""
-    signer = await funded(devnet, name)
+async def open_wallet(devnet: Devnet, signer: Signer, folder: Path) -> AsyncGenerator[Wallet]:
+    """Use an account, which nothing else may do at the same time."""
     async with (
-        open_database(f"sqlite:///{folder}/{name.replace(' ', '-')}.db") as db,
+        open_database(f"sqlite:///{folder}/{signer.address}.db") as db,
         open_transaction_queue(devnet.chain, signer, db) as queue,
     ):
         yield Wallet(devnet=devnet, signer=signer, queue=queue)
@@ -244,15 +259,19 @@ async def session_of(devnet: Devnet, job_id: JobId) -> SessionJob:
 
 
 async def wait_until_over(devnet: Devnet, job_id: JobId, *, timeout: float = 30) -> SessionJob:
-    """The session, once it is settled on chain."""
+    """The session, once it is settled on chain.
+
+    Makes a block at each look, as real chains do by themselves: windows count in their time.
+    """
 
     async def look() -> SessionJob | None:
         job = await session_of(devnet, job_id)
-        return None if job.status is SessionStatus.ACTIVE else job
+        if job.status is not SessionStatus.ACTIVE:
+            return job
+        await mine(devnet.chain)
+        return None
 
-    found = await eventually(look, timeout=timeout)
-    assert found is not None
-    return found
+    return await eventually(look, timeout=timeout, interval=0.25)
 
 
 async def check_money(devnet: Devnet, job_id: JobId, tokens: int) -> None:
@@ -283,6 +302,53 @@ async def encryption_key_of(devnet: Devnet, host: HostProcess) -> bytes:
     return key
 
 
-def address_of(secret: bytes) -> str:
-    """The address of a secret key."""
-    return NATIVE.address_of(NATIVE.public_key(secret))
+# -- a host that does not start ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A command that has ended."""
+
+    status: int
+    said: str
+    """On stderr, without the line breaks of the terminal."""
+
+
+async def serve_and_fail(
+    folder: Path, signer: Signer, settings: Mapping[str, str], *, is_confirmed: bool = True
+) -> Ended:
+    """Run `fabstir serve` until it ends by itself, which it must do soon."""
+    await anyio.Path(folder).mkdir(parents=True, exist_ok=True)
+    await prepare_wallet(folder, signer)
+    config = anyio.Path(folder / "config.toml")
+    await config.touch()
+    chosen = {"paths.data_dir": str(folder / "data"), **settings}
+    command = [sys.executable, "-m", "fabstir", "--config", str(config)]
+    command += [f"--set={name}={value}" for name, value in chosen.items()]
+    command += ["serve", "--yes"] if is_confirmed else ["serve"]
+    with anyio.fail_after(START_TIMEOUT):
+        ended = await anyio.run_process(command, check=False, stdin=DEVNULL)
+    said = " ".join(ended.stderr.decode().split())
+    assert "Traceback" not in said, said
+    return Ended(status=ended.returncode, said=said)
+
+
+# -- processes --------------------------------------------------------------------------------
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The processes that a process started, and theirs, by id with their command lines."""
+    found: dict[int, str] = {}
+    for task in Path("/proc", str(pid), "task").iterdir():
+        for child in (task / "children").read_text().split():
+            command = Path("/proc", child, "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            found |= {int(child): command, **descendants(int(child))}
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and is no zombie."""
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -11,11 +11,13 @@ Nothing here looks after anybody's money: that is what the tests are for.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
+from tests.e2e.harness import encryption_key_of
 from websockets.asyncio.client import ClientConnection, connect
 
 from fabstir.chain.devnet import Devnet
@@ -23,7 +25,13 @@ from fabstir.cli.host_process import HostProcess
 from fabstir.crypto import NATIVE
 from fabstir.primitives.ids import Address, JobId
 from fabstir.primitives.units import TokenCount
-from fabstir.protocol.client_messages import EncryptedAck, EncryptedMessage, EncryptedSessionInit
+from fabstir.protocol.authorization import SessionKeyAuthorization
+from fabstir.protocol.client_messages import (
+    EncryptedAck,
+    EncryptedClose,
+    EncryptedMessage,
+    EncryptedSessionInit,
+)
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.envelope import (
     NONCE_BYTES,
@@ -44,6 +52,7 @@ from fabstir.protocol.host_messages import (
     ErrorMessage,
     HostMessage,
     ProofSubmitted,
+    SessionClosed,
     SessionInitAck,
     StreamEnd,
     decode_host_message,
@@ -61,13 +70,12 @@ from fabstir.protocol.payloads import (
 from fabstir.protocol.receipts import Acknowledgement, Receipt
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk.connection import websocket_url
-from tests.e2e.harness import encryption_key_of
 
 RECEIVE_TIMEOUT = 45.0
 """Seconds; the longest silence of a host is 30 s, in which it waits for an acknowledgement."""
 
 
-class Refused(Exception):  # noqa: N818 - named for what happened
+class Refused(Exception):
     """The host answered with an error frame."""
 
     def __init__(self, error: ErrorMessage) -> None:
@@ -138,6 +146,24 @@ class RawClient:
     async def close(self) -> None:
         """A socket that closes without a word is how era-C clients end."""
         await self._socket.close()
+
+    def authorize(
+        self,
+        job_id: JobId,
+        wallet_secret: bytes,
+        session_secret: bytes,
+        *,
+        host: Address | None = None,
+        expires_in: int = 3600,
+    ) -> ExtensionOffer:
+        """The offer of a renter whose wallet lets a session key speak for it."""
+        authorization = SessionKeyAuthorization(
+            job_id=job_id,
+            host=host or self.host,
+            session_key=NATIVE.address_of(NATIVE.public_key(session_secret)),
+            expires_at=int(time.time()) + expires_in,
+        )
+        return ExtensionOffer(authorization=authorization.sign(wallet_secret, self.domain, NATIVE))
 
     # -- handshakes -----------------------------------------------------------------------------
 
@@ -246,7 +272,9 @@ class OpenedSession:
 
     # -- our side -------------------------------------------------------------------------------
 
-    def message(self, prompt: str, *, request_id: str = "1", max_tokens: int = 8) -> Frame:
+    def message(
+        self, prompt: str, *, request_id: str = "1", max_tokens: int = 8
+    ) -> EncryptedMessage:
         """A request. Greedy, so that the answer is the same each time."""
         sampling = SamplingParams(max_tokens=max_tokens, temperature_millionths=0, seed=0)
         plaintext = ChatRequest(prompt=prompt, sampling=sampling).encode()
@@ -272,6 +300,15 @@ class OpenedSession:
             id=request_id,
             payload=self.seal("encrypted_ack", request_id, signed.encode()),
         )
+
+    async def close(self) -> int:
+        """Say that we are done (extension); returns the tokens that the host has proven."""
+        payload = self.seal("encrypted_close", "close", b"{}")
+        frame = EncryptedClose(session_id=self._session_id, id="close", payload=payload)
+        await self.client.send(frame)
+        while not isinstance(message := await self.client.receive(), SessionClosed):
+            assert isinstance(message, ProofSubmitted), message
+        return message.tokens_proven
 
     def seal(self, kind: str, request_id: str, plaintext: bytes) -> SealedPayload:
         if self._channel is None:

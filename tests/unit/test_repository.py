@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -105,17 +106,23 @@ def test_only_config_reads_the_environment() -> None:
         for path in python_files(SOURCE)
         if not module_name(path).startswith("fabstir.config")
         for node in ast.walk(parsed(path))
-        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "environb"}
-        if node not in handed_on(path)
+        if reads_a_variable(node)
     ]
 
     assert readers == []
 
 
-def handed_on(path: Path) -> list[ast.expr]:
-    """`{**os.environ, ...}`: a child's environment is ours and more; nothing is read from it."""
-    dicts = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Dict)]
-    return [v for d in dicts for k, v in zip(d.keys, d.values, strict=True) if k is None]
+def reads_a_variable(node: ast.AST) -> TypeGuard[ast.expr]:
+    """`os.environ[...]`, `os.environ.get(...)`, `os.getenv`; handing it on to a child is none."""
+    match node:
+        case ast.Attribute(attr="getenv" | "environb"):
+            return True
+        case ast.Subscript(value=ast.Attribute(attr="environ")):
+            return True
+        case ast.Attribute(value=ast.Attribute(attr="environ"), attr=method):
+            return method not in {"items", "copy"}
+        case _:
+            return False
 
 
 def test_every_module_is_imported() -> None:

@@ -20,8 +20,8 @@ _logger = logging.getLogger(__name__)
 
 MakeConnection = Callable[[Transmit, ReportError, TaskGroup], ClientConnection]
 
-GOING_AWAY = 1001
-"""RFC 6455: the host is shutting down."""
+FINISH_SECONDS = 30.0
+"""How long a host that was told to stop lets running answers go on: most take less."""
 
 
 class WebSocketDoor:
@@ -35,9 +35,17 @@ class WebSocketDoor:
         return len(self._connections)
 
     async def drain(self) -> None:
-        """Let running answers finish their current piece and be receipted."""
+        """Let running answers end and be acknowledged; cut short what takes too long."""
+        with anyio.move_on_after(FINISH_SECONDS):
+            await self._finish_answers()
         for connection in tuple(self._connections):
-            await connection.stop_answers("draining")
+            connection.stop_answers("draining")
+        await self._finish_answers()
+
+    async def _finish_answers(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            for connection in tuple(self._connections):
+                tasks.start_soon(connection.finish_answers)
 
     async def serve(self, socket: WebSocket) -> None:
         """One socket, from open to close."""

@@ -43,8 +43,8 @@ from fabstir.primitives.units import Wei
 
 logger = logging.getLogger(__name__)
 
-_FILLER_GAS = 21_000
-"""A plain transfer."""
+PLAIN_TRANSFER_GAS = 21_000
+"""The least that any transaction uses, and all that a filler does."""
 
 _FEE_CEILING = 10
 """No replacement offers more than so many times what the node suggests: when blocks stop coming,
@@ -250,7 +250,7 @@ class Settler:
         )
         if row.status is TransactionStatus.CANCELLING:
             return  # the filler is offered again, with higher fees, until the account can pay it
-        if _says(refusal, _NO_FUNDS):
+        if is_lack_of_funds(refusal):
             balance = await self._chain.balance(row.account)
             needed = row.value + row.gas_limit * row.versions[-1].max_fee_per_gas
             failure = InsufficientFunds(row.account, max(needed, balance + 1), balance, "wei")
@@ -277,7 +277,7 @@ class Settler:
             to=row.account,
             value=Wei(0),
             data=b"",
-            gas_limit=_FILLER_GAS,
+            gas_limit=PLAIN_TRANSFER_GAS,
             max_fee_per_gas=fees.max_fee_per_gas,
             max_priority_fee_per_gas=fees.max_priority_fee_per_gas,
             is_filler=True,
@@ -353,6 +353,11 @@ def _raised(version: SignedVersion, suggested: Fees) -> Fees:
 
 def _call_of(row: OutboxRow) -> ContractCall:
     return ContractCall(to=row.to, data=row.data, value=row.value, description=row.description)
+
+
+def is_lack_of_funds(refusal: RpcRefused) -> bool:
+    """Whether the node refuses because the account cannot pay."""
+    return _says(refusal, _NO_FUNDS)
 
 
 def _says(refusal: RpcRefused, texts: Sequence[str]) -> bool:

@@ -80,7 +80,8 @@ class Event:
     signature: str
     topic: bytes
     fields: tuple[tuple[str, bool], ...]
-    """Type and whether indexed, in the order of declaration."""
+    """Type and whether indexed, in the order of declaration. Indexed ones must have a fixed size:
+    of others only a hash is in the log."""
 
     def decode(self, log: Log) -> tuple[Any, ...]:
         """All fields in the order of declaration.
@@ -88,14 +89,13 @@ class Event:
         Raises:
             DecodingError: the log's topics or data are not this event's.
         """
-        indexed = iter(log.topics[1:])
-        if len(log.topics) - 1 != sum(is_topic for _, is_topic in self.fields):
+        indexed_types = [kind for kind, is_indexed in self.fields if is_indexed]
+        data_types = [kind for kind, is_indexed in self.fields if not is_indexed]
+        if len(log.topics) - 1 != len(indexed_types):
             raise DecodingError(f"{len(log.topics)} topics are not those of {self.signature}")
-        plain = iter(abi_decode([kind for kind, is_topic in self.fields if not is_topic], log.data))
-        return tuple(
-            abi_decode([kind], next(indexed))[0] if is_topic else next(plain)
-            for kind, is_topic in self.fields
-        )
+        indexed = iter(abi_decode(indexed_types, b"".join(log.topics[1:])))
+        data = iter(abi_decode(data_types, log.data))
+        return tuple(next(indexed if is_indexed else data) for _, is_indexed in self.fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,8 +86,7 @@ async def open_anvil(
     )
     try:
         assert process.stdout is not None, "it is a pipe, see above"
-        with anyio.fail_after(_START_TIMEOUT_SECONDS):
-            actual_port = await _wait_until_listening(process.stdout, port)
+        actual_port = await _wait_until_listening(process.stdout, port)
         async with running(partial(_log_output, process.stdout)):
             yield f"http://127.0.0.1:{actual_port}"
     finally:
@@ -107,15 +106,16 @@ async def _stop(process: Process) -> None:
 
 async def _wait_until_listening(output: asyncio.StreamReader, port: int) -> int:
     said: list[str] = []
-    async for raw in output:
-        line = raw.decode(errors="replace")
-        if found := _LISTENING.search(line):
-            return int(found[1])
-        said.append(line)
+    with anyio.move_on_after(_START_TIMEOUT_SECONDS):
+        async for raw in output:
+            line = raw.decode(errors="replace")
+            if found := _LISTENING.search(line):
+                return int(found[1])
+            said.append(line)
     text = " ".join("".join(said).split())
     if "already in use" in text.lower():
         raise ConfigError(f"port {port} is taken: stop what listens there, or choose another port")
-    raise ConfigError(f"anvil ended while it started: {text[-500:]}")
+    raise ConfigError(f"anvil did not start: {text[-500:] or 'it said nothing'}")
 
 
 async def _log_output(output: asyncio.StreamReader) -> None:
@@ -182,9 +182,15 @@ async def _fetch(package: str, folder: Path) -> None:
         )
     logger.info("fetching anvil", extra={"package": package})
     await anyio.Path(folder).mkdir(parents=True, exist_ok=True)
-    command += ["install", "--prefix", str(folder), "--no-audit", "--no-fund", package]
-    with anyio.fail_after(_FETCH_TIMEOUT_SECONDS):
-        done = await anyio.run_process(command, check=False, stderr=subprocess.STDOUT)
+    command += ["install", "--prefix", str(folder), "--no-audit", "--no-fund"]
+    command += ["--loglevel", "error", package]
+    try:
+        with anyio.fail_after(_FETCH_TIMEOUT_SECONDS):
+            done = await anyio.run_process(command, check=False, stderr=subprocess.STDOUT)
+    except TimeoutError as exc:
+        raise ConfigError(
+            f"npm did not fetch {package} in {_FETCH_TIMEOUT_SECONDS:g} s: try again, or {how_to}"
+        ) from exc
     if done.returncode:
-        text = done.stdout.decode(errors="replace").strip()[-500:]
+        text = done.stdout.decode(errors="replace").strip()[:500]
         raise ConfigError(f"npm could not fetch {package}: {text}. Or {how_to}")

@@ -21,11 +21,12 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from fabstir.chain._background import running
+from fabstir.chain._identity import check_chain_identity
 from fabstir.chain.records import Block, Log, LogFilter
 from fabstir.chain.rpc import Chain
 from fabstir.db import Database
 from fabstir.db.cursors import Cursor, SeenBlock, load_cursor, save_cursor
-from fabstir.primitives.errors import RpcRefused, RpcUnavailable
+from fabstir.primitives.errors import ChainError, RpcRefused
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ NUM_REMEMBERED_BLOCKS = 64
 """How deep a reorg may be to be followed exactly; after a deeper one everything is read again.
 Ethereum's deepest since proof of stake had 7 blocks, Base had none."""
 
-_MAX_REFUSALS = 20
-"""In a row, for a single block: the endpoint cannot serve its logs at all."""
+_MANY_REFUSALS = 20
+"""In a row: the endpoint cannot serve logs at all, and somebody must choose another one."""
 
 _SOCKET_TIMEOUT_SECONDS = 10.0
 _SOCKET_PAUSE_SECONDS = 1.0
@@ -101,24 +102,24 @@ class LogFollower:
         self._cursor = cursor or self._start
         self._poll_interval = poll_interval
         self._max_range = self._range = max_range
-        self._num_refusals = 0
+        self._num_failures = 0
         self._wake = anyio.Event()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> LogBatch | Rollback:
-        """The next step; waits for one.
-
-        Raises:
-            RpcRefused: the endpoint keeps refusing to give the logs of a single block.
-        """
+        """The next step; waits for one, as long as it takes, also for a node that is down."""
         while True:
             try:
-                if step := await self._step():
+                step = await self._step()
+                self._num_failures = 0
+                if step:
                     return step
-            except RpcUnavailable as exc:
-                logger.warning("events wait for the chain's RPC", extra={"reason": str(exc)})
+            except ChainError as exc:
+                self._num_failures += 1
+                level = logging.ERROR if self._num_failures == _MANY_REFUSALS else logging.WARNING
+                logger.log(level, "events wait for the chain", extra={"reason": str(exc)})
             with anyio.move_on_after(self._poll_interval):
                 await self._wake.wait()
             self._wake = anyio.Event()
@@ -136,8 +137,7 @@ class LogFollower:
         head = await self._chain.latest_block()
         blocks = self._cursor.blocks
         if head.number <= self._cursor.block_number:
-            is_same = bool(blocks) and blocks[-1] == SeenBlock(head.number, head.hash)
-            return None if is_same or not blocks else await self._roll_back()
+            return await self._look_for_reorg(head)
         from_block = self._cursor.block_number + 1
         end = await self._range_end(from_block, head)
         if end is None:
@@ -147,11 +147,13 @@ class LogFollower:
             return None
         # In this order: if the old end and then the new one are still in the chain after the logs
         # were read, the old one is an ancestor of the new, and the logs are of this very chain.
-        if blocks and not await self._is_in_chain(blocks[-1]):
-            return await self._roll_back()
+        if blocks and (known := await self._chain.block(blocks[-1].number)) is not None:
+            if known.hash != blocks[-1].hash:
+                return await self._roll_back()
+        elif blocks:
+            return None
         new = SeenBlock(end.number, end.hash)
         if not await self._is_in_chain(new):
-            self.wake()
             return None
         kept = (b for b in blocks if b.number > end.number - NUM_REMEMBERED_BLOCKS)
         self._cursor = Cursor(end.number, (*kept, new))
@@ -174,18 +176,27 @@ class LogFollower:
         try:
             logs = await self._chain.logs(self._filter, from_block, to_block)
         except RpcRefused as exc:
-            if to_block > from_block:
-                self._range = (to_block - from_block + 1) // 2
-                self.wake()
-            else:
-                self._num_refusals += 1
-            logger.info("logs refused", extra={"reason": exc.reason, "range": self._range})
-            if self._num_refusals >= _MAX_REFUSALS:
+            if to_block == from_block:
                 raise
+            self._range = (to_block - from_block + 1) // 2
+            logger.info("logs refused", extra={"reason": exc.reason, "range": self._range})
+            self.wake()
             return None
         self._range = min(2 * self._range, self._max_range)
-        self._num_refusals = 0
         return logs
+
+    async def _look_for_reorg(self, head: Block) -> Rollback | None:
+        """No new block: is the head the one that is remembered at its height?
+
+        A head below the cursor alone is no reorg: behind one address there may be several nodes,
+        one of them late.
+        """
+        below = [block for block in self._cursor.blocks if block.number <= head.number]
+        if not below or below[-1] == SeenBlock(head.number, head.hash):
+            return None
+        if below[-1].number < head.number and await self._is_in_chain(below[-1]):
+            return None
+        return await self._roll_back()
 
     async def _roll_back(self) -> Rollback | None:
         """Go back to the newest remembered block that is still in the chain."""
@@ -193,7 +204,7 @@ class LogFollower:
         while blocks and not await self._is_in_chain(blocks[-1]):
             blocks.pop()
         if len(blocks) == len(self._cursor.blocks):
-            return None  # the endpoint was only behind for a moment
+            return None  # it changed back in the meantime
         self._cursor = Cursor(blocks[-1].number, tuple(blocks)) if blocks else self._start
         logger.warning(
             "reorg: reading events again",
@@ -229,8 +240,10 @@ async def follow_logs(
         max_range: blocks asked for at once; some endpoints allow few.
 
     Raises:
-        ConfigError: this name is being followed already.
+        ConfigError: this name is being followed already, or the journal belongs to another chain
+            of the same id (a new devnet).
     """
+    await check_chain_identity(chain, db)
     cursor = await db.read(lambda connection: load_cursor(connection, chain.chain_id, name))
     follower = LogFollower(
         chain,

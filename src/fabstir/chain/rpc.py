@@ -85,6 +85,10 @@ class Chain:
         for delay in (*_RETRY_DELAYS_SECONDS, None) if is_idempotent else (None,):
             try:
                 return await self._request_once(method, params)
+            except RpcRefused as exc:
+                if delay is None or not _is_rate_limit(exc):
+                    raise
+                failure = exc
             except (aiohttp.ClientError, Web3Exception, OSError, ValueError) as exc:
                 # TimeoutError is an OSError; ValueError: the answer is not JSON (a proxy's page).
                 failure = exc
@@ -278,6 +282,12 @@ def _call_object(call: ContractCall, sender: Address | None) -> dict[str, str]:
     if sender is not None:
         params["from"] = sender
     return params
+
+
+def _is_rate_limit(refusal: RpcRefused) -> bool:
+    """Public endpoints use several codes; -32005 also means "too many results"."""
+    reason = refusal.reason.lower()
+    return refusal.code == 429 or "rate limit" in reason or "too many requests" in reason
 
 
 def _tag(tag: BlockTag) -> str:

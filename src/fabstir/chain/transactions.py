@@ -21,12 +21,12 @@ import anyio
 from sqlalchemy import Connection
 
 from fabstir.chain._background import running
-from fabstir.chain._settling import Settler
+from fabstir.chain._identity import check_chain_identity
+from fabstir.chain._settling import PLAIN_TRANSFER_GAS, Settler, is_lack_of_funds
 from fabstir.chain.keystore import Signer
-from fabstir.chain.records import ContractCall
+from fabstir.chain.records import ContractCall, Fees
 from fabstir.chain.rpc import Chain
 from fabstir.db import Database
-from fabstir.db.chains import bind_chain
 from fabstir.db.outbox import (
     Intention,
     OutboxRow,
@@ -39,9 +39,8 @@ from fabstir.db.outbox import (
 )
 from fabstir.primitives.errors import (
     ChainError,
-    ConfigError,
     InsufficientFunds,
-    RpcUnavailable,
+    RpcRefused,
     TransactionReverted,
     TransactionStuck,
 )
@@ -145,9 +144,8 @@ class TransactionQueue:
         return await self._db.read(lambda c: find_transaction(c, chain_id, account, key))
 
     async def _journal(self, key: str, call: ContractCall) -> OutboxRow:
-        estimate = await self._chain.estimate_gas(call, self.signer.address)
-        gas_limit = estimate * (100 + self._options.gas_margin_percent) // 100
         fees = await self._chain.fees()
+        gas_limit = await self._gas_limit(call, fees)
         block = await self._chain.block_number()
         # At one and the same block, so that what is mined is not counted as committed as well.
         balance = await self._chain.balance(self.signer.address, tag=block)
@@ -178,9 +176,25 @@ class TransactionQueue:
             version = self._settler.sign(intention, nonce, fees)
             return insert_transaction(connection, intention, version)
 
-        row = await self._db.write(insert, durable=True)
+        # Shielded: a row that is stored while its sender is cancelled must be broadcast, too.
+        row: OutboxRow | None = None
+        with anyio.CancelScope(shield=True):
+            row = await self._db.write(insert, durable=True)
+        assert row is not None, "a shielded scope is not left early"
         self._wake.set()
         return row
+
+    async def _gas_limit(self, call: ContractCall, fees: Fees) -> int:
+        account = self.signer.address
+        try:
+            estimate = await self._chain.estimate_gas(call, account)
+        except RpcRefused as exc:
+            if not is_lack_of_funds(exc):
+                raise
+            balance = await self._chain.balance(account)
+            needed = max(call.value + PLAIN_TRANSFER_GAS * fees.max_fee_per_gas, balance + 1)
+            raise InsufficientFunds(account, needed, balance, "wei") from exc
+        return estimate * (100 + self._options.gas_margin_percent) // 100
 
     async def _wait(self, row: OutboxRow) -> OutboxRow:
         """Until the row's status is another one than it was, or final."""
@@ -213,8 +227,8 @@ class TransactionQueue:
         while True:
             try:
                 is_idle = await self._settler.settle_once()
-            except RpcUnavailable as exc:
-                logger.warning("outbox waits for the chain's RPC", extra={"reason": str(exc)})
+            except ChainError as exc:  # the node is down, syncing, or counts our requests
+                logger.warning("the outbox waits for the chain", extra={"reason": str(exc)})
                 is_idle, pause = False, self._options.poll_interval
             with anyio.move_on_after(None if is_idle else pause):
                 await self._wake.wait()
@@ -239,24 +253,6 @@ async def open_transaction_queue(
     with db.hold(f"the transactions of {signer.address} on chain {chain.chain_id}"):
         async with running(queue.settle):
             yield queue
-
-
-async def check_chain_identity(chain: Chain, db: Database) -> None:
-    """Refuse a journal that was written with another chain of the same id.
-
-    Raises:
-        ConfigError: names both; nonces and sessions of the one mean nothing on the other.
-    """
-    genesis = await chain.block(0)
-    if genesis is None:
-        raise ChainError(f"{chain.shown_url} has no block 0: it is still syncing")
-    known = await db.write(lambda c: bind_chain(c, chain.chain_id, genesis.hash), durable=True)
-    if known != genesis.hash:
-        raise ConfigError(
-            f"{db.path} was written with another chain of id {chain.chain_id} (genesis {known}, "
-            f"now {genesis.hash}): a devnet is new at each start; use another data folder, or "
-            "delete this one if nothing in it is worth anything"
-        )
 
 
 def _most_it_costs(row: OutboxRow) -> int:

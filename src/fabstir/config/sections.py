@@ -75,6 +75,8 @@ class HostSettings:
     location: str = ""
     reconnect_grace_seconds: _Seconds = 60.0
     """How long a session whose socket closed waits for its renter before it settles."""
+    acknowledgement_timeout_seconds: _Seconds = 30.0
+    """How long an answer waits for the renter to acknowledge its receipts before it ends."""
     max_unproven_tokens: Annotated[TokenCount, Between(1)] | None = None
     """The exposure to a client that knows no receipts; None: the session's proof interval."""
     encryption_key: Path = Path("encryption.key")

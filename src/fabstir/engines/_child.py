@@ -8,6 +8,7 @@ where the server listens.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -44,8 +45,8 @@ def _run_wheel(orders: dict[str, Any], announcements: TextIO) -> None:
     # No orderly end: there is nothing to save, and the parent may be waiting for the memory.
     _when_parent_is_gone(lambda: os._exit(0))
 
-    import xllamacpp  # noqa: PLC0415 - a renter's installation has no engine
-
+    # By name: it comes with no types, and a renter's installation does not have it.
+    xllamacpp: Any = importlib.import_module("xllamacpp")
     params: Any = xllamacpp.CommonParams()
     params.model.path = orders["model_path"]
     params.n_ctx = orders["max_model_len"] * orders["num_slots"]
@@ -62,7 +63,10 @@ def _run_wheel(orders: dict[str, Any], announcements: TextIO) -> None:
     params.cache_ram_mib = _CACHE_MIB
     params.ui = False
     params.verbosity = 1  # errors only: at 3 it would print what people ask
-    server: Any = xllamacpp.Server(params)
+    try:
+        server: Any = xllamacpp.Server(params)
+    except RuntimeError as error:
+        sys.exit(str(error))  # the reasons stand before it, on standard error
     _announce(announcements, int(str(server.listening_address).rpartition(":")[2]))
     signal.pause()
 

@@ -30,7 +30,7 @@ the default; on a quiet one no difference."""
 
 _POLL_SECONDS = 0.02
 _MAX_LINE_BYTES = 4096
-_NUM_LAST_LINES = 20
+_NUM_LAST_LINES = 8
 _OURS = "FABSTIR_"
 
 
@@ -47,6 +47,9 @@ class LlamaCppConfig:
         cache_dir: keeps what was measured, per machine, model and build.
         model_digest: sha256 of the file, the measurement's key.
         start_timeout: seconds from the start to the loaded model.
+        calibration_timeout: seconds for measuring threads at the very first start: a small model
+            needs 3, a large one this much to load once. Then the thread counts that were reached
+            decide.
         restart_delays: seconds before each further start after a crash; after that many crashes
             in a row it stays down.
         heartbeat_timeout: seconds without a sign of life after which it is killed and restarted.
@@ -62,6 +65,7 @@ class LlamaCppConfig:
     num_gpu_layers: int = 0
     server_binary: Path | None = None
     start_timeout: float = 120.0
+    calibration_timeout: float = 20.0
     restart_delays: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0)
     heartbeat_timeout: float = 10.0
 
@@ -104,9 +108,11 @@ class _LastWords:
 
     async def collect(self, process: Process) -> None:
         assert process.stderr is not None, "opened with a pipe"
+        begun = ""
         async for data in process.stderr:
-            lines = data.decode(errors="replace").splitlines()
+            *lines, begun = (begun + data.decode(errors="replace")).split("\n")
             self.lines.extend(line.strip()[:200] for line in lines if line.strip())
+            begun = begun[-_MAX_LINE_BYTES:]
         self.all_said.set()
 
 

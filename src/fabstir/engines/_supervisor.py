@@ -17,7 +17,7 @@ from fabstir.engines._process import LlamaCppConfig, RunningChild, ThreadCounts,
 from fabstir.engines.engine import EngineState
 from fabstir.primitives.errors import EngineError, EngineUnavailable
 
-_LOG = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 STEADY_SECONDS: Final = 60.0
 """An engine that ran this long has earned its restarts back."""
@@ -70,10 +70,10 @@ class Supervisor:
             num_crashes = 0 if time.monotonic() - started > STEADY_SECONDS else num_crashes
             if num_crashes == len(self._config.restart_delays):
                 self._state = EngineState.FAILED
-                _LOG.error("engine keeps crashing: left down", extra={"reason": self._reason})
+                _logger.error("engine keeps crashing: left down", extra={"reason": self._reason})
                 return
             self._state = EngineState.RESTARTING
-            _LOG.warning("engine died: starting it again", extra={"reason": self._reason})
+            _logger.warning("engine died: starting it again", extra={"reason": self._reason})
             await anyio.sleep(self._config.restart_delays[num_crashes])
             num_crashes += 1
 

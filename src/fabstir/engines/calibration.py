@@ -12,11 +12,12 @@ import json
 import logging
 import os
 import platform
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+
+import anyio
 
 from fabstir.engines._http import EngineAddress
 from fabstir.engines._process import LlamaCppConfig, ThreadCounts, open_child
@@ -28,59 +29,91 @@ _NUM_TOKENS: Final = 24
 _NUM_RUNS: Final = 2
 """The better of two: the first also pays for touching the model's pages."""
 
+_MANY_CORES: Final = 8
+"""From here on memory is often busy before half of the cores are."""
 
-def _candidates() -> list[ThreadCounts]:
+
+def candidates(num_cores: int) -> list[ThreadCounts]:
+    """All cores, and half of them (one per pair of hyperthreads); on large machines a quarter."""
+    shares = {num_cores, num_cores // 2, num_cores // 4 if num_cores >= _MANY_CORES else 0}
+    return [ThreadCounts(threads, num_cores) for threads in sorted(shares - {0}, reverse=True)]
+
+
+def num_usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """The cores that this process may use, less where a container's quota is smaller."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    batch = cores or 1
-    decode = sorted({batch, max(1, batch // 2)}, reverse=True)
-    return [ThreadCounts(threads, batch) for threads in decode]
+    try:
+        allowed, period = (int(part) for part in quota.read_text().split())
+    except (OSError, ValueError):  # not in such a container, or its quota is "max"
+        return cores or 1
+    return max(1, min(cores or 1, allowed // period))
 
 
 async def choose_threads(
     config: LlamaCppConfig, on_progress: Callable[[str], None]
 ) -> tuple[ThreadCounts, str]:
-    """The thread counts to use, and why, in words."""
+    """The thread counts to use, and why, in words.
+
+    Raises:
+        EngineUnavailable: the engine does not start.
+    """
+    num_cores = num_usable_cores()
     if config.num_threads is not None:
-        batch = config.num_batch_threads or config.num_threads
+        batch = config.num_batch_threads or num_cores
         return ThreadCounts(config.num_threads, batch), "set by the owner"
-    file = config.cache_dir / f"engine-threads-{_machine_key(config)}.json"
-    known = _read(file)
-    if known is None:
-        known = await _measure(config, on_progress)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(known))
-        part.replace(file)
-    best = max(known, key=lambda name: known[name])
+    if config.num_gpu_layers:
+        return ThreadCounts(max(1, num_cores // 2), num_cores), "the GPU does the work"
+    speeds = await _speeds(config, candidates(num_cores), on_progress)
+    if not speeds:
+        return ThreadCounts(
+            max(1, num_cores // 2), num_cores
+        ), "half of the cores: no time to measure"
+    best = max(speeds, key=lambda name: speeds[name])
     decode, batch = (int(part) for part in best.split("/"))
-    figures = ", ".join(f"{name}: {speed:.0f} tokens/s" for name, speed in known.items())
+    figures = ", ".join(f"{name}: {speed:.0f} tokens/s" for name, speed in speeds.items())
     _logger.info("engine threads chosen", extra={"threads": best, "measured": figures})
     return ThreadCounts(decode, config.num_batch_threads or batch), f"measured ({figures})"
 
 
-async def _measure(config: LlamaCppConfig, on_progress: Callable[[str], None]) -> dict[str, float]:
-    candidates = _candidates()
+async def _speeds(
+    config: LlamaCppConfig, tried: list[ThreadCounts], on_progress: Callable[[str], None]
+) -> dict[str, float]:
+    file = config.cache_dir / f"engine-threads-{_machine_key(config, tried)}.json"
+    known = _read(file)
+    if known:
+        return known
+    measured = await _measure(config, tried, on_progress)
+    if len(measured) == len(tried):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(measured))
+        part.replace(file)
+    return measured
+
+
+async def _measure(
+    config: LlamaCppConfig, tried: list[ThreadCounts], on_progress: Callable[[str], None]
+) -> dict[str, float]:
     speeds: dict[str, float] = {}
-    for index, threads in enumerate(candidates):
-        on_progress(f"measuring thread counts, {index + 1} of {len(candidates)}")
-        async with open_child(config, threads) as child:
-            runs = [await _tokens_per_second(child.address) for _ in range(_NUM_RUNS)]
-        speeds[f"{threads.decode}/{threads.batch}"] = max(runs)
+    with anyio.move_on_after(config.calibration_timeout):
+        for index, threads in enumerate(tried):
+            on_progress(f"measuring thread counts, {index + 1} of {len(tried)}")
+            async with open_child(config, threads) as child:
+                runs = [await _tokens_per_second(child.address) for _ in range(_NUM_RUNS)]
+            speeds[f"{threads.decode}/{threads.batch}"] = max(runs)
     return speeds
 
 
 async def _tokens_per_second(address: EngineAddress) -> float:
     body = {"prompt": _PROMPT, "n_predict": _NUM_TOKENS, "ignore_eos": True, "cache_prompt": False}
-    started = time.monotonic()
     answer: Any = await address.post_json("/completion", body)
-    return int(answer["tokens_predicted"]) / (time.monotonic() - started)
+    return float(answer["timings"]["predicted_per_second"])
 
 
-def _machine_key(config: LlamaCppConfig) -> str:
+def _machine_key(config: LlamaCppConfig, tried: list[ThreadCounts]) -> str:
     binary = config.server_binary
     build = f"{binary} {binary.stat().st_mtime_ns}" if binary else version("xllamacpp")
-    cores = os.cpu_count()
-    parts = (platform.node(), _processor(), str(cores), config.model_digest, build)
+    parts = (platform.node(), _processor(), repr(tried), config.model_digest, build)
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 
@@ -92,9 +125,9 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith("model name")), "")
 
 
-def _read(file: Path) -> dict[str, float] | None:
+def _read(file: Path) -> dict[str, float]:
     try:
         values: Any = json.loads(file.read_text())
-        return {str(name): float(speed) for name, speed in values.items()} or None
+        return {str(name): float(speed) for name, speed in values.items()}
     except (OSError, ValueError, AttributeError):
-        return None  # measured again
+        return {}  # measured again

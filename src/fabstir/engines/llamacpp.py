@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import anyio
+from anyio import to_thread
 
+from fabstir.engines._background import running
 from fabstir.engines._http import EngineAddress, EngineRefused
-from fabstir.engines._process import LlamaCppConfig, Supervisor
+from fabstir.engines._process import LlamaCppConfig, ThreadCounts
 from fabstir.engines._sse import EventDecoder
+from fabstir.engines._supervisor import Supervisor
+from fabstir.engines._vocabulary import CharacterPieces, read_character_pieces
 from fabstir.engines.calibration import choose_threads
 from fabstir.engines.engine import (
     EngineInfo,
@@ -22,6 +28,7 @@ from fabstir.engines.engine import (
     GenerationRequest,
 )
 from fabstir.primitives.errors import (
+    ConfigError,
     ContextLengthExceeded,
     EngineCrashed,
     EngineUnavailable,
@@ -30,18 +37,44 @@ from fabstir.protocol.chat import ChatMessage
 
 _MILLION = 1_000_000
 
+_END_FIELDS: Final = ("stop", "stop_type", "tokens_evaluated", "timings")
+"""Of the last event; the others repeat the prompt and the settings."""
+
 
 class LlamaCppEngine:
     """The `Engine` over a supervised child process. Made by `open_llamacpp`."""
 
-    def __init__(self, supervisor: Supervisor, info: EngineInfo) -> None:
-        self._supervisor = supervisor
+    def __init__(self, supervisor: Supervisor, info: EngineInfo, pieces: CharacterPieces) -> None:
         self.info = info
+        self._supervisor = supervisor
+        self._pieces = pieces
+        # The server's own queue would hold one of its few HTTP threads for each waiting request,
+        # and then no other request, not even a health check, is answered.
+        self._slots = anyio.Semaphore(info.num_slots)
 
     @property
     def state(self) -> EngineState:
         """Whether it can answer now."""
         return self._supervisor.state
+
+    @property
+    def pid(self) -> int | None:
+        """The child process, while there is one: for `status`, and for tests that kill it."""
+        return self._supervisor.pid
+
+    @property
+    def address(self) -> EngineAddress:
+        """Where the child listens now, for benchmarks that ask it directly.
+
+        Raises:
+            EngineUnavailable: it is loading or gone.
+        """
+        return self._supervisor.address()
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are being decoded; at most `info.num_slots`."""
+        return self.info.num_slots - self._slots.value
 
     async def tokenize_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
         """Two requests to the child, together about 2 ms for a short prompt."""
@@ -49,7 +82,8 @@ class LlamaCppEngine:
         address = self._supervisor.address()
         try:
             answer = await address.post_json("/apply-template", {"messages": listed})
-            return await _tokenize(address, answer["prompt"])
+            body = {"content": answer["prompt"], "add_special": True, "parse_special": True}
+            return tuple((await address.post_json("/tokenize", body))["tokens"])
         except EngineRefused as error:
             raise EngineUnavailable(
                 f"the model's chat template refused the conversation: {_message(error)}"
@@ -63,30 +97,32 @@ class LlamaCppEngine:
     async def generate(
         self, request: GenerationRequest
     ) -> AsyncGenerator[AsyncIterator[GenerationEvent]]:
-        """See `Engine.generate`."""
-        num_prompt_tokens = len(request.prompt_token_ids)
-        if num_prompt_tokens >= self.info.max_model_len:
-            raise ContextLengthExceeded(num_prompt_tokens, self.info.max_model_len)
-        address = self._supervisor.address()
-        try:
-            async with address.stream("POST", "/completion", _body(request)) as pieces:
-                yield _events(address, pieces)
-        except EngineRefused as error:
-            raise self._refusal(error, num_prompt_tokens) from error
+        """See `Engine.generate`. Waits for a free slot first."""
+        room = self.info.max_model_len - len(request.prompt_token_ids)
+        if room < 1:
+            raise ContextLengthExceeded(len(request.prompt_token_ids), self.info.max_model_len)
+        async with self._slots:
+            address = self._supervisor.address()
+            try:
+                async with address.stream(
+                    "POST", "/completion", completion_body(request, room)
+                ) as pieces:
+                    yield read_events(pieces, self._pieces)
+            except EngineRefused as error:
+                raise EngineUnavailable(
+                    f"the engine refused the request: {_message(error)}"
+                ) from error
 
-    def _refusal(self, error: EngineRefused, num_prompt_tokens: int) -> Exception:
-        if b"exceed_context_size_error" in error.body:
-            return ContextLengthExceeded(num_prompt_tokens, self.info.max_model_len)
-        return EngineUnavailable(f"the engine refused the request: {_message(error)}")
 
-
-def _body(request: GenerationRequest) -> dict[str, Any]:
+def completion_body(request: GenerationRequest, room: int) -> dict[str, Any]:
+    """What the server is asked for; `room` is what the context has left."""
     sampling = request.sampling
     return {
         "prompt": list(request.prompt_token_ids),
-        "n_predict": sampling.max_tokens,
+        "n_predict": min(sampling.max_tokens, room),
         "stream": True,
         "return_tokens": True,
+        "response_fields": list(_END_FIELDS),
         "cache_prompt": True,
         "temperature": sampling.temperature_millionths / _MILLION,
         "top_p": sampling.top_p_millionths / _MILLION,
@@ -98,51 +134,45 @@ def _body(request: GenerationRequest) -> dict[str, Any]:
     }
 
 
-async def _events(
-    address: EngineAddress, pieces: AsyncIterator[bytes]
+async def read_events(
+    body: AsyncIterator[bytes], pieces: CharacterPieces
 ) -> AsyncIterator[GenerationEvent]:
+    """The events in the body of a streamed answer, with all of their token ids.
+
+    Raises:
+        EngineCrashed: the answer ends without its last event.
+    """
     decoder = EventDecoder()
-    num_reported = 0
-    async for piece in pieces:
-        for payload in decoder.feed(piece):
+    num_reported = num_delivered = 0
+    is_text_withheld = False
+    async for data in body:
+        for payload in decoder.feed(data):
             event: dict[str, Any] = json.loads(payload)
             if "error" in event:
                 raise EngineCrashed(f"the engine gave up: {event['error'].get('message', '')}")
             if event["stop"]:
-                yield _end(event)
+                yield _end(event, num_delivered)
                 return
+            text, token_ids = event["content"], tuple[int, ...](event["tokens"])
             num_new = event["tokens_predicted"] - num_reported
             num_reported = event["tokens_predicted"]
-            yield await _chunk(address, event["content"], tuple(event["tokens"]), num_new)
+            if num_new > len(token_ids) == 1:
+                token_ids = pieces.spell(text, num_new, token_ids[0], is_whole=not is_text_withheld)
+            is_text_withheld = not text  # it may be the beginning of a stop string
+            num_delivered += len(token_ids)
+            yield GenerationChunk(text, token_ids)
     raise EngineCrashed(
         "the engine ended its answer in the middle: it is started again; send the request again"
     )
 
 
-async def _chunk(
-    address: EngineAddress, text: str, reported: tuple[int, ...], num_new: int
-) -> GenerationChunk:
-    """Find the ids that the server kept to itself while a character was incomplete."""
-    if len(reported) == num_new:
-        return GenerationChunk(text, reported)
-    found = await _tokenize(address, text, add_special=False)
-    return GenerationChunk(text, found if len(found) == num_new else reported)
-
-
-async def _tokenize(
-    address: EngineAddress, text: str, *, add_special: bool = True
-) -> tuple[int, ...]:
-    body = {"content": text, "add_special": add_special, "parse_special": add_special}
-    answer = await address.post_json("/tokenize", body)
-    return tuple(answer["tokens"])
-
-
-def _end(event: dict[str, Any]) -> GenerationEnd:
+def _end(event: dict[str, Any], num_delivered: int) -> GenerationEnd:
     timings = event["timings"]
     return GenerationEnd(
         finish_reason="length" if event["stop_type"] == "limit" else "stop",
         num_prompt_tokens=event["tokens_evaluated"],
         num_cached_tokens=timings.get("cache_n", 0),
+        num_completion_tokens=num_delivered,
         prompt_seconds=timings["prompt_ms"] / 1000,
         decode_seconds=timings["predicted_ms"] / 1000,
     )
@@ -166,22 +196,43 @@ async def open_llamacpp(
 
     Raises:
         EngineUnavailable: it does not start; the text says what it said last.
+        ConfigError: the model has a shorter context than `config` asks for.
     """
     threads, reason = await choose_threads(config, on_progress)
     on_progress("loading the model")
     supervisor = Supervisor(config, threads)
     ready = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(supervisor.run, ready.set)
+    async with running(partial(supervisor.run, ready.set)):
+        pieces = await _character_pieces(config)
         await ready.wait()
         properties: Any = await supervisor.address().get_json("/props")
-        info = EngineInfo(
-            model=config.model_path.name,
-            max_model_len=config.max_model_len,
-            num_slots=properties["total_slots"],
-            build=str(properties["build_info"]),
-            chat_template=properties["chat_template"],
-            tuning=f"{threads.decode} decode and {threads.batch} batch threads, {reason}",
+        info = _info(config, properties, threads, reason)
+        yield LlamaCppEngine(supervisor, info, pieces)
+
+
+async def _character_pieces(config: LlamaCppConfig) -> CharacterPieces:
+    try:
+        return await to_thread.run_sync(read_character_pieces, config.model_path)
+    except (OSError, ValueError) as error:
+        raise EngineUnavailable(
+            f"the vocabulary of {config.model_path} cannot be read ({error}): is it a GGUF file?"
+        ) from error
+
+
+def _info(
+    config: LlamaCppConfig, properties: Any, threads: ThreadCounts, reason: str
+) -> EngineInfo:
+    offered = int(properties["default_generation_settings"].get("n_ctx", math.inf))
+    if offered < config.max_model_len:
+        raise ConfigError(
+            f"{config.model_path.name} has a context of {offered} tokens, and "
+            f"model.max_model_len is {config.max_model_len}: lower it"
         )
-        yield LlamaCppEngine(supervisor, info)
-        tasks.cancel_scope.cancel()
+    return EngineInfo(
+        model=config.model_path.name,
+        max_model_len=config.max_model_len,
+        num_slots=int(properties["total_slots"]),
+        build=str(properties["build_info"]),
+        chat_template=str(properties["chat_template"]),
+        tuning=f"{threads.decode} decode and {threads.batch} batch threads, {reason}",
+    )

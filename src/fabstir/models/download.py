@@ -115,7 +115,10 @@ def discard(part: Path) -> None:
 
 def shown(url: str) -> str:
     """An address without what may be secret in it: user, password and query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the model's address"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

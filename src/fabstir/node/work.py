@@ -106,6 +106,7 @@ async def build_work(
         crypto=NATIVE,
         wallet_secret=wallet_secret,
         model_digest=model.digest,
+        acknowledgement_timeout=settings.host.acknowledgement_timeout_seconds,
         max_unproven=lambda session: max_unproven(session.row),
         claim_soon=settler.claim_soon,
         random=secrets.token_bytes,

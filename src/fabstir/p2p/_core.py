@@ -61,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 _PING_BYTES = 32
 _CID_HEADER_BYTES = 2
+_MAX_PEER_ID_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +91,9 @@ class P2PCore:
     def __init__(
         self, host: BasicHost, dht: KadDHT, crypto: Crypto, clock: Callable[[], float]
     ) -> None:
-        self._host = host
-        self._dht = dht
-        self._client = DhtClient(host, dht)
+        self.host = host
+        self.dht = dht
+        self.client = DhtClient(host, dht)
         self._crypto = crypto
         self._clock = clock
         self._learned = anyio.Event()
@@ -100,30 +101,30 @@ class P2PCore:
 
     @property
     def peer_id(self) -> PeerId:
-        return PeerId(self._host.get_id().to_base58())
+        return PeerId(self.host.get_id().to_base58())
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return tuple(str(address) for address in self._host.get_addrs())
+        return tuple(str(address) for address in self.host.get_addrs())
 
     def stats(self) -> P2PStats:
         return P2PStats(
-            num_connected_peers=len(self._host.get_connected_peers()),
-            num_routing_peers=self._dht.get_routing_table_size(),
+            num_connected_peers=len(self.host.get_connected_peers()),
+            num_routing_peers=self.dht.get_routing_table_size(),
         )
 
     def _on_learned(self) -> None:
         self._learned.set()
 
     async def wait_for_peers(self) -> None:
-        while self._dht.get_routing_table_size() == 0:
+        while self.dht.get_routing_table_size() == 0:
             self._learned = anyio.Event()
             await self._learned.wait()
 
     async def provide(self, model_id: ModelId, budget: float) -> int:
         key = _model_key(model_id)
-        own = PeerInfo(self._host.get_id(), self._host.get_addrs())
-        self._dht.provider_store.add_provider(key, own)
+        own = PeerInfo(self.host.get_id(), self.host.get_addrs())
+        self.dht.provider_store.add_provider(key, own)
         record = Message(type=Message.ADD_PROVIDER, key=key)
         record.providerPeers.add(
             id=own.peer_id.to_bytes(), addrs=[address.to_bytes() for address in own.addrs]
@@ -132,39 +133,40 @@ class P2PCore:
 
     async def find_providers(self, model_id: ModelId, budget: float) -> tuple[Provider, ...]:
         key = _model_key(model_id)
-        found = self._dht.provider_store.get_providers(key)
+        found = self.dht.provider_store.get_providers(key)
 
         def collect(_peer_id: ID, answer: Message) -> None:
             for peer in answer.providerPeers[:MAX_PROVIDERS]:
-                found.append(PeerInfo(ID(peer.id), parse_addresses(peer.addrs)))
+                if 0 < len(peer.id) <= _MAX_PEER_ID_BYTES:
+                    found.append(PeerInfo(ID(peer.id), parse_addresses(peer.addrs)))
 
         request = Message(type=Message.GET_PROVIDERS, key=key)
-        await self._client.walk(request, collect, budget=budget)
+        await self.client.walk(request, collect, budget=budget)
         others = [
             PeerInfo(peer.peer_id, parse_addresses(each.to_bytes() for each in peer.addrs))
             for peer in workarounds.distinct_providers(found)
-            if peer.peer_id != self._host.get_id()
+            if peer.peer_id != self.host.get_id()
         ][:MAX_PROVIDERS]
         for peer in others:
-            self._host.get_peerstore().add_addrs(peer.peer_id, peer.addrs, ADDRESS_TTL)
+            self.host.get_peerstore().add_addrs(peer.peer_id, peer.addrs, ADDRESS_TTL)
         return tuple(_provider(peer) for peer in others)
 
     async def put_host_record(self, encoded: bytes, budget: float) -> int:
-        value = seal_host_record(encoded, self._host.get_private_key())
+        value = seal_host_record(encoded, self.host.get_private_key())
         open_host_record(self.peer_id, value, self._crypto, self._clock())
         key = host_record_key(self.peer_id).encode()
-        record = make_signed_put_record(key, value, self._host.get_private_key())
-        self._dht.value_store.put_record(key, record)
+        record = make_signed_put_record(key, value, self.host.get_private_key())
+        self.dht.value_store.put_record(key, record)
         message = Message(type=Message.PUT_VALUE, key=key, record=record)
         return await self._publish(Message(type=Message.GET_VALUE, key=key), message, budget)
 
     async def _publish(self, question: Message, record: Message, budget: float) -> int:
         """Give a record to the peers nearest to its key. Returns how many took it."""
-        nearest = await self._client.walk(question, _ignore, budget=budget)
+        nearest = await self.client.walk(question, _ignore, budget=budget / 2)
         took: list[bool] = []
 
         async def tell(peer_id: ID) -> None:
-            took.append(await self._client.tell(peer_id, record))
+            took.append(await self.client.tell(peer_id, record))
 
         async with anyio.create_task_group() as tasks:
             for peer_id in nearest:
@@ -175,16 +177,16 @@ class P2PCore:
         key = host_record_key(peer_id).encode()
         request = Message(type=Message.GET_VALUE, key=key)
         offers = _Offers(peer_id, self._crypto, self._clock)
-        local = self._dht.value_store.get(key)
+        local = self.dht.value_store.get(key)
         if local is not None:
             offers.add(local.value)
         if peer_id == self.peer_id:
             return offers.best()
-        answered = anyio.Event()
+        host, answered = _parse_peer_id(peer_id), anyio.Event()
 
         async def ask_host() -> None:
             try:
-                answer = await self._client.ask(ID.from_base58(peer_id), request)
+                answer = await self.client.ask(host, request)
             except PeerUnreachable as exc:
                 logger.debug("a host does not answer for itself", extra={"cause": str(exc)})
             else:
@@ -196,16 +198,18 @@ class P2PCore:
             tasks.start_soon(ask_host)
             with anyio.move_on_after(HOST_HEAD_START):
                 await answered.wait()
-            await self._client.walk(
+            await self.client.walk(
                 request, lambda _, answer: offers.add(answer.record.value), budget=budget
             )
+            if not offers.has_valid:
+                await answered.wait()
             tasks.cancel_scope.cancel()
         return offers.best()
 
     async def ping(self, target: str) -> float:
         peer = await self._resolve(target)
-        await workarounds.dial(self._host, peer, DIAL_TIMEOUT)
-        stream = await workarounds.open_stream(self._host, peer.peer_id, TProtocol(PING_PROTOCOL))
+        await workarounds.dial(self.host, peer, DIAL_TIMEOUT)
+        stream = await workarounds.open_stream(self.host, peer.peer_id, TProtocol(PING_PROTOCOL))
         payload = secrets.token_bytes(_PING_BYTES)
         try:
             with anyio.fail_after(STREAM_TIMEOUT):
@@ -225,23 +229,23 @@ class P2PCore:
     async def _resolve(self, target: str) -> PeerInfo:
         if target.startswith("/"):
             return parse_peer(target, "ping")
-        peer_id = ID.from_base58(target)
-        addresses = known_addresses(self._host, peer_id)
+        peer_id = _parse_peer_id(target)
+        addresses = known_addresses(self.host, peer_id)
         if not addresses:
-            await self._dht.find_peer(peer_id)
-            addresses = known_addresses(self._host, peer_id)
+            await self.dht.find_peer(peer_id)
+            addresses = known_addresses(self.host, peer_id)
         return PeerInfo(peer_id, addresses)
 
     async def keep_connected(self, peer: PeerInfo) -> None:
         """Stay connected to one bootstrap peer; it may come, go and come back."""
         wait = BOOTSTRAP_FIRST_RETRY
         while True:
-            if self._host.is_peer_connected(peer.peer_id):
+            if self.host.is_peer_connected(peer.peer_id):
                 wait = BOOTSTRAP_FIRST_RETRY
                 await anyio.sleep(BOOTSTRAP_CHECK)
                 continue
             try:
-                await workarounds.dial(self._host, peer, DIAL_TIMEOUT)
+                await workarounds.dial(self.host, peer, DIAL_TIMEOUT)
                 await self._join(peer.peer_id)
             except PeerUnreachable as exc:
                 logger.warning(
@@ -253,9 +257,9 @@ class P2PCore:
 
     async def _join(self, peer_id: ID) -> None:
         """libp2p's routing table stays empty after a dial: ask the peer for our neighbours."""
-        request = Message(type=Message.FIND_NODE, key=self._host.get_id().to_bytes())
-        await self._dht.add_peer(peer_id)
-        await self._client.walk(request, _ignore, budget=DIAL_TIMEOUT)
+        request = Message(type=Message.FIND_NODE, key=self.host.get_id().to_bytes())
+        await self.dht.add_peer(peer_id)
+        await self.client.walk(request, _ignore, budget=DIAL_TIMEOUT)
 
 
 class _Offers:
@@ -279,6 +283,10 @@ class _Offers:
             return False
         return True
 
+    @property
+    def has_valid(self) -> bool:
+        return bool(self._valid)
+
     def best(self) -> HostRecord:
         if self._valid:
             return max(self._valid, key=lambda record: record.sequence)
@@ -292,6 +300,13 @@ class _Offers:
 
 def _ignore(_peer_id: ID, _answer: Message) -> None:
     return
+
+
+def _parse_peer_id(text: str) -> ID:
+    try:
+        return ID.from_base58(text)
+    except ValueError as exc:
+        raise PeerUnreachable(f"{text!r} is not a peer id") from exc
 
 
 def _model_key(model_id: ModelId) -> bytes:
@@ -329,8 +344,7 @@ def _make_host(key_pair: KeyPair, advertised: list[Multiaddr], *, has_websocket:
 
 
 _CONNECTIONS = ConnectionConfig(
-    # A host's own streams are few; 200 connections cost about 400 kB (measured: 1.8 MB for a node
-    # with 29). No automatic dials: the DHT dials whom it needs.
+    # Measured: a node with 29 connections takes 1.8 MB, so 200 take about 12 MB.
     max_connections=200,
     high_watermark=160,
     low_watermark=0,
@@ -355,6 +369,7 @@ async def open_core(
     if config.ws_port is not None:
         workarounds.ensure_port_free(config.listen_host, config.ws_port, "p2p.ws_port")
     workarounds.shorten_dial_delay()
+    workarounds.bound_value_store()
     host = _make_host(key_pair, advertised, has_websocket=config.ws_port is not None)
     dht = KadDHT(
         host,
@@ -370,6 +385,7 @@ async def open_core(
         advertised += advertised_addresses(host.get_transport_addrs(), config.announce)
         async with background_trio_service(dht), anyio.create_task_group() as tasks:
             for peer in bootstrap:
-                tasks.start_soon(core.keep_connected, peer)
+                if peer.peer_id != host.get_id():  # hosts of one network share one list
+                    tasks.start_soon(core.keep_connected, peer)
             yield core
             tasks.cancel_scope.cancel()

@@ -7,6 +7,8 @@ import warnings
 
 logger = logging.getLogger(__name__)
 
+_MAX_TEXT = 500
+
 with warnings.catch_warnings():
     # libp2p 0.8.1 imports websockets.legacy, which warns since websockets 14; we cannot change
     # the import, and a run with -W error would not start.
@@ -23,7 +25,8 @@ class _Demote(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s: %s", record.name, record.getMessage())
+            text = record.getMessage()[:_MAX_TEXT]  # a refused value is logged whole, in hex
+            logger.debug("libp2p says", extra={"libp2p_logger": record.name, "text": text})
 
 
 def demote_libp2p_logs() -> None:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import anyio
+import libp2p.kad_dht.value_store as libp2p_values
 import libp2p.network.swarm as libp2p_swarm
 import trio
 from libp2p.abc import INetConn, INetStream
@@ -35,22 +36,37 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
-from fabstir.p2p.limits import ADDRESS_TTL, CLOSE_TIMEOUT, DIAL_TIMEOUT, STREAM_TIMEOUT
+from fabstir.p2p.limits import (
+    ADDRESS_TTL,
+    CLOSE_TIMEOUT,
+    DIAL_TIMEOUT,
+    MAX_STORED_RECORDS,
+    STREAM_TIMEOUT,
+)
 from fabstir.primitives.errors import ConfigError, PeerUnreachable
 
-_DIAL_DELAY: Final = 0.01
+DIAL_DELAY: Final = 0.01
 
 LIBRARY_ERRORS: Final = (
     BaseLibp2pError,
     ResourceManagerException,
     OSError,
-    ValueError,
     TimeoutError,
     trio.TooSlowError,
     trio.BrokenResourceError,
     trio.ClosedResourceError,
+    # A peer's bytes reach all of the library: its bugs must cost that peer the connection, not us
+    # the node.
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    ExceptionGroup,
 )
-"""What a dial or a stream fails with, whatever the peer does."""
+"""What a dial or a stream may fail with, whatever the peer does."""
 
 
 def shorten_dial_delay() -> None:
@@ -59,7 +75,14 @@ def shorten_dial_delay() -> None:
     Measured: 251 ms a dial; 14 ms with this.
     """
     assert hasattr(libp2p_swarm, "_HAPPY_EYEBALLS_DELAY"), "libp2p renamed the dial delay"
-    libp2p_swarm._HAPPY_EYEBALLS_DELAY = _DIAL_DELAY  # pyright: ignore[reportPrivateUsage] - there is no setting
+    libp2p_swarm._HAPPY_EYEBALLS_DELAY = DIAL_DELAY  # pyright: ignore[reportPrivateUsage] - there is no setting
+
+
+def bound_value_store() -> None:
+    """The store of a server takes 50,000 values, which strangers could fill with 8 KiB each, and
+    once it is full it parses the time of every value for each new one."""
+    assert hasattr(libp2p_values, "MAX_VALUE_STORE_SIZE"), "libp2p renamed the store's bound"
+    libp2p_values.MAX_VALUE_STORE_SIZE = MAX_STORED_RECORDS  # pyright: ignore[reportPrivateImportUsage] - the name that the store reads
 
 
 def noise_only(key_pair: KeyPair) -> TSecurityOptions:
@@ -123,7 +146,7 @@ async def closing(host: BasicHost) -> AsyncGenerator[None]:
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(CLOSE_TIMEOUT):
                 async with anyio.create_task_group() as tasks:
-                    for connection in _swarm(host).get_connections():
+                    for connection in swarm_of(host).get_connections():
                         tasks.start_soon(_close_connection, connection)
             await host.close()
 
@@ -146,10 +169,10 @@ async def dial(host: BasicHost, peer: PeerInfo, timeout: float = DIAL_TIMEOUT) -
     if host.is_peer_connected(peer.peer_id):
         return
     store, errors = host.get_peerstore(), list[str]()
-    _swarm(host).retry_config = RetryConfig(max_retries=0)
+    swarm_of(host).retry_config = RetryConfig(max_retries=0)
     for address in peer.addrs:
         store.clear_addrs(peer.peer_id)
-        _swarm(host).unblock_peer(peer.peer_id)
+        swarm_of(host).unblock_peer(peer.peer_id)
         try:
             with anyio.fail_after(timeout / len(peer.addrs)):
                 await host.connect(PeerInfo(peer.peer_id, [address]))
@@ -219,7 +242,7 @@ def _protocols(host: BasicHost, peer_id: ID) -> list[str]:
         return []
 
 
-def _swarm(host: BasicHost) -> Swarm:
+def swarm_of(host: BasicHost) -> Swarm:
     network = host.get_network()
     assert isinstance(network, Swarm)
     return network
@@ -228,4 +251,4 @@ def _swarm(host: BasicHost) -> Swarm:
 async def stop_auto_dialling(host: BasicHost) -> None:
     """The library dials every peer it ever heard of, every 30 s, up to the mean of its two
     watermarks; no setting turns that off. The DHT dials whom it needs."""
-    await _swarm(host).auto_connector.stop()
+    await swarm_of(host).auto_connector.stop()

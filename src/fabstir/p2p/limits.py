@@ -51,6 +51,10 @@ MAX_PROVIDER_ADDRESSES: Final = 8
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """Longest DHT answer that is read: 20 records of 8 KiB with 60 peers' addresses fit."""
 
+MAX_STORED_RECORDS: Final = 4096
+"""Host records kept for others: 36 MB. Each is kept by twenty nodes, so a network of any size at
+least as large as that of its hosts fits."""
+
 MAX_ENVELOPE_BYTES: Final = 512
 """What the libp2p envelope may add to a host record: key, signature and type are about 130."""
 

@@ -233,9 +233,10 @@ class ChatRequest:
         fields = cls._fields_of(data)
         has_nonce = fields.get("clientNonce") is not None
         has_salt = fields.get("salt") is not None
+        messages = _messages(fields)
         request = cls(
-            prompt=fields.optional_text("prompt") or "",
-            messages=_messages(fields),
+            prompt="" if messages else fields.optional_text("prompt") or "",
+            messages=messages,
             model=fields.optional_text("model", limit=512) or "",
             sampling=_sampling(fields),
             has_seed=fields.get("seed") is not None,

@@ -327,8 +327,34 @@ async def open_client(
     Raises:
         KeystoreError, ConfigError: a key or a setting cannot be used.
         ChainError: the wrong chain, no contracts there, or no answer.
-        ExceptionGroup: holds what stopped the watcher or the libp2p node later.
     """
+    try:
+        async with _open_parts(settings, clock) as client:
+            yield client
+    except BaseExceptionGroup as group:
+        # The parts run in task groups, which wrap whatever the app raises in its block.
+        error = _only_error(group)
+        if error is None:
+            raise
+        raise error from error.__cause__
+
+
+def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The one error that a group holds, however deep; None if there are several."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        inner = error.exceptions
+        if len(inner) != 1:
+            return None
+        error = inner[0]
+    return error
+
+
+@asynccontextmanager
+async def _open_parts(
+    settings: Settings, clock: Callable[[], float]
+) -> AsyncGenerator[FabstirClient]:
+    """Every part, from top to bottom in start order."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         wallet = await _load_wallet(settings)
@@ -364,6 +390,7 @@ async def open_client(
             wallet=wallet,
             journal=journal,
             watcher=watcher,
+            nodes=contracts.nodes,
             crypto=NATIVE_CRYPTO,
             clock=clock,
             random=secrets.token_bytes,

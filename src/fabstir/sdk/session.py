@@ -15,6 +15,7 @@ from typing import Final
 
 import anyio
 
+from fabstir.chain.contracts import NodeRegistry
 from fabstir.chain.keystore import Signer
 from fabstir.db.renter import RenterSession, RenterState
 from fabstir.primitives.errors import FabstirError, HostUnresponsive, LocalProtocolError
@@ -67,6 +68,7 @@ class SessionServices:
     wallet: Signer = field(repr=False)
     journal: RenterJournal
     watcher: Watcher
+    nodes: NodeRegistry
     crypto: Crypto
     clock: Callable[[], float]
     random: Callable[[int], bytes]
@@ -275,9 +277,7 @@ class Session:
         if self._connection is None:
             last = await self._services.journal.last_acknowledgement(self.row)
             self._head = head_after(last)
-            connection = await self._stack.enter_async_context(
-                open_connection(self._handshake(last))
-            )
+            connection = await self._dial(self._handshake(last))
             try:
                 check_terms(connection.terms, self._facts, self._head)
             except FabstirError:
@@ -287,6 +287,18 @@ class Session:
             self._seed_commitment = connection.terms.seed_commitment
             await self._services.journal.touch(self.row)
         return self._connection
+
+    async def _dial(self, handshake: Handshake) -> HostConnection:
+        """Connect where the host was, and if it is not there, where the registry says it is now."""
+        try:
+            return await self._stack.enter_async_context(open_connection(handshake))
+        except HostUnresponsive:
+            node = await self._services.nodes.node(self.row.host)
+            if node is None or node.api_url in {"", self.row.api_url}:
+                raise
+        self.row = await self._services.journal.update(self.row, api_url=node.api_url)
+        moved = replace(handshake, api_url=node.api_url)
+        return await self._stack.enter_async_context(open_connection(moved))
 
     def _handshake(self, last: SignedAcknowledgement | None) -> Handshake:
         row, services = self.row, self._services

@@ -69,7 +69,8 @@ class Situation:
 
     Attributes:
         tokens_agreed: acknowledged by us; what the host may claim.
-        chain_now: Unix time of the newest block; the contract's windows count by it.
+        chain_now: Unix time of the chain, by which the contract's windows count: the newest
+            block's, or this machine's where no block came for a while.
         now: this machine's Unix time; our own patience counts by it.
     """
 
@@ -177,7 +178,7 @@ class Watcher:
             session=session,
             job=job,
             tokens_agreed=await self.journal.tokens_agreed(session),
-            chain_now=(await self.chain.latest_block()).timestamp,
+            chain_now=max((await self.chain.latest_block()).timestamp, int(self.clock())),
             now=self.clock(),
             keep=self.keep,
         )

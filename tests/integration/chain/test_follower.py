@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -13,13 +14,13 @@ from tests.integration.chain.faulty_rpc import open_faulty_rpc
 
 from fabstir.chain.abi import load_abi
 from fabstir.chain.anvil import DEV_CHAIN_ID
-from fabstir.chain.cheats import mine, reorg, revert_to, snapshot
+from fabstir.chain.cheats import increase_time, mine, reorg, revert_to, snapshot
 from fabstir.chain.follower import LogBatch, LogFollower, Rollback, follow_logs
-from fabstir.chain.records import ContractCall, LogFilter
+from fabstir.chain.records import Block, ContractCall, LogFilter
 from fabstir.chain.rpc import Chain, open_chain
 from fabstir.chain.transactions import TransactionQueue
 from fabstir.db import Database
-from fabstir.primitives.errors import ConfigError, RpcRefused
+from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import Address
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -154,6 +155,8 @@ async def test_a_chain_that_got_shorter_is_a_reorg(
         assert grown.to_block == height + 3
 
         await revert_to(chain, mark)
+        await increase_time(chain, 100)
+        await mine(chain, 2)
         with anyio.fail_after(5):
             step = await anext(follower)
 
@@ -238,18 +241,56 @@ async def test_a_refused_range_is_halved(
         assert await Consumer(follower).wait_for(7) == [7]
 
 
-async def test_an_endpoint_without_logs_is_an_error(
-    chain: Chain, token: Address, db: Database
+async def test_an_endpoint_without_logs_is_reported_and_asked_again(
+    chain: Chain, token: Address, db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def refuse(method: str, _params: list[Any]) -> str | None:
+        is_reported = any(record.levelno == logging.ERROR for record in caplog.records)
+        return "disabled" if method == "eth_getLogs" and not is_reported else None
+
     async with (
-        open_faulty_rpc(
-            chain.rpc_url, lambda method, _: "disabled" if method == "eth_getLogs" else None
-        ) as url,
+        open_faulty_rpc(chain.rpc_url, refuse) as url,
         open_chain(url, chain_id=DEV_CHAIN_ID) as limited,
         follow(limited, db, token) as follower,
     ):
-        with pytest.raises(RpcRefused, match="disabled"), anyio.fail_after(5):
-            await anext(follower)
+        with anyio.fail_after(5):
+            step = await anext(follower)
+
+    assert isinstance(step, LogBatch)
+
+
+async def test_a_node_that_is_late_is_no_reorg(
+    chain: Chain, queue: TransactionQueue, token: Address, db: Database
+) -> None:
+    await mine(chain, 3)
+    late = LateChain(chain)
+    async with follow(late, db, token) as follower:
+        await anext(follower)
+        late.num_answers = 5
+        await mint(queue, token, 7)
+        with anyio.fail_after(5):
+            step = await anext(follower)
+
+    assert late.num_answers == 0
+    assert isinstance(step, LogBatch)
+    assert amounts_of(step) == [7]
+
+
+class LateChain(Chain):
+    """Several nodes behind one address: some answers come from one that is two blocks behind."""
+
+    num_answers = 0
+
+    def __init__(self, chain: Chain) -> None:
+        super().__init__(chain._provider, chain.rpc_url, chain.chain_id)  # pyright: ignore[reportPrivateUsage] - the same connection, delayed
+
+    async def block(self, tag: int | str = "latest") -> Block | None:
+        if self.num_answers == 0:
+            return await super().block(tag)
+        self.num_answers -= 1
+        behind = await self.block_number() - 3
+        wanted = behind if isinstance(tag, str) else tag
+        return None if wanted > behind else await super().block(wanted)
 
 
 async def test_a_name_is_followed_once(chain: Chain, token: Address, db: Database) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from tests.integration.chain.faulty_rpc import open_faulty_rpc
 
 from fabstir.chain.anvil import DEV_CHAIN_ID, open_anvil
 from fabstir.chain.cheats import increase_time, mine, revert_to, set_balance, snapshot
@@ -142,6 +144,19 @@ async def test_a_node_that_restarts_is_waited_for() -> None:
 async def test_an_error_of_the_node_is_passed_on(chain: Chain) -> None:
     with pytest.raises(RpcRefused, match="refused eth_nonsense"):
         await chain.request("eth_nonsense")
+
+
+async def test_a_rate_limit_is_waited_for(rpc_url: str) -> None:
+    answers = iter(["Too Many Requests", "rate limit exceeded"])
+
+    def refuse(method: str, _params: list[Any]) -> str | None:
+        return next(answers, None) if method == "eth_blockNumber" else None
+
+    async with (
+        open_faulty_rpc(rpc_url, refuse) as url,
+        open_chain(url, chain_id=DEV_CHAIN_ID) as chain,
+    ):
+        assert await chain.block_number() == 0
 
 
 async def test_what_only_a_devnet_can_do(chain: Chain) -> None:

@@ -220,6 +220,23 @@ async def test_an_account_that_cannot_pay_is_told_how_much_it_lacks(
     assert await chain.balance(RECIPIENT) == 5
 
 
+async def test_a_refused_estimate_is_a_lack_of_funds_too(
+    chain: Chain, signer: Signer, db: Database
+) -> None:
+    def refuse(method: str, _params: list[Any]) -> str | None:
+        return "insufficient funds for transfer" if method == "eth_estimateGas" else None
+
+    async with (
+        open_faulty_rpc(chain.rpc_url, refuse) as url,
+        open_chain(url, chain_id=DEV_CHAIN_ID) as geth_like,
+        open_transaction_queue(geth_like, signer, db, IMPATIENT) as queue,
+    ):
+        with pytest.raises(InsufficientFunds, match=signer.address):
+            await queue.send("k", pay(5))
+
+    assert await rows(db, signer) == []
+
+
 async def test_money_that_is_committed_is_not_spent_twice(
     chain: Chain, signer: Signer, queue: TransactionQueue, db: Database
 ) -> None:

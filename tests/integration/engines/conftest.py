@@ -1,7 +1,9 @@
 """One real engine for the whole folder."""
 
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,24 +19,21 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def make_config(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
-    def make(**changes: int | None) -> LlamaCppConfig:
-        values: dict[str, int | None] = {
-            "max_model_len": 512,
-            "num_slots": 4,
-            "num_threads": 2,
-            **changes,
-        }
-        return LlamaCppConfig(
+    def make(**changes: Any) -> LlamaCppConfig:
+        config = LlamaCppConfig(
             model_path=demo_model,
             cache_dir=tmp_path_factory.mktemp("engine"),
             model_digest="demo",
-            **values,  # pyright: ignore[reportArgumentType] - the numbers of the config
+            max_model_len=512,
+            num_slots=4,
+            num_threads=2,
         )
+        return replace(config, **changes)
 
     return make
 
 
 @pytest.fixture(scope="session")
 async def engine(make_config: MakeConfig) -> AsyncGenerator[LlamaCppEngine]:
-    async with open_llamacpp(make_config(), on_progress=lambda _text: None) as running:
-        yield running
+    async with open_llamacpp(make_config(), on_progress=lambda _text: None) as opened:
+        yield opened

@@ -1,12 +1,16 @@
-"""Runs an engine, says the child's pid, and waits to be killed."""
+"""Runs an engine, says "loading" and "ready", and waits to be killed."""
 
-import os
 import sys
 from pathlib import Path
 
 import anyio
 
 from fabstir.engines import LlamaCppConfig, open_llamacpp
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text.split()[0] + "\n")
+    sys.stdout.flush()
 
 
 async def main(model: Path) -> None:
@@ -18,10 +22,8 @@ async def main(model: Path) -> None:
         model_digest="x",
         num_threads=1,
     )
-    async with open_llamacpp(config, on_progress=lambda _text: None):
-        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
-        sys.stdout.write(children.split()[0] + "\n")
-        sys.stdout.flush()
+    async with open_llamacpp(config, on_progress=say):
+        say("ready")
         await anyio.sleep_forever()
 
 

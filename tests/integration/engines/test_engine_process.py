@@ -1,10 +1,12 @@
-"""The engine's process: crashes, restarts, keys, and parents that die."""
+"""The engine's process: crashes, hangs, restarts, keys, and parents that die."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -13,34 +15,34 @@ from tests.integration.engines.conftest import MakeConfig
 
 from fabstir.engines import (
     EngineState,
+    GenerationChunk,
     GenerationRequest,
     LlamaCppConfig,
     LlamaCppEngine,
     open_llamacpp,
 )
-from fabstir.engines._http import EngineAddress, EngineRefused
+from fabstir.engines._http import EngineRefused
 from fabstir.engines._process import ThreadCounts, open_child
 from fabstir.engines.calibration import choose_threads
-from fabstir.primitives.errors import EngineCrashed, EngineUnavailable
+from fabstir.primitives.errors import ConfigError, EngineCrashed, EngineUnavailable
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.sampling import SamplingParams
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 PARENT = Path(__file__).with_name("engine_parent.py")
+LONG_REQUEST = GenerationRequest(
+    prompt_token_ids=(19556, 28), sampling=SamplingParams(max_tokens=400, seed=1)
+)
+
+
+def quietly(_text: str) -> None:
+    """Nobody watches these starts."""
 
 
 def children_of(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
-
-
-def engine_pids() -> list[int]:
-    return [
-        pid
-        for pid in children_of(os.getpid())
-        if "fabstir.engines._child" in Path(f"/proc/{pid}/cmdline").read_text()
-    ]
 
 
 async def until_gone(pid: int) -> None:
@@ -49,61 +51,94 @@ async def until_gone(pid: int) -> None:
             await anyio.sleep(0.02)
 
 
-async def until_answered(engine: LlamaCppEngine) -> tuple[int, ...]:
-    with anyio.fail_after(20):
-        while True:
-            try:
-                return await engine.tokenize_chat([ChatMessage("user", "Count from 1 to 1000.")])
-            except (EngineUnavailable, EngineCrashed):
-                await anyio.sleep(0.05)
+async def until_it_is(engine: LlamaCppEngine, state: EngineState) -> None:
+    with anyio.fail_after(30):
+        while engine.state is not state:
+            await anyio.sleep(0.02)
+
+
+async def signal_while_it_answers(engine: LlamaCppEngine, number: signal.Signals) -> None:
+    """Send a signal with the first token, and read on."""
+    assert engine.pid is not None
+    child = engine.pid
+    async with engine.generate(LONG_REQUEST) as events:
+        async for _event in events:
+            os.kill(child, number)
 
 
 async def test_a_killed_engine_fails_the_request_and_comes_back(make_config: MakeConfig) -> None:
-    others = set(engine_pids())
     config = make_config(num_slots=1)
-    async with open_llamacpp(config, on_progress=lambda _text: None) as engine:
-        (child,) = set(engine_pids()) - others
-        prompt = await engine.tokenize_chat([ChatMessage("user", "Count from 1 to 1000.")])
-        request = GenerationRequest(
-            prompt_token_ids=prompt, sampling=SamplingParams(max_tokens=400, seed=1)
-        )
+    async with open_llamacpp(config, on_progress=quietly) as engine:
+        question = [ChatMessage("user", "Count from 1 to 1000.")]
+        prompt = await engine.tokenize_chat(question)
 
         with pytest.raises(EngineCrashed, match="send the request again"):
-            async with engine.generate(request) as events:
-                async for _event in events:
-                    os.kill(child, signal.SIGKILL)
+            await signal_while_it_answers(engine, signal.SIGKILL)
 
-        assert await until_answered(engine) == prompt
-        assert engine.state is EngineState.READY
+        await until_it_is(engine, EngineState.RESTARTING)
+        with pytest.raises(EngineUnavailable, match="signal 9"):
+            await engine.tokenize_chat(question)
+        await until_it_is(engine, EngineState.READY)
+        assert await engine.tokenize_chat(question) == prompt
 
 
-async def test_the_child_dies_with_a_killed_parent(demo_model: Path) -> None:
+async def test_a_hung_engine_is_killed_and_fails_the_request(make_config: MakeConfig) -> None:
+    config = make_config(num_slots=1, heartbeat_timeout=1.0, restart_delays=())
+    async with open_llamacpp(config, on_progress=quietly) as engine:
+        with pytest.raises(EngineCrashed), anyio.fail_after(20):
+            await signal_while_it_answers(engine, signal.SIGSTOP)
+
+        await until_it_is(engine, EngineState.FAILED)
+        with pytest.raises(EngineUnavailable, match="it hung"):
+            await engine.tokenize_chat([ChatMessage("user", "Hello?")])
+
+
+async def test_an_engine_that_keeps_crashing_is_left_down(make_config: MakeConfig) -> None:
+    config = make_config(num_slots=1, restart_delays=(0.01,))
+    async with open_llamacpp(config, on_progress=quietly) as engine:
+        for after in (EngineState.RESTARTING, EngineState.FAILED):
+            await until_it_is(engine, EngineState.READY)
+            with pytest.raises(EngineCrashed):
+                await signal_while_it_answers(engine, signal.SIGKILL)
+            await until_it_is(engine, after)
+
+        with pytest.raises(EngineUnavailable, match=r"failed .*signal 9.*start the host again"):
+            await engine.tokenize_chat([ChatMessage("user", "Hello?")])
+
+
+@pytest.mark.parametrize("moment", ["loading", "ready"])
+async def test_the_child_dies_with_a_killed_parent(demo_model: Path, moment: str) -> None:
     parent = subprocess.Popen(
         [sys.executable, str(PARENT), str(demo_model)], stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
-    child = int(await anyio.to_thread.run_sync(parent.stdout.readline))
+    with anyio.fail_after(30):
+        while await anyio.to_thread.run_sync(parent.stdout.readline) != f"{moment}\n":
+            pass
+        while not (children := children_of(parent.pid)):
+            await anyio.sleep(0.01)
 
     parent.kill()
     parent.wait()
     parent.stdout.close()
 
-    await until_gone(child)
+    await until_gone(children[0])
 
 
 async def test_only_the_key_opens_it(make_config: MakeConfig) -> None:
     async with open_child(make_config(num_slots=1), ThreadCounts(2, 2)) as child:
-        stranger = EngineAddress(child.address.host, child.address.port, "guess")
+        stranger = replace(child.address, api_key="guess")
 
         with pytest.raises(EngineRefused) as refused:
-            await stranger.get_json("/props")
+            await stranger.post_json("/completion", {"prompt": "Hi", "n_predict": 1})
 
-    assert refused.value.status == 401
-    assert child.address.api_key not in repr(child.address)
+        assert refused.value.status == 401
+        assert child.address.api_key not in repr(child.address)
+        assert child.address.api_key not in Path(f"/proc/{child.pid}/cmdline").read_text()
 
 
 async def test_threads_are_measured_once(make_config: MakeConfig) -> None:
-    config = make_config(num_threads=None, max_model_len=256, num_slots=1)
+    config = make_config(num_threads=None, max_model_len=256, num_slots=1, calibration_timeout=60)
     said: list[str] = []
 
     threads, reason = await choose_threads(config, said.append)
@@ -113,6 +148,15 @@ async def test_threads_are_measured_once(make_config: MakeConfig) -> None:
     assert re.fullmatch(r"measured \(.+ tokens/s.*\)", reason)
     assert reason == reason_again
     assert len(said) == len(reason.split(","))
+
+
+async def test_a_start_does_not_wait_for_measuring_for_ever(make_config: MakeConfig) -> None:
+    config = make_config(num_threads=None, calibration_timeout=0.01)
+
+    threads, reason = await choose_threads(config, quietly)
+
+    assert threads.decode >= 1
+    assert "no time to measure" in reason
 
 
 async def test_a_file_that_is_no_model_is_said_so(tmp_path: Path) -> None:
@@ -127,8 +171,35 @@ async def test_a_file_that_is_no_model_is_said_so(tmp_path: Path) -> None:
         num_threads=1,
     )
 
-    with pytest.raises(ExceptionGroup) as failed:
-        async with open_llamacpp(config, on_progress=lambda _text: None):
+    with pytest.raises(EngineUnavailable, match="is it a GGUF file"):
+        async with open_llamacpp(config, on_progress=quietly):
+            pass
+    with pytest.raises(
+        EngineUnavailable, match=r"ended at once .* It said: .*GGUF.* \| .*"
+    ) as failed:
+        async with open_child(config, ThreadCounts(1, 1)):
+            pass
+    assert str(file) in str(failed.value)
+
+
+async def test_a_context_that_the_model_does_not_have_is_refused(make_config: MakeConfig) -> None:
+    config = make_config(max_model_len=16_384, num_slots=1)
+
+    with pytest.raises(ConfigError, match=r"8192 tokens, and model\.max_model_len is 16384"):
+        async with open_llamacpp(config, on_progress=quietly):
             pass
 
-    assert failed.group_contains(EngineUnavailable, match="did not start with")
+
+@pytest.mark.skipif(shutil.which("llama-server") is None, reason="no llama-server on the PATH")
+async def test_a_binary_answers_and_leaves_nothing_behind(make_config: MakeConfig) -> None:
+    binary = Path(shutil.which("llama-server") or "")
+    config = make_config(num_slots=1, server_binary=binary)
+
+    async with open_llamacpp(config, on_progress=quietly) as engine:
+        assert engine.pid is not None
+        (server,) = children_of(engine.pid)
+        async with engine.generate(LONG_REQUEST) as events:
+            first = await anext(events)
+
+    assert isinstance(first, GenerationChunk)
+    await until_gone(server)

@@ -1,6 +1,10 @@
 """The engine with a real model: counts, text, stops, cancellation."""
 
 import re
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -11,20 +15,33 @@ from fabstir.engines import (
     GenerationRequest,
     LlamaCppEngine,
 )
-from fabstir.primitives.errors import ContextLengthExceeded
+from fabstir.engines._vocabulary import read_character_pieces
+from fabstir.engines.llamacpp import completion_body, read_events
+from fabstir.primitives.errors import ContextLengthExceeded, EngineUnavailable
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.sampling import SamplingParams
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
+
+ITALY = "What is the capital of Italy? Answer in one sentence."
 
 
 def greedy(max_tokens: int, stop: tuple[str, ...] = ()) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, temperature_millionths=0, seed=1, stop=stop)
 
 
+def ids_of(chunks: Iterable[GenerationChunk]) -> list[int]:
+    return [token_id for chunk in chunks for token_id in chunk.token_ids]
+
+
+def text_of(chunks: Iterable[GenerationChunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
 async def complete(
     engine: LlamaCppEngine, question: str, sampling: SamplingParams
 ) -> tuple[list[GenerationChunk], GenerationEnd]:
+    """Ask, and hold the engine to what every answer keeps to."""
     prompt = await engine.tokenize_chat([ChatMessage("user", question)])
     chunks: list[GenerationChunk] = []
     async with engine.generate(
@@ -33,6 +50,8 @@ async def complete(
         async for event in events:
             if isinstance(event, GenerationEnd):
                 assert event.num_prompt_tokens == len(prompt)
+                assert event.num_completion_tokens == len(ids_of(chunks))
+                assert event.num_completion_tokens <= sampling.max_tokens
                 return chunks, event
             chunks.append(event)
     raise AssertionError("no end came")
@@ -45,11 +64,9 @@ async def predicted_total(engine: LlamaCppEngine) -> int:
 
 
 async def test_an_answer_by_the_model(engine: LlamaCppEngine) -> None:
-    question = "What is the capital of Italy? Answer in one sentence."
+    chunks, end = await complete(engine, ITALY, greedy(40))
 
-    chunks, end = await complete(engine, question, greedy(40))
-
-    assert "".join(chunk.text for chunk in chunks) == "The capital of Italy is Rome."
+    assert text_of(chunks) == "The capital of Italy is Rome."
     assert end.finish_reason == "stop"
 
 
@@ -58,28 +75,59 @@ async def test_max_tokens_are_exact(engine: LlamaCppEngine) -> None:
 
     chunks, end = await complete(engine, "Count from 1 to 100.", greedy(17))
 
-    assert sum(len(chunk.token_ids) for chunk in chunks) == 17
+    assert len(ids_of(chunks)) == 17
     assert await predicted_total(engine) - before == 17
     assert end.finish_reason == "length"
 
 
-async def test_characters_of_several_tokens_are_whole_and_counted(engine: LlamaCppEngine) -> None:
-    question = "Repeat exactly: \U0001f600\U0001f389 你好世界 é"
+async def test_the_token_that_ends_an_answer_counts(engine: LlamaCppEngine) -> None:
+    before = await predicted_total(engine)
 
-    chunks, _end = await complete(engine, question, greedy(40))
+    chunks, end = await complete(engine, ITALY, greedy(40))
 
-    assert "\U0001f389" in "".join(chunk.text for chunk in chunks)
-    assert "�" not in "".join(chunk.text for chunk in chunks)
-    assert any(len(chunk.token_ids) == 3 for chunk in chunks)
-    assert sum(len(chunk.token_ids) for chunk in chunks) == 40
+    assert end.finish_reason == "stop"
+    assert chunks[-1].text == ""
+    assert await predicted_total(engine) - before == len(ids_of(chunks))
+
+
+@pytest.mark.parametrize("text", ["\U0001f48c!", "é 你好 \U0001f1e9\U0001f1ea"])
+@pytest.mark.parametrize("forbidden", [[], [[40276, False]]])
+async def test_every_token_of_a_character_is_reported(
+    engine: LlamaCppEngine, demo_model: Path, text: str, forbidden: list[Any]
+) -> None:
+    """Forbidding a token makes the model spell an emoji in more tokens than a tokenizer would:
+    without that it does so for 1 in 200."""
+    pieces = read_character_pieces(demo_model)
+    request = GenerationRequest(prompt_token_ids=(19556,), sampling=greedy(24))
+    body = completion_body(request, 24)
+    body |= {"grammar": f'root ::= "{text}"', "logit_bias": forbidden}
+
+    async with engine.address.stream("POST", "/completion", body) as answer:
+        received = [event async for event in read_events(answer, pieces)]
+
+    chunks = [event for event in received if isinstance(event, GenerationChunk)]
+    unstreamed = body | {"stream": False, "response_fields": ["tokens"]}
+    listed = await engine.address.post_json("/completion", unstreamed)
+    assert text_of(chunks) == text
+    assert ids_of(chunks) == listed["tokens"]
+    assert any(len(chunk.token_ids) > 1 for chunk in chunks)
+
+
+async def test_a_character_that_is_cut_off_is_not_delivered(engine: LlamaCppEngine) -> None:
+    question = "Repeat exactly: \U0001f600\U0001f389 你好世界"
+
+    answers = [await complete(engine, question, greedy(length)) for length in range(1, 8)]
+
+    assert all("\ufffd" not in text_of(chunks) for chunks, _end in answers)
+    assert any(end.num_completion_tokens < length for length, (_, end) in enumerate(answers, 1))
+    ids = [ids_of(chunks) for chunks, _end in answers]
+    assert all(longer[: len(shorter)] == shorter for shorter, longer in pairwise(ids))
 
 
 async def test_a_stop_string_ends_the_answer(engine: LlamaCppEngine) -> None:
-    question = "What is the capital of Italy? Answer in one sentence."
+    chunks, end = await complete(engine, ITALY, greedy(40, stop=(" is",)))
 
-    chunks, end = await complete(engine, question, greedy(40, stop=(" is",)))
-
-    assert "".join(chunk.text for chunk in chunks) == "The capital of Italy"
+    assert text_of(chunks) == "The capital of Italy"
     assert end.finish_reason == "stop"
 
 
@@ -120,3 +168,65 @@ async def test_four_answers_at_once_equal_one_alone(engine: LlamaCppEngine) -> N
             tasks.start_soon(ask)
 
     assert together == [alone] * 4
+
+
+async def test_more_requests_than_slots_wait_and_block_nobody(engine: LlamaCppEngine) -> None:
+    most = 0
+
+    async def ask() -> None:
+        nonlocal most
+        _chunks, end = await complete(engine, "Name a colour.", greedy(8))
+        assert end.finish_reason == "length"
+        most = max(most, engine.num_running)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(12):
+            tasks.start_soon(ask)
+        with anyio.fail_after(10):
+            await engine.tokenize_chat([ChatMessage("user", "May I?")])
+
+    assert most <= engine.info.num_slots
+    assert engine.num_running == 0
+
+
+async def test_the_context_ends_an_answer(engine: LlamaCppEngine) -> None:
+    prompt = (28,) * (engine.info.max_model_len - 6)
+    request = GenerationRequest(prompt_token_ids=prompt, sampling=greedy(10_000))
+
+    async with engine.generate(request) as events:
+        received = [event async for event in events]
+
+    end = received[-1]
+    assert isinstance(end, GenerationEnd)
+    assert end.finish_reason == "length"
+    assert end.num_completion_tokens == 6
+
+
+async def test_a_prompt_that_was_seen_is_cached(engine: LlamaCppEngine) -> None:
+    question = "Which animal says moo? Answer in one word."
+
+    _chunks, first = await complete(engine, question, greedy(2))
+    _chunks, second = await complete(engine, question, greedy(2))
+
+    assert first.num_prompt_tokens == second.num_prompt_tokens
+    assert second.num_cached_tokens == second.num_prompt_tokens - 1
+
+
+async def test_a_token_that_the_model_does_not_have_is_refused(engine: LlamaCppEngine) -> None:
+    request = GenerationRequest(prompt_token_ids=(10**9,), sampling=greedy(1))
+
+    with pytest.raises(EngineUnavailable, match="invalid tokens"):
+        async with engine.generate(request):
+            pass
+
+
+async def test_what_fails_in_the_block_keeps_its_name(engine: LlamaCppEngine) -> None:
+    """A renter's broken socket is no crash of the engine."""
+    request = GenerationRequest(prompt_token_ids=(19556,), sampling=greedy(50))
+
+    with pytest.raises(anyio.BrokenResourceError):
+        async with engine.generate(request) as events:
+            await anext(events)
+            raise anyio.BrokenResourceError
+
+    assert engine.num_running == 0

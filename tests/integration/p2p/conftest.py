@@ -28,11 +28,9 @@ def make_config(tmp_path: Path) -> Callable[..., P2PConfig]:
     numbers = itertools.count()
 
     def make(**changes: Any) -> P2PConfig:
-        settings: dict[str, Any] = {
-            "identity_path": tmp_path / f"libp2p-{next(numbers)}.key",
-            "tcp_port": 0,
-        }
-        return P2PConfig(**(settings | changes))
+        settings: dict[str, Any] = {"identity_path": tmp_path / f"{next(numbers)}.key"}
+        settings |= {"tcp_port": 0} | changes
+        return P2PConfig(**settings)
 
     return make
 

@@ -282,3 +282,11 @@ async def test_two_deposits_in_a_token_at_a_time_do_not_undo_each_other(
 
     assert len({session.job_id for session in opened}) == 3
     assert all(session.row.refund == 10**6 for session in opened)
+
+
+async def test_an_error_in_the_apps_own_block_comes_out_as_itself(
+    renter_settings: Settings,
+) -> None:
+    with pytest.raises(ModelMissing):
+        async with open_client(renter_settings) as client:
+            await client.find_hosts("a-model-that-nobody-knows")

@@ -75,10 +75,13 @@ def test_announced_addresses_come_first() -> None:
 
 
 def test_all_interfaces_become_dialable_addresses() -> None:
-    addresses = advertised_addresses([Multiaddr("/ip4/0.0.0.0/tcp/9000")], [])
+    listening = [Multiaddr("/ip4/0.0.0.0/tcp/9000"), Multiaddr("/ip4/0.0.0.0/tcp/9001/ws")]
 
-    assert addresses
-    assert all("0.0.0.0" not in str(address) for address in addresses)
+    addresses = [str(address) for address in advertised_addresses(listening, [])]
+
+    assert all("0.0.0.0" not in address for address in addresses)
+    assert [address for address in addresses if address.endswith("/tcp/9000")]
+    assert [address for address in addresses if address.endswith("/tcp/9001/ws")]
 
 
 def test_a_malformed_announcement_is_named() -> None:

@@ -242,6 +242,7 @@ def test_messages_win_over_the_prompt_and_top_k_may_be_zero() -> None:
     asked = request(messages=[{"role": "user", "content": "hi"}], top_k=0)
 
     assert asked.messages == (ChatMessage("user", "hi"),)
+    assert asked.prompt == ""
     assert asked.sampling.top_k == 0
 
 

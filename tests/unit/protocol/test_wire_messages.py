@@ -21,6 +21,7 @@ from fabstir.protocol.client_messages import (
     ClientMessage,
     EncryptedMessage,
     EncryptedSessionInit,
+    Ping,
     StreamCancel,
     Unsupported,
     decode_client_message,
@@ -30,6 +31,7 @@ from fabstir.protocol.host_messages import (
     Connected,
     ErrorMessage,
     HostMessage,
+    Pong,
     SessionInitAck,
     StreamEnd,
     Unknown,
@@ -196,6 +198,11 @@ def test_other_kinds_are_answered_and_not_ignored() -> None:
     message = decode_client_message('{"type":"searchVectors","sessionId":9}')
 
     assert message == Unsupported(kind="searchVectors", id=None, session_id="9", is_plaintext=False)
+
+
+def test_heartbeats() -> None:
+    assert decode_client_message(encode_frame(Ping())) == Ping()
+    assert decode_host_message(encode_frame(Pong())) == Pong()
 
 
 def test_a_cancel_may_name_nothing() -> None:

@@ -1,0 +1,119 @@
+"""The load process: asks the engine directly and through the host, in turn, and measures both."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from fabstir.config import load_settings
+from fabstir.engines._http import EngineAddress
+from fabstir.engines._sse import EventDecoder
+from fabstir.primitives.units import Wei
+from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.sampling import SamplingParams
+from fabstir.sdk import Session, Text, open_client
+
+QUESTION = "Count from 1 to 200, one number a line, and write nothing else."
+DEPOSIT = Wei(10**15)
+
+Ask = Callable[[int], Awaitable[tuple[float, int]]]
+"""Stream number to (seconds to the first token, tokens)."""
+
+
+async def ask_engine(address: EngineAddress, num_tokens: int) -> tuple[float, int]:
+    """One completion from the engine's own chat endpoint."""
+    body = {
+        "messages": [{"role": "user", "content": QUESTION}],
+        "max_tokens": num_tokens,
+        "stream": True,
+        "temperature": 0,
+        "cache_prompt": True,
+    }
+    started, first, count = time.perf_counter(), 0.0, 0
+    decoder = EventDecoder()
+    async with address.stream("POST", "/v1/chat/completions", body) as pieces:
+        async for piece in pieces:
+            for payload in decoder.feed(piece):
+                if payload == b"[DONE]":
+                    return first, count
+                choices: Any = json.loads(payload)["choices"]
+                if choices and choices[0]["delta"].get("content"):
+                    first = first or time.perf_counter() - started
+                    count += 1
+    return first, count
+
+
+async def ask_host(session: Session, num_tokens: int) -> tuple[float, int]:
+    """One completion through the host, with every receipt verified and acknowledged."""
+    sampling = SamplingParams(max_tokens=num_tokens, temperature_millionths=0, seed=0)
+    started, first, count = time.perf_counter(), 0.0, 0
+    messages = [ChatMessage("user", QUESTION)]
+    async with session.chat(messages, sampling=sampling) as answer:
+        async for event in answer:
+            if isinstance(event, Text):
+                first = first or time.perf_counter() - started
+                count += event.num_tokens
+    return first, count
+
+
+async def one_round(streams: int, ask: Ask) -> tuple[list[float], float]:
+    """Times to first token of all streams, and tokens per second over all."""
+    results: list[tuple[float, int]] = []
+
+    async def run(number: int) -> None:
+        results.append(await ask(number))
+
+    started = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for number in range(streams):
+            tasks.start_soon(run, number)
+    seconds = time.perf_counter() - started
+    return [ttft for ttft, _ in results], sum(count for _, count in results) / seconds
+
+
+async def measure(orders: dict[str, Any]) -> list[dict[str, Any]]:
+    """All numbers of streams, both ways in turn."""
+    address = EngineAddress(
+        orders["engine_host"], orders["engine_port"], api_key=orders["engine_key"]
+    )
+    settings = load_settings(
+        file=Path(orders["renter_config"]), environ={}, overrides=orders["overrides"]
+    )
+    num_tokens: int = orders["num_tokens"]
+    rows: list[dict[str, Any]] = []
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(open_client(settings))
+        (offer, *_others) = await client.find_hosts()
+        sessions = [
+            await stack.enter_async_context(client.open_session(offer, deposit=DEPOSIT))
+            for _ in range(max(orders["streams"]))
+        ]
+        ways: dict[str, Ask] = {
+            "direct": lambda _number: ask_engine(address, num_tokens),
+            "host": lambda number: ask_host(sessions[number], num_tokens),
+        }
+        for streams in orders["streams"]:
+            row: dict[str, Any] = {"streams": streams}
+            for name, ask in ways.items():
+                await one_round(streams, ask)  # warm: connections, prompt cache
+                row[name] = {"ttft": [], "speed": []}
+            for _ in range(orders["num_rounds"]):
+                for name, ask in ways.items():
+                    ttft, speed = await one_round(streams, ask)
+                    row[name]["ttft"] += ttft
+                    row[name]["speed"].append(speed)
+            rows.append(row)
+        for session in sessions:
+            await session.close(now=True)
+    return rows
+
+
+if __name__ == "__main__":
+    print(json.dumps(anyio.run(measure, json.loads(sys.stdin.read()))))

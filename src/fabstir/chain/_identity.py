@@ -1,0 +1,26 @@
+"""Does this journal belong to this chain? Chain ids are reused by devnets, genesis blocks not."""
+
+from __future__ import annotations
+
+from fabstir.chain.rpc import Chain
+from fabstir.db import Database
+from fabstir.db.chains import bind_chain
+from fabstir.primitives.errors import ChainError, ConfigError
+
+
+async def check_chain_identity(chain: Chain, db: Database) -> None:
+    """Refuse a journal that was written with another chain of the same id.
+
+    Raises:
+        ConfigError: names both; nonces and sessions of the one mean nothing on the other.
+    """
+    genesis = await chain.block(0)
+    if genesis is None:
+        raise ChainError(f"{chain.shown_url} has no block 0: it is still syncing; try again later")
+    known = await db.write(lambda c: bind_chain(c, chain.chain_id, genesis.hash), durable=True)
+    if known != genesis.hash:
+        raise ConfigError(
+            f"{db.path} was written with another chain of id {chain.chain_id} (genesis {known}, "
+            f"now {genesis.hash}): a devnet is new at each start; use another data folder, or "
+            "delete this one if nothing in it is worth anything"
+        )

@@ -1,0 +1,159 @@
+"""The pieces of characters in a model's vocabulary.
+
+llama.cpp's server keeps text back until it ends on a character's end and then reports the last of
+the tokens that made it. The others follow from the bytes: this module knows the few tokens that
+are not text by themselves (a byte or two of an emoji). Asking the server to tokenize the character
+instead is wrong for 1 in 200 of them: a model may spell a character in more tokens than needed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_HEADER = struct.Struct("<4sIQQ")
+_NUM_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Of GGUF's number types."""
+
+_STRING, _ARRAY = 8, 9
+_TOKENS = b"tokenizer.ggml.tokens"
+_BYTE_TOKEN = re.compile(rb"<0x([0-9A-F]{2})>")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's letters for bytes: printable ones stand for themselves, the rest from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(0x100 + index): byte for index, byte in enumerate(rest)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+@dataclass(frozen=True, slots=True)
+class CharacterPieces:
+    """Tokens that are parts of characters, by their bytes."""
+
+    ids: Mapping[bytes, int]
+
+    def spell(self, text: str, num_tokens: int, last: int, *, is_whole: bool) -> tuple[int, ...]:
+        """The tokens of a text that ends with a character of several.
+
+        Args:
+            last: the id that the server reported.
+            is_whole: whether `text` is made of these tokens alone; else only its end is.
+
+        Returns:
+            `num_tokens` ids, or only `last` where the vocabulary offers no such spelling.
+        """
+        data = text.encode(errors="replace")
+        starts = range(1 if is_whole else max(1, len(data) - num_tokens + 1))
+        for start in starts:
+            for spelling in self._spellings(data[start:], num_tokens):
+                if spelling[-1] == last:
+                    return spelling
+        return (last,)
+
+    def _spellings(self, data: bytes, num_tokens: int) -> Iterator[tuple[int, ...]]:
+        """All ways, those with long pieces first: so a tokenizer would do it."""
+        if num_tokens == 1:
+            if data in self.ids:
+                yield (self.ids[data],)
+            return
+        for length in range(len(data) - num_tokens + 1, 0, -1):
+            token_id = self.ids.get(data[:length])
+            if token_id is not None:
+                for rest in self._spellings(data[length:], num_tokens - 1):
+                    yield (token_id, *rest)
+
+
+def read_character_pieces(model_path: Path) -> CharacterPieces:
+    """Read them from a GGUF file.
+
+    Raises:
+        ValueError: it is no GGUF file, or names no tokens.
+    """
+    with (
+        model_path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        try:
+            ids = {
+                piece: token_id
+                for token_id, token in enumerate(_Reader(data).tokens())
+                if (piece := _bytes_of(token)) and not _is_text(piece)
+            }
+        except (struct.error, KeyError, IndexError) as error:
+            raise ValueError(f"{model_path} has a header that cannot be read") from error
+    return CharacterPieces(ids)
+
+
+def _bytes_of(token: bytes) -> bytes:
+    """A token's own bytes: `<0xF0>` in one kind of vocabulary, GPT-2's letters in the other."""
+    if match := _BYTE_TOKEN.fullmatch(token):
+        return bytes.fromhex(match[1].decode())
+    letters = token.decode(errors="replace")
+    return b"".join(_byte_of(letter) for letter in letters)
+
+
+def _byte_of(letter: str) -> bytes:
+    byte = _ALPHABET.get(letter)
+    return letter.encode() if byte is None else bytes([byte])
+
+
+def _is_text(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class _Reader:
+    """Steps over GGUF's key-value pairs until the tokens."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._at = _HEADER.size
+
+    def tokens(self) -> Iterator[bytes]:
+        magic, version, _, num_pairs = _HEADER.unpack(self._data[: _HEADER.size])
+        if magic != b"GGUF" or version < 2:
+            raise ValueError("not a GGUF file of version 2 or later")
+        for _ in range(num_pairs):
+            is_wanted = self._string() == _TOKENS
+            kind = self._number("<I")
+            if is_wanted and kind == _ARRAY and self._number("<I") == _STRING:
+                count = self._number("<Q")
+                return (self._string() for _ in range(count))
+            self._skip(kind)
+        raise ValueError("the file names no tokens")
+
+    def _skip(self, kind: int) -> None:
+        if kind == _STRING:
+            self._string()
+        elif kind == _ARRAY:
+            inner, count = self._number("<I"), self._number("<Q")
+            if inner in _NUM_BYTES:
+                self._at += count * _NUM_BYTES[inner]
+            else:
+                for _ in range(count):
+                    self._skip(inner)
+        else:
+            self._at += _NUM_BYTES[kind]
+
+    def _string(self) -> bytes:
+        length = self._number("<Q")
+        self._at += length
+        return self._data[self._at - length : self._at]
+
+    def _number(self, layout: str) -> int:
+        size = struct.calcsize(layout)
+        self._at += size
+        value: int = struct.unpack(layout, self._data[self._at - size : self._at])[0]
+        return value

@@ -1,0 +1,210 @@
+"""Every decoder that meets a stranger's bytes, as a function of bytes.
+
+A target returns for any input, or raises what nobody promised: that is a finding. What a decoder
+accepts must also survive being written and read again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol, Self
+
+import coincurve
+
+from fabstir.crypto import NATIVE
+from fabstir.primitives.cid import BlobId
+from fabstir.primitives.encoding import (
+    decode_base58,
+    decode_multibase,
+    decode_varint,
+    encode_base58,
+    encode_multibase,
+    encode_varint,
+    parse_json,
+)
+from fabstir.primitives.errors import RemoteProtocolError
+from fabstir.primitives.ids import Address, ChainId, parse_address, parse_hash32
+from fabstir.primitives.units import format_amount, parse_amount
+from fabstir.protocol.checkpoint import decrypt_delta
+from fabstir.protocol.client_messages import (
+    EncryptedSessionInit,
+    Unsupported,
+    decode_client_message,
+)
+from fabstir.protocol.crypto import is_curve_point
+from fabstir.protocol.eip712 import Domain
+from fabstir.protocol.envelope import open_init
+from fabstir.protocol.frames import encode_frame
+from fabstir.protocol.host_messages import Unknown, decode_host_message
+from fabstir.protocol.host_record import HostRecord
+from fabstir.protocol.limits import MAX_JSON_DEPTH
+from fabstir.protocol.payloads import (
+    ChatRequest,
+    ChunkPlaintext,
+    EndPlaintext,
+    ExtensionTerms,
+    InitPlaintext,
+    ReceiptPlaintext,
+)
+from fabstir.protocol.receipts import SignedAcknowledgement
+
+Target = Callable[[bytes], None]
+
+HOST_SECRET: Final = b"\1" * 32
+RECOVERY_SECRET: Final = b"\2" * 32
+DOMAIN: Final = Domain(ChainId(31337), Address("0x" + "33" * 20))
+
+_SIGNATURE_CHARS = len("00" * 65 + '"}')
+"""How a record ends."""
+
+# What py_ecc, below web3.py, does to every node: json.loads then recurses until the stack ends.
+sys.setrecursionlimit(100_000)
+
+
+class _Payload(Protocol):
+    """A plaintext that is written the way it is read."""
+
+    def encode(self) -> bytes: ...
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self: ...
+
+
+def _payload(kind: type[_Payload]) -> Target:
+    def target(data: bytes) -> None:
+        with suppress(RemoteProtocolError):
+            value = kind.decode(data)
+            assert kind.decode(value.encode()) == value
+
+    return target
+
+
+def client_message(data: bytes) -> None:
+    """A frame at the host's door, and the handshake in it."""
+    with suppress(RemoteProtocolError):
+        message = decode_client_message(data)
+        if isinstance(message, Unsupported):
+            return
+        assert decode_client_message(encode_frame(message)) == message
+        if isinstance(message, EncryptedSessionInit):
+            opened = open_init(message.payload, HOST_SECRET, NATIVE)
+            InitPlaintext.decode(opened.plaintext)
+
+
+def host_message(data: bytes) -> None:
+    """A frame at the renter's."""
+    with suppress(RemoteProtocolError):
+        message = decode_host_message(data)
+        assert isinstance(message, Unknown) or decode_host_message(encode_frame(message)) == message
+
+
+def receipt(data: bytes) -> None:
+    """A receipt, and the digest that is computed before anything in it is believed."""
+    _payload(ReceiptPlaintext)(data)
+    with suppress(RemoteProtocolError):
+        ReceiptPlaintext.decode(data).signed.receipt.hash(DOMAIN, NATIVE)
+
+
+def acknowledgement(data: bytes) -> None:
+    """An acknowledgement, and its signature's check."""
+    _payload(SignedAcknowledgement)(data)
+    with suppress(RemoteProtocolError):
+        SignedAcknowledgement.decode(data).is_signed_by(DOMAIN.contract, DOMAIN, NATIVE)
+
+
+def init_plaintext(data: bytes) -> None:
+    """What an init holds, and the authorization in it."""
+    _payload(InitPlaintext)(data)
+    with suppress(RemoteProtocolError):
+        extension = InitPlaintext.decode(data).extension
+        if extension and extension.authorization:
+            extension.authorization.signer(DOMAIN, NATIVE)
+
+
+def host_record(data: bytes) -> None:
+    """A value of the DHT: only one byte form of it is read."""
+    with suppress(RemoteProtocolError):
+        record = HostRecord.decode(data, NATIVE)
+        rewritten = record.encode_signed(HOST_SECRET, NATIVE)
+        assert rewritten[:-_SIGNATURE_CHARS] == data[:-_SIGNATURE_CHARS]
+
+
+def checkpoint_delta(data: bytes) -> None:
+    """A published delta, at the renter who recovers it."""
+    with suppress(RemoteProtocolError):
+        decrypt_delta(data, RECOVERY_SECRET, NATIVE)
+
+
+def blob_id(data: bytes) -> None:
+    """An identifier in binary and as text: one spelling each."""
+    with suppress(ValueError):
+        assert BlobId.from_bytes(data).to_bytes() == data
+    text = data.decode("utf-8", "replace")
+    with suppress(ValueError):
+        assert BlobId.decode(text).encode(text[0]) == text
+
+
+def encodings(data: bytes) -> None:
+    """Varints, base 58 and multibase."""
+    text = data.decode("utf-8", "replace")
+    with suppress(ValueError):
+        number, size = decode_varint(data)
+        assert encode_varint(number) == data[:size]
+    with suppress(ValueError):
+        assert encode_base58(decode_base58(text)) == text
+    with suppress(ValueError):
+        assert encode_multibase(decode_multibase(text), text[0]) == text
+
+
+def amounts(data: bytes) -> None:
+    """What people type: amounts, addresses, hashes."""
+    text = data.decode("utf-8", "replace")
+    with suppress(ValueError):
+        amount = parse_amount(text, 18)
+        assert parse_amount(format_amount(amount, 18), 18) == amount
+    with suppress(ValueError):
+        assert len(parse_address(text)) == 42
+    with suppress(ValueError):
+        assert len(parse_hash32(text)) == 66
+
+
+def json(data: bytes) -> None:
+    """Any JSON of a stranger; the process survives it."""
+    with suppress(ValueError):
+        parse_json(data, max_depth=MAX_JSON_DEPTH)
+
+
+def keys_and_signatures(data: bytes) -> None:
+    """Points as libsecp256k1 sees them, and signatures that recover or are bad."""
+    is_point = True
+    try:
+        coincurve.PublicKey(data[:33])
+    except ValueError:
+        is_point = False
+    assert is_curve_point(data[:33]) == (is_point and len(data) >= 33)
+    with suppress(ValueError):
+        NATIVE.recover(data[:65], data[65:97])
+    with suppress(ValueError):
+        NATIVE.open(data[:32], data[32:56], b"", data[56:])
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "client_message": client_message,
+    "host_message": host_message,
+    "init_plaintext": init_plaintext,
+    "extension_terms": _payload(ExtensionTerms),
+    "chat_request": _payload(ChatRequest),
+    "chunk": _payload(ChunkPlaintext),
+    "receipt": receipt,
+    "end": _payload(EndPlaintext),
+    "acknowledgement": acknowledgement,
+    "host_record": host_record,
+    "checkpoint_delta": checkpoint_delta,
+    "blob_id": blob_id,
+    "encodings": encodings,
+    "amounts": amounts,
+    "json": json,
+    "keys_and_signatures": keys_and_signatures,
+}
