@@ -90,6 +90,7 @@ async def measure(orders: dict[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_client(settings))
+        print("opening sessions", file=sys.stderr)
         (offer, *_others) = await client.find_hosts()
         sessions = [
             await stack.enter_async_context(client.open_session(offer, deposit=DEPOSIT))
@@ -100,6 +101,7 @@ async def measure(orders: dict[str, Any]) -> list[dict[str, Any]]:
             "host": lambda number: ask_host(sessions[number], num_tokens),
         }
         for streams in orders["streams"]:
+            print(f"measuring {streams} streams", file=sys.stderr)
             row: dict[str, Any] = {"streams": streams}
             for name, ask in ways.items():
                 await one_round(streams, ask)  # warm: connections, prompt cache

@@ -9,7 +9,6 @@ that prefill does not drown the difference.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -108,11 +107,8 @@ async def _load(host: Host, renter: Settings, overrides: dict[str, str]) -> list
         num_tokens=NUM_TOKENS,
     )
     text = json.dumps({**asdict(orders), "overrides": overrides}).encode()
-    done = await anyio.run_process(
-        [sys.executable, "-m", "bench.load"], input=text, stderr=subprocess.PIPE, check=False
-    )
-    if done.returncode:
-        sys.exit(done.stderr.decode())
+    command = [sys.executable, "-m", "bench.load"]
+    done = await anyio.run_process(command, input=text, stderr=sys.stderr)
     return json.loads(done.stdout)
 
 

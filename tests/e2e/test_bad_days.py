@@ -203,14 +203,14 @@ async def host(start_host: HostStarter) -> AsyncGenerator[HostProcess]:
 
 
 async def open_session(
-    client: RawClient, wallet: Wallet, host: HostProcess
+    client: RawClient, wallet: Wallet, host: HostProcess, *, max_tokens: int
 ) -> tuple[OpenedSession, Answer]:
     """A session in the middle of a long answer, with its first receipt acknowledged."""
     job_id = await wallet.lock(host)
     key = secrets.token_bytes(32)
     offer = client.authorize(job_id, wallet.signer.secret_key, key)
     session = await client.open(job_id, key, offer=offer)
-    await client.send(session.message(STORY, max_tokens=500))
+    await client.send(session.message(STORY, max_tokens=max_tokens))
     return session, await session.read(until_tokens=RECEIPT_INTERVAL_TOKENS + 8)
 
 
@@ -229,14 +229,14 @@ async def test_an_engine_that_is_killed_fails_its_answer_by_name_and_comes_back(
     devnet: Devnet, host: HostProcess, wallet: Wallet
 ) -> None:
     async with open_raw_client(host, devnet) as client:
-        session, before = await open_session(client, wallet, host)
+        session, before = await open_session(client, wallet, host, max_tokens=500)
         (engine,) = descendants(host.process.pid)
 
         os.kill(engine, signal.SIGKILL)
         with pytest.raises(Refused, match="ENGINE_CRASHED"):
             before.receipts += (await session.read()).receipts
         assert isinstance(end := await client.receive(), StreamEnd)
-        answer = await eventually(lambda: try_again(session), timeout=60)
+        answer = await eventually(lambda: try_again(session), timeout=60, interval=0.5)
         proven = await session.close()
 
     assert end.reason == "error"
@@ -272,7 +272,7 @@ async def test_a_host_that_is_stopped_finishes_its_answer_proves_it_and_leaves_n
     devnet: Devnet, host: HostProcess, wallet: Wallet, number: signal.Signals
 ) -> None:
     async with open_raw_client(host, devnet) as client, open_raw_client(host, devnet) as other:
-        session, before = await open_session(client, wallet, host)
+        session, before = await open_session(client, wallet, host, max_tokens=160)
         started = descendants(host.process.pid)
         late = await wallet.lock(host)
 
@@ -285,7 +285,7 @@ async def test_a_host_that_is_stopped_finishes_its_answer_proves_it_and_leaves_n
     tokens = before.tokens + answer.tokens
     job_id = answer.receipts[-1].job_id
     job = await session_of(devnet, job_id)
-    assert answer.finish_reason in {"stop", "length"}
+    assert (answer.finish_reason, tokens) == ("length", 160)
     assert status == 0
     assert started
     assert not [command for pid, command in started.items() if is_running(pid)]

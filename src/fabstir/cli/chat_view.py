@@ -11,6 +11,8 @@ import typer
 
 from fabstir.cli.output import console, table
 from fabstir.crypto import checksum_address
+from fabstir.primitives.ids import Address
+from fabstir.primitives.units import format_amount
 from fabstir.sdk import (
     AnswerEvent,
     Finished,
@@ -22,6 +24,14 @@ from fabstir.sdk import (
     Text,
 )
 from fabstir.sdk.money import NATIVE
+
+_REASONS = {
+    "stop": "",
+    "length": "cut off at the longest answer or the context's end",
+    "deposit_exhausted": "the deposit is used up: /quit settles",
+    "draining": "the host is shutting down",
+}
+"""Why an answer ended, where its own name does not say it."""
 
 _KEPT_CONTROLS = frozenset("\n\t")
 
@@ -71,6 +81,7 @@ class TerminalView:
         offer, money = quote.offer, quote.offer.token.format
         rows = [
             ("host", checksum_address(offer.host)),
+            ("url", offer.api_url),
             ("model", f"{offer.model.name}, {offer.max_model_len} tokens of context"),
             ("latency", f"{offer.latency * 1000:.0f} ms"),
             ("price", f"{money(offer.price_per_million)} per million tokens"),
@@ -85,6 +96,7 @@ class TerminalView:
             f"Session {session.job_id} is open. /help shows what you can do; Ctrl-C stops an "
             "answer, twice leaves and settles.",
             style="dim",
+            highlight=False,
         )
 
     def prompt(self) -> None:
@@ -111,7 +123,7 @@ class TerminalView:
         parts = [
             f"{self._num_tokens} tokens",
             f"{self._num_tokens / seconds:.0f}/s" if seconds > 0 else "",
-            "" if self._finish_reason == "stop" else self._finish_reason,
+            _REASONS.get(self._finish_reason, self._finish_reason),
             f"{session.tokens} in all cost {money(session.cost)}",
             f"{money(session.deposit_left)} left",
             f"{self._num_receipts} receipts verified",
@@ -181,6 +193,12 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in _KEPT_CONTROLS or c.isprintable() or ord(c) > 0x9F)
 
 
+def short_address(address: Address) -> str:
+    """Enough to tell accounts apart in a table; --json has all of it."""
+    text = checksum_address(address)
+    return f"{text[:8]}…{text[-6:]}"
+
+
 def settlement_table(settlement: Settlement) -> Any:
     """Where one session's deposit went, as people read it."""
     money = settlement.token.format
@@ -239,7 +257,9 @@ def offer_json(offer: HostOffer) -> dict[str, Any]:
 
 
 def _coin(wei: int) -> str:
-    return NATIVE.format(wei)
+    """An upper bound, so rounded up: nobody reads eighteen decimals of gas."""
+    microcoins = -(-wei // 10 ** (NATIVE.decimals - 6))
+    return f"{format_amount(microcoins, 6)} {NATIVE.symbol}"
 
 
 def _line(event: str, **facts: object) -> None:

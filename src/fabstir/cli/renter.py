@@ -20,6 +20,7 @@ from fabstir.cli.chat_view import (
     offer_json,
     settlement_json,
     settlement_table,
+    short_address,
 )
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.lines import LineReader
@@ -100,6 +101,7 @@ async def _chat(
     client: FabstirClient, settings: Settings, options: ChatOptions, view: ChatView
 ) -> None:
     token = client.token(options.token)
+    view.note("looking for hosts")
     offers = await client.find_hosts(options.model, payment_token=token.address)
     offer = _affordable(offers, options.max_price)
     deposit = _deposit(settings, token, options.deposit)
@@ -161,7 +163,7 @@ def hosts(ctx: typer.Context, *, model: ModelOption = None, pay_in: TokenOption 
     offers = _with_client(ctx, find)
     rows = [
         (
-            checksum_address(offer.host),
+            short_address(offer.host),
             offer.token.format(offer.price_per_million),
             f"{offer.latency * 1000:.0f} ms",
             str(offer.max_model_len),
@@ -246,7 +248,7 @@ def list_sessions(
             str(line.job_id or line.session),
             line.outcome or line.state,
             time.strftime("%Y-%m-%d %H:%M", time.localtime(line.created_at)),
-            checksum_address(Address(line.host)),
+            short_address(Address(line.host)),
             money(line, line.deposit),
             str(line.tokens),
             money(line, line.cost),

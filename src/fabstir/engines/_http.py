@@ -2,8 +2,8 @@
 
 A connection of its own for each request, because llama.cpp's server drops a kept-alive one after
 a streamed answer, and because closing it is what cancels decoding. h11 does the parsing: measured
-on a busy machine, a request costs 0.8 ms of CPU and a streamed token 0.28 ms; with httpx they cost
-1.5 ms and 0.36 ms.
+on a busy machine, a streamed token costs 64 us of CPU where httpx takes 211 us, and a short request
+0.8 ms where httpx takes 1.5 ms.
 """
 
 from __future__ import annotations

@@ -225,8 +225,8 @@ class ClientConnection:
         except anyio.BrokenResourceError:
             _logger.info("client left", extra={"job_id": seat.session.row.job_id})
         except EngineError as error:
-            extra = {"job_id": seat.session.row.job_id}
-            _logger.warning("engine failed an answer", extra=extra, exc_info=error)
+            extra = {"job_id": seat.session.row.job_id, "reason": str(error)}
+            _logger.warning("engine failed an answer", extra=extra)
             await self._fail(message, error)
         except FabstirError as error:
             await self._fail(message, error)

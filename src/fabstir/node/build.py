@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 import anyio
 
@@ -27,14 +26,11 @@ from fabstir.node.status import read_status, withdraw_all
 from fabstir.node.work import HostWork, build_work
 from fabstir.p2p import Advertiser, P2PConfig, P2PNode, open_advertiser, open_p2p
 from fabstir.primitives.encoding import Json
-from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import NATIVE_TOKEN
 from fabstir.primitives.units import price_from_million
 from fabstir.protocol.host_record import HostModel, HostRecord
 from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
-
-EVERY_INTERFACE = "0.0.0.0"
 
 DRAIN_SECONDS = 60.0
 """Longest wait, on shutdown, for sessions that only wait for their dispute window."""
@@ -77,7 +73,7 @@ async def open_host(
     encryption_secret = load_or_create_encryption_key(settings.host.encryption_key)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        listener = stack.enter_context(bind(_listen_host(settings), settings.host.port))
+        listener = stack.enter_context(bind(settings.host.listen, settings.host.port))
         market = await enter(open_market(settings))
         model = await enter(open_served_model(settings, market.contracts.models, on_progress))
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE))
@@ -154,19 +150,9 @@ async def _background(market: HostMarket, work: HostWork) -> AsyncGenerator[None
         tasks.cancel_scope.cancel()
 
 
-def _listen_host(settings: Settings) -> str:
-    is_loopback = ip_address(settings.host.listen).is_loopback
-    return EVERY_INTERFACE if settings.host.public and is_loopback else settings.host.listen
-
-
 def _api_url(settings: Settings, port: int) -> str:
     if settings.host.api_url:
         return settings.host.api_url.rstrip("/")
-    if settings.host.public:
-        raise ConfigError(
-            "host.public is set but not host.api_url: say under which URL renters reach this "
-            "host, such as https://gpu.example.org"
-        )
     host = settings.host.listen
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -243,7 +229,7 @@ def _record_maker(
         record = HostRecord(
             host=market.signer.address,
             peer_id=p2p.peer_id,
-            addresses=p2p.addresses,
+            addresses=tuple(address.partition("/p2p/")[0] for address in p2p.addresses),
             api_url=entry.api_url,
             models=(
                 HostModel(

@@ -10,7 +10,7 @@ from pathlib import Path
 from fabstir.chain.contracts import ModelRegistry
 from fabstir.config import Settings
 from fabstir.engines import Engine, LlamaCppConfig, open_llamacpp
-from fabstir.models import DEMO_MODEL, ModelSpec, fetch_model, verify_model
+from fabstir.models import DEMO_MODEL, ModelSpec, ensure_verified, fetch_model
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import ChainId, Hash32, ModelId
@@ -115,11 +115,12 @@ async def _model_file(settings: Settings, spec: ModelSpec, on_progress: Progress
     path = settings.model.path
     if path is not None:
         on_progress("model", f"verifying {path.name}")
-        await verify_model(path, spec.sha256)
+        await ensure_verified(path, spec.sha256)
         return path
 
     def fetched(done: int, total: int) -> None:
-        on_progress("model", f"fetching {spec.file}: {done * 100 // max(1, total)} %")
+        share = f"{done * 100 // total} %" if total else f"{done} bytes"
+        on_progress("model", f"fetching {spec.file}: {share}")
 
     folder = settings.paths.cache_dir / "models"
     return await fetch_model(spec, folder, on_progress=fetched)

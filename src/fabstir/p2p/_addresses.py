@@ -56,7 +56,7 @@ def listen_addresses(config: P2PConfig) -> list[Multiaddr]:
         return [tcp, Multiaddr(f"/{family}/{config.listen_host}/tcp/{config.ws_port}/ws")]
     except (MultiaddrError, ValueError) as exc:
         raise ConfigError(
-            f"p2p.listen_host {config.listen_host!r} with port {config.tcp_port} is not an IP "
+            f"p2p.listen {config.listen_host!r} with port {config.tcp_port} is not an IP "
             "address and port to listen on: use 127.0.0.1, 0.0.0.0 or an address of this machine"
         ) from exc
 

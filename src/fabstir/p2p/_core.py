@@ -365,7 +365,7 @@ async def open_core(
     bootstrap = [parse_peer(address, "p2p.bootstrap") for address in config.bootstrap]
     wanted = listen_addresses(config)
     advertised: list[Multiaddr] = []
-    workarounds.ensure_port_free(config.listen_host, config.tcp_port, "p2p.tcp_port")
+    workarounds.ensure_port_free(config.listen_host, config.tcp_port, "p2p.port")
     if config.ws_port is not None:
         workarounds.ensure_port_free(config.listen_host, config.ws_port, "p2p.ws_port")
     workarounds.shorten_dial_delay()

@@ -130,9 +130,7 @@ def ensure_listening(host: BasicHost, wanted: Sequence[Multiaddr]) -> None:
     """
     if len(host.get_transport_addrs()) < len(wanted):
         text = " and ".join(str(address) for address in wanted)
-        raise ConfigError(
-            f"cannot listen on {text}: change p2p.listen_host, p2p.tcp_port or p2p.ws_port"
-        )
+        raise ConfigError(f"cannot listen on {text}: change p2p.listen, p2p.port or p2p.ws_port")
 
 
 @asynccontextmanager

@@ -341,13 +341,10 @@ async def open_client(
 
 def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
     """The one error that a group holds, however deep; None if there are several."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        inner = error.exceptions
-        if len(inner) != 1:
-            return None
-        error = inner[0]
-    return error
+    if len(group.exceptions) != 1:
+        return None
+    inner = group.exceptions[0]
+    return _only_error(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 @asynccontextmanager

@@ -97,24 +97,6 @@ async def test_a_host_that_is_killed_is_noticed_and_settles_after_its_restart(
     assert settlement.refund + settlement.host_paid + settlement.fee == DEPOSIT
 
 
-async def test_a_killed_host_that_never_returns_keeps_its_window_and_then_loses_its_claim(
-    renter_settings: Settings, host: HostProcess, devnet: Devnet
-) -> None:
-    async with open_client(renter_settings) as client:
-        (offer,) = await client.find_hosts()
-        async with client.open_session(offer, deposit=DEPOSIT) as session:
-            await stream_until_first_receipt_then(session, lambda: host.send(signal.SIGKILL))
-            waiting = await session.close()
-        await increase_time(devnet.chain, session.row.proof_window + 1)
-        settlement = await settled(client, session)
-
-    assert not waiting.is_settled
-    assert waiting.tokens_agreed == session.tokens > 0
-    assert waiting.waits_until is not None
-    assert settlement.outcome == "timed out"
-    assert (settlement.tokens_settled, settlement.refund) == (0, DEPOSIT)
-
-
 async def test_a_stopped_host_is_noticed_and_the_session_goes_on_when_it_wakes(
     renter_settings: Settings, host: HostProcess
 ) -> None:
@@ -133,3 +115,21 @@ async def test_a_stopped_host_is_noticed_and_the_session_goes_on_when_it_wakes(
     assert noticed_after < 15
     assert answer.end is not None
     assert settlement.tokens_settled == tokens + answer.end.num_completion_tokens
+
+
+async def test_a_killed_host_that_never_returns_keeps_its_window_and_then_loses_its_claim(
+    renter_settings: Settings, host: HostProcess, devnet: Devnet
+) -> None:
+    async with open_client(renter_settings) as client:
+        (offer,) = await client.find_hosts()
+        async with client.open_session(offer, deposit=DEPOSIT) as session:
+            await stream_until_first_receipt_then(session, lambda: host.send(signal.SIGKILL))
+            waiting = await session.close()
+        await increase_time(devnet.chain, session.row.proof_window + 1)
+        settlement = await settled(client, session)
+
+    assert not waiting.is_settled
+    assert waiting.tokens_agreed == session.tokens > 0
+    assert waiting.waits_until is not None
+    assert settlement.outcome == "timed out"
+    assert (settlement.tokens_settled, settlement.refund) == (0, DEPOSIT)

@@ -59,7 +59,7 @@ def test_websocket_is_listened_on_only_if_asked() -> None:
 
 
 def test_a_host_name_cannot_be_listened_on() -> None:
-    with pytest.raises(ConfigError, match=r"p2p\.listen_host"):
+    with pytest.raises(ConfigError, match=r"p2p\.listen "):
         listen_addresses(config(listen_host="example.org"))
 
 
