@@ -143,8 +143,8 @@ class HostStarter:
             fixed = {
                 "host.port": str(free_port()),
                 "p2p.port": str(free_port()),
-                "engine.num_threads": "2",
-                "engine.num_batch_threads": "2",
+                "engine.num_threads": "1",
+                "engine.num_batch_threads": "1",
                 "model.max_model_len": "1024",
                 "chain.poll_seconds": "0.2",
             }

@@ -20,8 +20,8 @@ from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import FabstirError, RemoteProtocolError, StorageError
 from fabstir.primitives.ids import ChainId, JobId
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.crypto import Crypto
+from fabstir.protocol.fields import Fields
 from fabstir.storage import BlobStore
 
 _MAX_JOB_ID_DIGITS = 18

@@ -25,9 +25,9 @@ from pathlib import Path
 import anyio
 import platformdirs
 
-from fabstir.chain._background import running
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import ChainId
+from fabstir.telemetry.background import running
 
 logger = logging.getLogger(__name__)
 

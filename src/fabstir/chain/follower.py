@@ -20,13 +20,13 @@ from sqlalchemy import Connection
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from fabstir.chain._background import running
 from fabstir.chain._identity import check_chain_identity
 from fabstir.chain.records import Block, Log, LogFilter
 from fabstir.chain.rpc import Chain
 from fabstir.db import Database
 from fabstir.db.cursors import Cursor, SeenBlock, load_cursor, save_cursor
 from fabstir.primitives.errors import ChainError, RpcRefused
+from fabstir.telemetry.background import running
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import anyio
 from sqlalchemy import Connection
 
-from fabstir.chain._background import running
 from fabstir.chain._identity import check_chain_identity
 from fabstir.chain._settling import PLAIN_TRANSFER_GAS, Settler, is_lack_of_funds
 from fabstir.chain.keystore import Signer
@@ -46,6 +45,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.primitives.ids import Hash32
 from fabstir.primitives.units import Wei
+from fabstir.telemetry.background import running
 
 logger = logging.getLogger(__name__)
 

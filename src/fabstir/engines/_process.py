@@ -20,9 +20,9 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from fabstir.engines._background import running
 from fabstir.engines._http import EngineAddress, EngineRefused
 from fabstir.primitives.errors import EngineCrashed, EngineUnavailable
+from fabstir.telemetry.background import running
 
 SPIN_COUNT: Final = "20000"
 """OpenMP's spinning before it sleeps. Measured on a loaded machine: 39 tokens/s against 22 with

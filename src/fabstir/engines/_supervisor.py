@@ -11,11 +11,11 @@ from typing import Final
 
 import anyio
 
-from fabstir.engines._background import running
 from fabstir.engines._http import EngineAddress, EngineRefused
 from fabstir.engines._process import LlamaCppConfig, RunningChild, ThreadCounts, open_child
 from fabstir.engines.engine import EngineState
 from fabstir.primitives.errors import EngineError, EngineUnavailable
+from fabstir.telemetry.background import running
 
 _logger = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 import anyio
 from anyio import to_thread
 
-from fabstir.engines._background import running
 from fabstir.engines._http import EngineAddress, EngineRefused
 from fabstir.engines._process import LlamaCppConfig, ThreadCounts
 from fabstir.engines._sse import EventDecoder
@@ -34,6 +33,7 @@ from fabstir.primitives.errors import (
     EngineUnavailable,
 )
 from fabstir.protocol.chat import ChatMessage
+from fabstir.telemetry.background import running
 
 _MILLION = 1_000_000
 

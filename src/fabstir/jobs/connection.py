@@ -221,18 +221,21 @@ class ClientConnection:
     async def _run(self, seat: _Seat, answer: Answer, message: EncryptedMessage) -> None:
         try:
             with seat.scope:
-                await answer.run()
+                await self._answer_or_fail(answer, message)
         except anyio.BrokenResourceError:
             _logger.info("client left", extra={"job_id": seat.session.row.job_id})
-        except EngineError as error:
-            extra = {"job_id": seat.session.row.job_id, "reason": str(error)}
-            _logger.warning("engine failed an answer", extra=extra)
-            await self._fail(message, error)
-        except FabstirError as error:
-            await self._fail(message, error)
         finally:
             seat.answer = None
             seat.is_free.set()
+
+    async def _answer_or_fail(self, answer: Answer, message: EncryptedMessage) -> None:
+        try:
+            await answer.run()
+        except FabstirError as error:
+            if isinstance(error, EngineError):
+                extra = {"session_id": message.session_id, "reason": str(error)}
+                _logger.warning("engine failed an answer", extra=extra)
+            await self._fail(message, error)
 
     async def _fail(self, message: EncryptedMessage, error: FabstirError) -> None:
         await self._report_error(error, session_id=message.session_id, request_id=message.id)
@@ -283,6 +286,12 @@ class ClientConnection:
         self._tasks.start_soon(self._prove_and_tell, message, session)
 
     async def _prove_and_tell(self, message: EncryptedClose, session: LiveSession) -> None:
+        try:
+            await self._tell_closed(message, session)
+        except anyio.BrokenResourceError:
+            _logger.info("client left before its close", extra={"job_id": session.row.job_id})
+
+    async def _tell_closed(self, message: EncryptedClose, session: LiveSession) -> None:
         try:
             tokens, seconds = await self._close_session(session)
         except FabstirError as error:

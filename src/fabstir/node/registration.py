@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ import httpx
 from fabstir.chain.contracts import Contracts, NodeInfo, NodeRegistration
 from fabstir.chain.records import ContractCall
 from fabstir.chain.transactions import TransactionQueue
-from fabstir.primitives.encoding import Json, canonical_json
+from fabstir.primitives.encoding import Json, canonical_json, parse_json
 from fabstir.primitives.errors import ConfigError, InsufficientFunds
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ModelId, PeerId
 from fabstir.primitives.units import PricePerToken, Wei
+from fabstir.protocol.limits import MAX_JSON_DEPTH
 
 _logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ class Registrar:
 
 def _json(text: str) -> object:
     try:
-        return json.loads(text)
+        return parse_json(text, max_depth=MAX_JSON_DEPTH)
     except ValueError:
         return text
 

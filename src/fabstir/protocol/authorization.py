@@ -12,7 +12,6 @@ from typing import Self
 
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.ids import Address, Hash32, JobId
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.crypto import BadSignatureError, Crypto
 from fabstir.protocol.eip712 import (
     Domain,
@@ -21,6 +20,7 @@ from fabstir.protocol.eip712 import (
     struct_hash,
     typed_digest,
 )
+from fabstir.protocol.fields import Fields
 
 SESSION_KEY_TYPE = "SessionKey(uint256 jobId,address host,address sessionKey,uint64 expiresAt)"
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, Hash32, JobId
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.crypto import Crypto, DecryptionError
 from fabstir.protocol.eip712 import personal_digest
 from fabstir.protocol.envelope import hkdf_sha256
+from fabstir.protocol.fields import Fields
 
 _DELTA_INFO = b"checkpoint-delta-encryption-v1"
 

@@ -12,8 +12,8 @@ from typing import Self
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import JobId
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.envelope import InitEnvelope
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.frames import SealedFrame
 
 

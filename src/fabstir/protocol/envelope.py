@@ -17,8 +17,8 @@ from typing import Self
 from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, ChainId, JobId
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.crypto import BadSignatureError, Crypto, DecryptionError
+from fabstir.protocol.fields import Fields
 
 ALG = "secp256k1-ecdh(ephemeral→static)+hkdf(sha256)+xchacha20-poly1305"
 """Era-C's name of the suite; informative, never checked."""

@@ -8,8 +8,8 @@ from typing import Protocol, Self
 
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import RemoteProtocolError
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.envelope import SealedPayload
+from fabstir.protocol.fields import Fields
 
 
 class Frame(Protocol):

@@ -7,8 +7,8 @@ from typing import Self
 
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.ids import Hash32, JobId
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.envelope import SealedPayload
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.frames import SealedFrame
 
 

@@ -13,9 +13,9 @@ from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, ChainId, Hash32, ModelId, PeerId
 from fabstir.primitives.units import PricePerToken
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.eip712 import Domain, is_signed_by, sign_digest, struct_hash, typed_digest
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.limits import (
     MAX_HOST_RECORD_ADDRESSES,
     MAX_HOST_RECORD_BYTES,

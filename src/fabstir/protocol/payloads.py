@@ -9,9 +9,9 @@ from fabstir.primitives.encoding import Json, canonical_json, parse_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.authorization import SignedAuthorization
 from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.limits import (
     MAX_CHUNK_TEXT_BYTES,
     MAX_CHUNK_TOKENS,

@@ -14,9 +14,9 @@ from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import ReceiptMismatch
 from fabstir.primitives.ids import Address, Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei, cost_of
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.eip712 import Domain, is_signed_by, sign_digest, struct_hash, typed_digest
+from fabstir.protocol.fields import Fields
 
 RECEIPT_TYPE = (
     "Receipt(uint256 jobId,uint64 sequence,bytes32 previous,bytes32 modelDigest,"

@@ -339,12 +339,12 @@ async def open_client(
         raise error from error.__cause__
 
 
-def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+def _only_error(error: BaseException) -> BaseException | None:
     """The one error that a group holds, however deep; None if there are several."""
-    if len(group.exceptions) != 1:
-        return None
-    inner = group.exceptions[0]
-    return _only_error(inner) if isinstance(inner, BaseExceptionGroup) else inner
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    inner: tuple[BaseException, ...] = error.exceptions
+    return _only_error(inner[0]) if len(inner) == 1 else None
 
 
 @asynccontextmanager

@@ -7,11 +7,10 @@ lacks is kept, so that an empty result can be explained.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import httpx
@@ -19,6 +18,7 @@ import httpx
 from fabstir.chain.contracts import Contracts, NodeInfo
 from fabstir.market.selection import Candidate, rank
 from fabstir.p2p import P2PNode, Provider
+from fabstir.primitives.encoding import parse_json
 from fabstir.primitives.errors import (
     ChainError,
     HostRecordInvalid,
@@ -31,6 +31,7 @@ from fabstir.primitives.errors import (
 from fabstir.primitives.ids import ChainId
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.host_record import HostRecord
+from fabstir.protocol.limits import MAX_JSON_DEPTH
 from fabstir.sdk.money import PaymentToken
 from fabstir.sdk.offers import HostOffer, Model
 
@@ -168,10 +169,10 @@ class Discovery:
     def _public_key(self, node: NodeInfo, record: HostRecord) -> bytes:
         """The key in the registry's metadata, whose peer id must be the record's."""
         try:
-            metadata = json.loads(node.metadata)
+            metadata: Any = parse_json(node.metadata, max_depth=MAX_JSON_DEPTH)
             key, peer_id = bytes.fromhex(metadata["publicKey"]), metadata["peerId"]
             self.crypto.address_of(key)
-        except (ValueError, TypeError, KeyError, RecursionError) as exc:
+        except (ValueError, TypeError, KeyError) as exc:
             raise HostRecordInvalid(
                 f"{node.operator} has no usable publicKey and peerId in its registered metadata"
             ) from exc

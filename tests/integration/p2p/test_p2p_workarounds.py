@@ -173,7 +173,7 @@ async def test_a_node_that_cannot_listen_says_so() -> None:
     async with stock_host() as stock:
         assert not await stock.get_network().listen(foreign)  # the bug: no error
 
-        with pytest.raises(ConfigError, match=r"p2p\.listen "):
+        with pytest.raises(ConfigError, match=r"p2p\.listen"):
             ensure_listening(stock, [foreign])
 
 

@@ -99,9 +99,9 @@ async def test_questions_can_come_from_a_file(renter_settings: Settings, tmp_pat
                 assert process.stdout is not None
                 output = b"".join([piece async for piece in process.stdout]).decode()
 
-    assert "16 in all cost" in output or "receipts verified" in output
-    assert "/quit" in output
-    assert "16 paid, 16 acknowledged" in output or "acknowledged" in output
+    assert output.count("left ·") == 2  # one line after each answer
+    assert "leave and settle" in output
+    assert "acknowledged" in output
 
 
 async def test_nothing_is_locked_without_a_yes(renter_settings: Settings) -> None:
@@ -200,9 +200,6 @@ async def test_ctrl_c_stops_an_answer_and_twice_leaves_and_settles(
         await screen.see(" the ")
         screen.type(CTRL_C)
         await screen.see("cancelled")
-        await screen.see("you")
-        screen.type(CTRL_C)
-        await screen.see("once more leaves and settles")
         screen.type(CTRL_C)
         await screen.see("settling")
         table = await screen.see("transaction")

@@ -23,7 +23,6 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, ChainId, JobId
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.envelope import (
     NONCE_BYTES,
     InitEnvelope,
@@ -37,6 +36,7 @@ from fabstir.protocol.envelope import (
     seal_init,
     seal_payload,
 )
+from fabstir.protocol.fields import Fields
 
 HOST_SECRET, CLIENT_SECRET, EPHEMERAL = b"\1" * 32, b"\2" * 32, b"\3" * 32
 HOST_KEY = NATIVE.public_key(HOST_SECRET)

@@ -26,9 +26,9 @@ from fabstir.primitives.encoding import canonical_json
 from fabstir.primitives.errors import ReceiptMismatch, RemoteProtocolError
 from fabstir.primitives.ids import Address, ChainId, Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei, cost_of
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.authorization import SessionKeyAuthorization, SignedAuthorization
 from fabstir.protocol.eip712 import Domain, is_signed_by
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.receipts import (
     GENESIS,

@@ -11,7 +11,7 @@ from tests.strategies import json_safe, uint256s
 
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import RemoteProtocolError
-from fabstir.protocol._fields import Fields
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.limits import MAX_FRAME_BYTES, MAX_ID_CHARS
 
 json_values: st.SearchStrategy[Json] = st.recursive(

@@ -15,7 +15,6 @@ from fabstir.primitives.cid import BlobId, model_cid
 from fabstir.primitives.encoding import canonical_json, encode_multibase
 from fabstir.primitives.ids import Address, ChainId, Hash32, JobId, ModelId, PeerId, hash32
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
-from fabstir.protocol._fields import Fields
 from fabstir.protocol.authorization import SESSION_KEY_TYPE, SessionKeyAuthorization
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.checkpoint import (
@@ -43,6 +42,7 @@ from fabstir.protocol.envelope import (
     seal_init,
     seal_payload,
 )
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.host_record import HOST_RECORD_TYPE, HostModel, HostRecord
 from fabstir.protocol.receipts import (
     ACKNOWLEDGEMENT_TYPE,
