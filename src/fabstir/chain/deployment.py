@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+from platformdirs import user_data_path
+
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import Address, ChainId, parse_address
 
@@ -89,11 +91,12 @@ def _parse_field(path: Path, name: str, values: dict[str, Any]) -> Any:
 
 
 def locate_deployment(configured: Path | None, chain_id: ChainId, data_dir: Path) -> Path:
-    """Which deployment file counts: the configured one, else what `fabstir devnet` wrote, else
-    the one that comes with the package for this chain.
+    """Which deployment file counts: the configured one, else what `fabstir devnet` wrote (into
+    this data folder or the user's own), else the one that comes with the package for this chain.
     """
     if configured is not None:
         return configured
-    written = data_dir / "deployments" / f"{chain_id}.json"
-    packaged = Path(__file__).with_name("deployments") / f"{chain_id}.json"
-    return written if written.exists() or not packaged.exists() else packaged
+    name = f"{chain_id}.json"
+    written = [folder / "deployments" / name for folder in (data_dir, user_data_path("fabstir"))]
+    packaged = Path(__file__).with_name("deployments") / name
+    return next((path for path in (*written, packaged) if path.exists()), written[0])

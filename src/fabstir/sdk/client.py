@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import anyio
 import httpx
@@ -50,7 +50,7 @@ class Balance:
     """What the wallet has of one payment token, in smallest units.
 
     Attributes:
-        locked: in sessions of this journal that are not settled.
+        locked: in sessions that are not settled, as the contract counts them.
         in_contract: free in the marketplace: pre-deposits, and refunds that wait for withdrawal.
     """
 
@@ -240,6 +240,7 @@ class FabstirClient:
     # -- inside -------------------------------------------------------------------------------
 
     async def _balance(self, token: PaymentToken) -> Balance:
+        market = self._contracts.marketplace
         if token.address == NATIVE_TOKEN:
             held = await self._chain.balance(self.wallet)
         else:
@@ -247,10 +248,8 @@ class FabstirClient:
         return Balance(
             token=token,
             wallet=held,
-            locked=await self._journal.locked(token.address),
-            in_contract=await self._contracts.marketplace.deposit_balance(
-                self.wallet, token.address
-            ),
+            locked=await market.locked_balance(self.wallet, token.address),
+            in_contract=await market.deposit_balance(self.wallet, token.address),
         )
 
     async def _gas_to_open(self, offer: HostOffer, deposit: Wei) -> int:
@@ -343,7 +342,7 @@ def _only_error(error: BaseException) -> BaseException | None:
     """The one error that a group holds, however deep; None if there are several."""
     if not isinstance(error, BaseExceptionGroup):
         return error
-    inner: tuple[BaseException, ...] = error.exceptions
+    inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
     return _only_error(inner[0]) if len(inner) == 1 else None
 
 

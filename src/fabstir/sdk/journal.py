@@ -72,12 +72,6 @@ class RenterJournal:
         )
         return [row for row in rows if row.depositor == self.depositor]
 
-    async def locked(self, payment_token: Address) -> Wei:
-        """What unsettled sessions hold of a payment token."""
-        return await self._db.read(
-            lambda c: renter.locked_deposits(c, self.chain_id, self.contract, payment_token)
-        )
-
     async def agree(
         self, session: RenterSession, receipt: SignedReceipt, signed: SignedAcknowledgement
     ) -> None:

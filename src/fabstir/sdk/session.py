@@ -125,11 +125,6 @@ class Session:
         """What of the deposit is not spent yet."""
         return Wei(self.row.deposit - self.cost)
 
-    @property
-    def max_model_len(self) -> int | None:
-        """Tokens of context, prompt and answer together; None before the first connection."""
-        return self._connection.terms.max_model_len if self._connection else None
-
     @asynccontextmanager
     async def chat(
         self,

@@ -60,7 +60,8 @@ async def stop_after_first_receipt(session: Session) -> None:
 async def test_hosts_are_found_and_checked_against_the_chain(
     client: FabstirClient, host: Host
 ) -> None:
-    offers = await client.find_hosts()
+    (model,) = await client.models()
+    offers = await client.find_hosts(model.name)
 
     assert [offer.host for offer in offers] == [host.market.signer.address]
     assert offers[0].api_url == host.api_url
