@@ -24,6 +24,7 @@ from fabstir.chain.contracts import NodeRegistration
 from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess
 from fabstir.crypto import NATIVE
+from fabstir.jobs.session import MAX_LOST_TOKENS
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, JobId
 from fabstir.primitives.units import PRICE_PRECISION, PricePerToken, TokenCount
 from fabstir.protocol.client_messages import EncryptedClose, EncryptedMessage, Ping, StreamCancel
@@ -592,6 +593,24 @@ async def test_a_renter_that_never_acknowledges_gets_one_window_and_pays_nothing
     await settled_as(devnet, wallet, job_id, 0)
 
 
+async def test_reconnecting_instead_of_acknowledging_is_served_only_so_often(
+    devnet: Devnet, host: HostProcess, wallet: Wallet, client: RawClient
+) -> None:
+    job_id = await wallet.lock(host)
+    tokens = 0
+
+    with pytest.raises(Refused, match="UNACKNOWLEDGED"):
+        while tokens < 2 * MAX_LOST_TOKENS:
+            session = await open_as_depositor(client, job_id, wallet)
+            answer = await session.ask(STORY, max_tokens=120, acknowledges=lambda _receipt: False)
+            tokens += answer.tokens
+    proven = await session.close()
+
+    assert MAX_LOST_TOKENS < tokens <= MAX_LOST_TOKENS + MAX_UNACKNOWLEDGED_TOKENS
+    assert proven == 0
+    await settled_as(devnet, wallet, job_id, 0)
+
+
 async def test_acknowledgements_that_fit_no_receipt_are_refused(
     devnet: Devnet, host: HostProcess, wallet: Wallet, client: RawClient
 ) -> None:
@@ -670,21 +689,39 @@ async def test_an_era_c_answer_is_cancelled_by_its_own_socket_only_for_what_came
     await check_money(devnet, job_id, answer.tokens + rest.tokens)
 
 
-async def test_an_era_c_client_that_leaves_in_the_middle_pays_what_was_sent_at_most(
+async def test_an_era_c_client_that_leaves_in_the_middle_pays_what_it_was_sent(
     devnet: Devnet, host: HostProcess, wallet: Wallet, client: RawClient
 ) -> None:
     job_id = await wallet.lock(host)
     session = await client.open(job_id, new_key())
     await client.send(session.message(STORY, max_tokens=500))
-    answer = await session.read(until_tokens=RECEIPT_INTERVAL_TOKENS + 1)
+    answer = await session.read(until_tokens=10)
 
     await client.close()
 
     job = await wait_until_over(devnet, job_id)
-    assert job.tokens_used >= RECEIPT_INTERVAL_TOKENS
-    assert job.tokens_used % RECEIPT_INTERVAL_TOKENS == 0
+    assert 10 <= answer.tokens <= job.tokens_used < 500
     await check_money(devnet, job_id, job.tokens_used)
+
+
+async def test_a_client_that_leaves_before_its_answer_or_its_refusal_disturbs_nobody(
+    devnet: Devnet, host: HostProcess, wallet: Wallet, client: RawClient
+) -> None:
+    job_id = await wallet.lock(host)
+    key = new_key()
+    for prompt in ("word " * 1200, "Hello", STORY):
+        async with open_raw_client(host, devnet) as leaving:
+            session = await leaving.open(job_id, key)
+            await leaving.send(session.message(prompt, max_tokens=50))
+
+    session = await client.open(job_id, key)
+    answer = await session.ask("Hello")
+    await client.close()
+
     assert answer.tokens > 0
+    job = await wait_until_over(devnet, job_id)
+    assert answer.tokens <= job.tokens_used <= answer.tokens + 100
+    await check_money(devnet, job_id, job.tokens_used)
 
 
 # -- last, because it moves the chain's clock ---------------------------------------------------

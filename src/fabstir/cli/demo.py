@@ -82,13 +82,13 @@ def demo(
 
 
 async def _run(folder: Path, cache_dir: Path, *, keep: bool) -> None:
-    async with until_interrupted() as interrupted, AsyncExitStack() as stack:
+    async with until_interrupted() as interruption, AsyncExitStack() as stack:
         await _fetch(cache_dir)
         stage = await stack.enter_async_context(_open_stage(folder, cache_dir))
         await _talk(stage)
         if keep:
             _say_how_to_join(stage)
-            await interrupted.wait()
+            await interruption.wait()
 
 
 def _step(text: str) -> None:

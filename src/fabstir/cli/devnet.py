@@ -34,11 +34,11 @@ def devnet(
 async def _run(ctx: typer.Context, settings: Settings, parameters: DevnetParameters) -> None:
     folder = settings.paths.data_dir / "deployments"
     async with (
-        until_interrupted() as interrupted,
+        until_interrupted() as interruption,
         open_devnet(folder, [dev_model(settings)], parameters) as running,
     ):
         show(ctx, _facts(running), lambda: table("devnet", "", rows=_rows(running)))
-        await interrupted.wait()
+        await interruption.wait()
 
 
 def dev_model(settings: Settings) -> DevModel:

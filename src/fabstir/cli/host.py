@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from contextlib import AsyncExitStack
+from typing import Annotated, Self
 
 import anyio.to_thread
 import typer
 from rich.panel import Panel
 
 from fabstir.cli.context import invocation, run_async
-from fabstir.cli.output import console, error_console, show, table
+from fabstir.cli.output import error_console, show, table
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
+from fabstir.config.edit import set_settings
 from fabstir.crypto import checksum_address
 from fabstir.node import (
     Confirm,
@@ -31,7 +33,10 @@ from fabstir.primitives.units import Wei, format_amount, price_per_million
 app = typer.Typer()
 
 Yes = Annotated[
-    bool, typer.Option("--yes", help="Stake and register without asking (host.auto_register).")
+    bool,
+    typer.Option(
+        "--yes", help="Stake and register without asking; sets host.auto_register = true."
+    ),
 ]
 
 FAB_DECIMALS = COIN_DECIMALS = 18
@@ -46,25 +51,55 @@ def serve(ctx: typer.Context, *, yes: Yes = False) -> None:
 
 
 async def _serve(ctx: typer.Context, settings: Settings, *, is_confirmed: bool) -> None:
-    async with (
-        until_interrupted() as interrupted,
-        open_host(
-            settings, confirm=_confirmation(is_confirmed=is_confirmed), on_progress=_progress
-        ) as host,
-    ):
+    async with until_interrupted() as interruption, AsyncExitStack() as stack:
+        with _Starting() as starting:
+            confirm = _confirmation(settings, starting, is_confirmed=is_confirmed)
+            host = await stack.enter_async_context(
+                open_host(settings, confirm=confirm, on_progress=starting.progress)
+            )
         show(ctx, _serving(host), lambda: Panel(table("", "", rows=_serving_rows(host))))
         sys.stdout.flush()
-        await interrupted.wait()
-        _progress("draining", "no new work; finishing and proving what there is")
+        await interruption.wait()
+        error_console.print("draining: no new work; finishing and proving what there is")
         await host.drain()
 
 
-def _confirmation(*, is_confirmed: bool) -> Confirm:
+class _Starting:
+    """One line on the terminal that says what start-up is doing."""
+
+    def __init__(self) -> None:
+        self._status = error_console.status("starting")
+
+    def __enter__(self) -> Self:
+        if error_console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._status.stop()
+
+    def progress(self, what: str, how_far: str) -> None:
+        """See `node.model.Progress`."""
+        self._status.update(f"{what}: {how_far}")
+
+    def pause(self) -> None:
+        """Before a question is asked."""
+        self._status.stop()
+
+
+def _confirmation(settings: Settings, starting: _Starting, *, is_confirmed: bool) -> Confirm:
+    """Ask the owner once; a yes is written into the settings and stands from then on."""
+
     async def confirm(plan: RegistrationPlan) -> bool:
+        starting.pause()
         _show_plan(plan)
-        if is_confirmed or not sys.stdin.isatty():
-            return is_confirmed
-        return await anyio.to_thread.run_sync(lambda: typer.confirm("Stake and register now?"))
+        is_yes = is_confirmed
+        if not is_yes and sys.stdin.isatty():
+            question = "Stake and register now, and whenever it serves?"
+            is_yes = await anyio.to_thread.run_sync(lambda: typer.confirm(question))
+        if is_yes and not settings.host.auto_register:
+            set_settings(settings.file, {"host.auto_register": "true"})
+        return is_yes
 
     return confirm
 
@@ -80,11 +115,6 @@ def _show_plan(plan: RegistrationPlan) -> None:
         ("price", f"{format_amount(native, COIN_DECIMALS)} ETH per million tokens"),
     ]
     error_console.print(table("registering this host", "", rows=rows))
-
-
-def _progress(what: str, how_far: str) -> None:
-    if console.is_terminal:
-        console.print(f"[dim]{what}: {how_far}[/dim]")
 
 
 def _serving(host: Host) -> dict[str, object]:
@@ -172,11 +202,12 @@ def register(ctx: typer.Context, *, yes: Yes = False) -> None:
 
 async def _register(ctx: typer.Context, settings: Settings, *, is_confirmed: bool) -> None:
     # The entry names the model, the peer id and the URL: a host that starts knows them all.
-    async with open_host(
-        settings, confirm=_confirmation(is_confirmed=is_confirmed), on_progress=_progress
-    ) as host:
-        facts = {"account": checksum_address(host.market.signer.address), "api_url": host.api_url}
-        show(ctx, facts, lambda: f"registered {facts['account']} at {facts['api_url']}")
+    with _Starting() as starting:
+        confirm = _confirmation(settings, starting, is_confirmed=is_confirmed)
+        async with open_host(settings, confirm=confirm, on_progress=starting.progress) as host:
+            account, api_url = checksum_address(host.market.signer.address), host.api_url
+    facts = {"account": account, "api_url": api_url}
+    show(ctx, facts, lambda: f"registered {account} at {api_url}")
 
 
 @app.command("unregister")

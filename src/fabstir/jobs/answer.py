@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import anyio
+
 from fabstir.engines import Engine, GenerationChunk, GenerationEnd, GenerationRequest
 from fabstir.jobs.dialects import Dialect, ExtensionDialect
 from fabstir.jobs.session import LiveSession, Send
@@ -113,7 +115,8 @@ class Answer:
 
         Raises:
             ContextLengthExceeded, DepositExhausted: nothing was delivered or billed.
-            EngineError: what was not receipted yet is not billed.
+            EngineError: to a client that gives acknowledgements, what was not receipted yet is
+                not billed.
         """
         session = self._session
         # What an answer that failed had sent and not receipted is nobody's debt.
@@ -124,7 +127,13 @@ class Answer:
         session.issued = session.issued.next_request()
         await self._services.ledger.reserve(session.row.job_id, self._window_end())
         self._work = self._work_of(turn, len(prompt))
-        reason = await self._deliver(prompt, limit, limit_reason)
+        try:
+            reason = await self._deliver(prompt, limit, limit_reason)
+        finally:
+            if not self._dialect.has_receipts:
+                # A client that leaves in the middle cannot agree any more to what it was sent.
+                with anyio.CancelScope(shield=True):
+                    await self._receipt()
         await self._receipt()
         await self._finish(turn, len(prompt), reason)
 
@@ -228,9 +237,9 @@ class Answer:
         if not self._output.num_chunks:
             self._services.observe_first_token(time.monotonic() - self._started)
         index = self._output.num_chunks
+        await self._send(lambda: [self._dialect.chunk(self._request_id, index, chunk)])
         self._output.add(chunk)
         self._session.delivered = TokenCount(self._session.delivered + len(chunk.token_ids))
-        await self._send(lambda: [self._dialect.chunk(self._request_id, index, chunk)])
         self._services.observe_tokens(len(chunk.token_ids))
         if len(self._output.token_ids) - self._output.num_receipted >= RECEIPT_INTERVAL_TOKENS:
             await self._receipt()
@@ -252,13 +261,14 @@ class Answer:
         receipt = session.issued.make(session.row.job_id, work, session.row.price_per_token)
         signed = sign_receipt(receipt, services.wallet_secret, services.domain, services.crypto)
         receipt_hash = receipt.hash(services.domain, services.crypto)
-        await services.ledger.add_receipt(
-            session.row.job_id,
-            receipt_hash,
-            signed,
-            is_claimable=not self._dialect.has_receipts,
-            reserve_up_to=TokenCount(receipt.cumulative_tokens + MAX_UNACKNOWLEDGED_TOKENS),
-        )
+        with anyio.CancelScope(shield=True):  # journalled or not: never without our knowing
+            await services.ledger.add_receipt(
+                session.row.job_id,
+                receipt_hash,
+                signed,
+                is_claimable=not self._dialect.has_receipts,
+                reserve_up_to=TokenCount(receipt.cumulative_tokens + MAX_UNACKNOWLEDGED_TOKENS),
+            )
         output.num_receipted = len(output.token_ids)
         session.issued = session.issued.advance(receipt, receipt_hash)
         if isinstance(self._dialect, ExtensionDialect):

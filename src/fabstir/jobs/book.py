@@ -54,6 +54,8 @@ class SessionBook:
         session = self._live.get(job_id)
         if session is not None and session.owner not in {None, owner}:
             await self._evict[job_id]()
+        if admission.evicted:
+            await self._ledger.write_off_unproven(job_id)
         head = await self._ledger.resume(job_id)
         if session is None or admission.evicted:
             session = LiveSession(row=admission.row, seed_nonce=self._random(32))

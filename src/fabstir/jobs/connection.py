@@ -212,6 +212,12 @@ class ClientConnection:
             )
         if seat.session.is_closing:
             raise SessionRefused("SESSION_NOT_ACTIVE", "the session is closed: open another")
+        if not seat.session.is_forgiven:
+            raise SessionRefused(
+                "UNACKNOWLEDGED",
+                f"{seat.session.lost} tokens of session {message.session_id} were delivered and "
+                "never acknowledged: close it and open another",
+            )
         seat.answer = Answer(
             self._services, seat.session, seat.dialect, request, message.id, self._send
         )

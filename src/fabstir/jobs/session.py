@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import anyio
 
@@ -13,8 +14,16 @@ from fabstir.primitives.units import TokenCount, tokens_for
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.checkpoint import TimedMessage
 from fabstir.protocol.frames import Frame
+from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.receipts import ChainHead, Receipt
 from fabstir.serving.conversation import Conversation
+
+MAX_LOST_TOKENS: Final = 4 * MAX_UNACKNOWLEDGED_TOKENS
+"""What a session may lose by reconnecting before it is served no more. Without it, a renter that
+reconnects instead of acknowledging would get a window for nothing each time."""
+
+LOST_SHARE: Final = 8
+"""Bad networks: a long session may lose one token for this many that were agreed to."""
 
 Send = Callable[[Callable[[], list[Frame]]], Awaitable[None]]
 """Seals and sends frames in one step, so that counters go out in order."""
@@ -29,6 +38,7 @@ class LiveSession:
         agreed: tokens that may be claimed.
         delivered: tokens that were sent, receipted or not.
         proven: tokens that are on chain.
+        lost: tokens sent on connections that ended before they were agreed to.
         pending: receipts that were sent and not acknowledged, by hash.
         seed_nonce: the host's part of the next request's seed; its commitment is published.
         owner: identifies the socket that may use the session; None when there is none.
@@ -41,6 +51,7 @@ class LiveSession:
     agreed: TokenCount = TokenCount(0)
     delivered: TokenCount = TokenCount(0)
     proven: TokenCount = TokenCount(0)
+    lost: int = 0
     pending: dict[Hash32, Receipt] = field(default_factory=dict[Hash32, Receipt])
     conversation: Conversation = field(default_factory=Conversation)
     transcript: list[TimedMessage] = field(default_factory=list[TimedMessage])
@@ -69,8 +80,14 @@ class LiveSession:
         """Tokens delivered and not agreed to: this host's exposure to the renter."""
         return self.delivered - self.agreed
 
+    @property
+    def is_forgiven(self) -> bool:
+        """Whether what was lost is still little, or little beside what was agreed to."""
+        return self.lost <= max(MAX_LOST_TOKENS, self.agreed // LOST_SHARE)
+
     def resume(self, head: ChainHead) -> None:
         """A new connection goes on after `head`; what was sent after it is not billed."""
+        self.lost += max(0, self.delivered - head.cumulative_tokens)
         self.issued = head
         self.agreed = self.delivered = head.cumulative_tokens
         self.pending.clear()

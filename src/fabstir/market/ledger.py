@@ -126,6 +126,20 @@ class HostLedger:
             tokens_written_off=row.tokens_written_off + lost,
         )
 
+    async def write_off_unproven(self, job_id: JobId) -> None:
+        """Once more, after an unproven signer's socket has stopped.
+
+        It may have been answered while `bind_renter` took the session from it.
+        """
+        key = self.key(job_id)
+
+        def write(c: Connection) -> None:
+            row = host_sessions.load_session(c, key)
+            assert row is not None, "its signer was just evicted"
+            self._write_off_unproven(c, row)
+
+        await self._db.write(write, durable=False)
+
     async def resume(self, job_id: JobId) -> ChainHead:
         """The link after which a new connection goes on; what came after it never counts."""
         key = self.key(job_id)

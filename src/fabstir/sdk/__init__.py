@@ -1,10 +1,11 @@
 """The renter's side: find a host, lock a deposit, talk, check receipts, get the rest back."""
 
 from fabstir.sdk.answer import Answer
-from fabstir.sdk.client import Balance, FabstirClient, open_client
+from fabstir.sdk.client import open_client
 from fabstir.sdk.events import AnswerEvent, Finished, ReceiptVerified, Text
 from fabstir.sdk.money import PaymentToken, Settlement
 from fabstir.sdk.offers import HostOffer, Model, Quote
+from fabstir.sdk.renter import Balance, FabstirClient
 from fabstir.sdk.session import Session
 
 __all__ = [

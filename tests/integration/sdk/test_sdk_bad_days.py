@@ -71,7 +71,7 @@ async def stream_until_first_receipt_then(session: Session, act: Callable[[], No
                 if isinstance(event, ReceiptVerified) and not acted_at:
                     act()
                     acted_at = time.monotonic()
-    text = str(caught.value); print("NOTICED", time.monotonic() - acted_at, text)
+    text = str(caught.value)
     assert session.row.host in text
     assert "its last frame came" in text
     assert f"{session.tokens} tokens" in text

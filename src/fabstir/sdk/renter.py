@@ -1,0 +1,303 @@
+"""The client that an app uses: find hosts, open and close sessions, for one wallet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from fabstir.chain.contracts import Contracts
+from fabstir.chain.rpc import Chain
+from fabstir.config import Settings
+from fabstir.db.renter import RenterSession, RenterState
+from fabstir.primitives.errors import ConfigError, InsufficientFunds
+from fabstir.primitives.ids import NATIVE_TOKEN, Address
+from fabstir.primitives.units import TokenCount, Wei, tokens_for
+from fabstir.sdk.deposits import Deposits, offer_of
+from fabstir.sdk.discovery import FIND_TIMEOUT, Discovery
+from fabstir.sdk.drafts import draft_session, spending_cap
+from fabstir.sdk.money import PaymentToken, Settlement, read_token
+from fabstir.sdk.offers import HostOffer, Model, Quote
+from fabstir.sdk.session import Session, SessionServices
+
+_logger = logging.getLogger(__name__)
+
+GAS_TO_OPEN: Final = 320_000
+"""Of a session in an ERC-20, approval included, measured with our contracts; a native one is
+estimated by the chain itself."""
+
+GAS_TO_CLOSE: Final = 160_000
+"""Measured with our contracts. It cannot be estimated before there is a session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """What the wallet has of one payment token, in smallest units.
+
+    Attributes:
+        locked: in sessions that are not settled, as the contract counts them.
+        in_contract: free in the marketplace: pre-deposits, and refunds that wait for withdrawal.
+    """
+
+    token: PaymentToken
+    wallet: Wei
+    locked: Wei
+    in_contract: Wei
+
+
+class FabstirClient:
+    """Finds hosts, opens and closes sessions, for one wallet. Made by `open_client`.
+
+    Attributes:
+        wallet: the account that pays.
+        tokens: the payment tokens it knows: the chain's coin and USDC.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        chain: Chain,
+        contracts: Contracts,
+        discovery: Discovery,
+        services: SessionServices,
+        deposits: Deposits,
+        tokens: tuple[PaymentToken, ...],
+    ) -> None:
+        self.wallet = services.wallet.address
+        self.tokens = tokens
+        self._settings = settings
+        self._chain = chain
+        self._contracts = contracts
+        self._discovery = discovery
+        self._services = services
+        self._deposits = deposits
+        self._journal = services.journal
+        self._watcher = services.watcher
+
+    # -- the market ---------------------------------------------------------------------------
+
+    def token(self, name: str) -> PaymentToken:
+        """A payment token by name, symbol or address. Raises ConfigError."""
+        for token in self.tokens:
+            if name.lower() in {token.name, token.symbol.lower(), token.address}:
+                return token
+        known = ", ".join(token.name for token in self.tokens)
+        raise ConfigError(f"{name!r} is not a payment token of this chain: choose one of {known}")
+
+    async def models(self) -> list[Model]:
+        """Every model for which sessions can be opened."""
+        return await self._discovery.models()
+
+    async def find_hosts(
+        self,
+        model: str | None = None,
+        *,
+        payment_token: Address = NATIVE_TOKEN,
+        timeout: float = FIND_TIMEOUT,
+    ) -> tuple[HostOffer, ...]:
+        """Hosts that can serve a model now, the best first.
+
+        Args:
+            model: its id, "repo:file", or file name; None if only one is approved.
+
+        Raises:
+            ModelMissing: no such model is approved; the text lists all.
+            NoHostFound: says why each candidate was dropped.
+        """
+        resolved = await self._discovery.resolve_model(model)
+        token = self.token(payment_token)
+        return await self._discovery.find(resolved, token, timeout=timeout)
+
+    async def quote(self, offer: HostOffer, deposit: Wei) -> Quote:
+        """What opening a session with this deposit would mean; nothing is sent.
+
+        Raises:
+            InsufficientFunds: the wallet does not have the deposit.
+            TransactionReverted: the contract would not take it, for example as too small.
+        """
+        held = (await self._balance(offer.token)).wallet
+        if held < deposit:
+            unit = f"smallest units of {offer.token.symbol}"
+            raise InsufficientFunds(self.wallet, deposit, held, unit)
+        fee = (await self._chain.fees()).max_fee_per_gas
+        return Quote(
+            offer=offer,
+            deposit=deposit,
+            max_tokens=tokens_for(deposit, offer.price_per_token),
+            gas_to_open=Wei(await self._gas_to_open(offer, deposit) * fee),
+            gas_to_close=Wei(GAS_TO_CLOSE * fee),
+        )
+
+    # -- sessions -----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open_session(
+        self,
+        offer: HostOffer,
+        *,
+        deposit: Wei,
+        proof_window: int | None = None,
+        max_duration: int | None = None,
+        proof_interval: TokenCount | None = None,
+    ) -> AsyncGenerator[Session]:
+        """Lock a deposit and use the session for the length of the block.
+
+        Leaving the block drops the connection. A session that was not closed stays open for a
+        while (`resume_session`), then it is closed and its rest comes home by itself.
+
+        Args:
+            deposit: in the offer's payment token.
+            proof_window: seconds that the host may take between claims; default from settings.
+            max_duration: seconds after which the session ends at the latest.
+            proof_interval: tokens between the host's claims.
+
+        Raises:
+            SpendingCapReached, InsufficientFunds, TransactionReverted: nothing is locked.
+            TransactionStuck, RpcUnavailable: what was sent is followed and brought home.
+        """
+        row = self._draft(offer, deposit, proof_window, max_duration, proof_interval)
+        with self._using(row):
+            await self._journal.begin(
+                row, spending_cap(self._settings.renter, offer.token), offer.token
+            )
+            row = await self._deposits.lock(row)
+            async with self._session(row, offer.token) as session:
+                yield session
+
+    @asynccontextmanager
+    async def resume_session(self, session: str) -> AsyncGenerator[Session]:
+        """Go on with a session of the journal that is still open.
+
+        Args:
+            session: its id or its number.
+
+        Raises:
+            ConfigError: there is no such session, or it is over.
+        """
+        row = await self._find(session)
+        if row.state is not RenterState.OPEN:
+            raise ConfigError(f"session {session} is {row.state.value}: open another one")
+        with self._using(row):
+            async with self._session(row, await self._token_of(row)) as resumed:
+                yield resumed
+
+    async def sessions(self) -> list[RenterSession]:
+        """Every session of this wallet in the journal, oldest first."""
+        return await self._journal.sessions()
+
+    async def tokens_agreed(self, row: RenterSession) -> TokenCount:
+        """Completion tokens of a session that were acknowledged."""
+        return await self._journal.tokens_agreed(row)
+
+    async def close_session(self, session: str, *, now: bool = False) -> Settlement:
+        """Close a session of the journal, asking its host if it answers.
+
+        Args:
+            session: its id or its number.
+            now: settle at once, even if the host has not claimed all that was acknowledged.
+
+        Raises:
+            ConfigError: there is no such session.
+        """
+        row = await self._find(session)
+        token = await self._token_of(row)
+        with self._using(row):
+            if row.state is RenterState.OPEN and not now:
+                async with self._session(row, token) as open_session:
+                    return await open_session.close()
+            if row.state is RenterState.OPEN:
+                row = await self._journal.update(row, state=RenterState.CLOSING)
+            row = await self._watcher.bring_home(row, now=now)
+            return await self._watcher.settlement(row, token)
+
+    async def recover(self) -> list[Settlement]:
+        """Look at every unfinished session now; returns where each one's money is."""
+        unfinished = {row.id for row in await self._journal.sessions(unfinished_only=True)}
+        await self._watcher.look_at_all()
+        rows = [row for row in await self._journal.sessions() if row.id in unfinished]
+        return [await self._watcher.settlement(row, await self._token_of(row)) for row in rows]
+
+    async def balances(self) -> tuple[Balance, ...]:
+        """What the wallet has, by payment token."""
+        return tuple([await self._balance(token) for token in self.tokens])
+
+    # -- inside -------------------------------------------------------------------------------
+
+    async def _balance(self, token: PaymentToken) -> Balance:
+        market = self._contracts.marketplace
+        if token.address == NATIVE_TOKEN:
+            held = await self._chain.balance(self.wallet)
+        else:
+            held = await self._contracts.usdc.balance(self.wallet)
+        return Balance(
+            token=token,
+            wallet=held,
+            locked=await market.locked_balance(self.wallet, token.address),
+            in_contract=await market.deposit_balance(self.wallet, token.address),
+        )
+
+    async def _gas_to_open(self, offer: HostOffer, deposit: Wei) -> int:
+        if offer.token.address != NATIVE_TOKEN:
+            return GAS_TO_OPEN
+        call = self._contracts.marketplace.create_session(offer_of(self._draft(offer, deposit)))
+        return await self._chain.estimate_gas(call, self.wallet)
+
+    def _draft(
+        self,
+        offer: HostOffer,
+        deposit: Wei,
+        proof_window: int | None = None,
+        max_duration: int | None = None,
+        proof_interval: TokenCount | None = None,
+    ) -> RenterSession:
+        return draft_session(
+            offer,
+            deposit,
+            chain_id=self._chain.chain_id,
+            contract=self._contracts.marketplace.address,
+            depositor=self.wallet,
+            settings=self._settings.renter,
+            proof_window=proof_window,
+            max_duration=max_duration,
+            proof_interval=proof_interval,
+            random=self._services.random,
+            now=self._services.clock(),
+        )
+
+    @asynccontextmanager
+    async def _session(self, row: RenterSession, token: PaymentToken) -> AsyncGenerator[Session]:
+        async with AsyncExitStack() as stack:
+            session = Session(row, token, self._services, stack)
+            try:
+                yield session
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await session.leave()
+
+    @contextmanager
+    def _using(self, row: RenterSession) -> Generator[None]:
+        """The watcher leaves the session alone for the length of the block."""
+        self._watcher.in_use.add(row.id)
+        try:
+            yield
+        finally:
+            self._watcher.in_use.discard(row.id)
+
+    async def _find(self, session: str) -> RenterSession:
+        rows = await self._journal.sessions()
+        for row in rows:
+            if session in {row.id, str(row.job_id)}:
+                return row
+        raise ConfigError(
+            f"the journal knows no session {session!r} of {self.wallet}: "
+            "`fabstir sessions list` shows all"
+        )
+
+    async def _token_of(self, row: RenterSession) -> PaymentToken:
+        known = {token.address: token for token in self.tokens}
+        return known.get(row.payment_token) or await read_token(self._chain, row.payment_token)
