@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL
@@ -32,6 +32,7 @@ from fabstir.cli.host_process import (
 )
 from fabstir.config import Settings, load_settings
 from fabstir.db import open_database
+from fabstir.primitives.errors import TransactionReverted
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei, cost_of, price_from_million
 from fabstir.sdk import FabstirClient, open_client
@@ -227,8 +228,10 @@ class Wallet:
         return job.id
 
     async def settle_now(self, job_id: JobId) -> None:
-        """Complete as the depositor, who need not wait for anything."""
-        await self.send(self.devnet.contracts.marketplace.complete_session(job_id))
+        """Complete as the depositor, who need not wait; the host may be faster all the same."""
+        with suppress(TransactionReverted):
+            await self.send(self.devnet.contracts.marketplace.complete_session(job_id))
+        await wait_until_over(self.devnet, job_id)
 
 
 async def funded(devnet: Devnet, name: str) -> Signer:

@@ -27,7 +27,7 @@ from fabstir.primitives.ids import Address
 START_TIMEOUT = 180.0
 """Seconds: the first start of a machine also measures thread counts."""
 
-STOP_TIMEOUT = 90.0
+STOP_TIMEOUT = 120.0
 """Seconds for a host to finish, prove and settle."""
 
 _DEV_PASSWORD = "devnet"  # noqa: S105 - of a key that is public anyway

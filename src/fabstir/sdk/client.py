@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -25,12 +24,9 @@ from fabstir.sdk.deposits import Deposits
 from fabstir.sdk.discovery import Discovery
 from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.money import NATIVE, read_token
+from fabstir.sdk.renter import FabstirClient
 from fabstir.sdk.session import SessionServices
 from fabstir.sdk.watcher import Watcher
-
-_logger = logging.getLogger(__name__)
-
-from fabstir.sdk.renter import FabstirClient
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -24,14 +23,12 @@ from fabstir.sdk.money import PaymentToken, Settlement, read_token
 from fabstir.sdk.offers import HostOffer, Model, Quote
 from fabstir.sdk.session import Session, SessionServices
 
-_logger = logging.getLogger(__name__)
+GAS_TO_OPEN: Final = 362_000
+"""The most that an approval (45,968) and a first session in an ERC-20 (315,698) took. The chain
+cannot estimate it before the approval; it does estimate a session in its own coin."""
 
-GAS_TO_OPEN: Final = 320_000
-"""Of a session in an ERC-20, approval included, measured with our contracts; a native one is
-estimated by the chain itself."""
-
-GAS_TO_CLOSE: Final = 160_000
-"""Measured with our contracts. It cannot be estimated before there is a session."""
+GAS_TO_CLOSE: Final = 190_000
+"""The most that completeSessionJob took (docs/contracts.md): there is no session to estimate on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

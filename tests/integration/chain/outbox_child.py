@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import Connection
-from web3 import AsyncHTTPProvider
 
 from fabstir.chain.anvil import DEV_CHAIN_ID
 from fabstir.chain.keystore import Signer
 from fabstir.chain.records import ContractCall
-from fabstir.chain.rpc import Chain
+from fabstir.chain.rpc import Chain, open_chain
 from fabstir.chain.transactions import TransactionOptions, open_transaction_queue
 from fabstir.db import Database, open_database
 from fabstir.primitives.errors import InsufficientFunds, RpcRefused
@@ -44,12 +43,10 @@ class Steps:
 class SteppingChain(Chain):
     """A chain whose every broadcast is two steps; it may refuse payments."""
 
-    def __init__(self, rpc_url: str, steps: Steps, refused: str) -> None:
-        provider = AsyncHTTPProvider(rpc_url, exception_retry_configuration=None)
-        super().__init__(provider, rpc_url, DEV_CHAIN_ID)
+    def __init__(self, chain: Chain, steps: Steps, refused: str) -> None:
+        super().__init__(chain.session, chain.rpc_url, chain.chain_id)
         self._steps = steps
         self._refused = refused
-        self.aclose = provider.disconnect
 
     async def request(
         self, method: str, params: Sequence[Any] = (), *, is_idempotent: bool = True
@@ -92,8 +89,8 @@ async def _send_once(
     steps: Steps, rpc_url: str, db_url: str, signer: Signer, call: ContractCall, *, refused: bool
 ) -> None:
     assert call.to is not None
-    chain = SteppingChain(rpc_url, steps, call.to[2:] if refused else "")
-    async with open_database(db_url) as db:
+    async with open_database(db_url) as db, open_chain(rpc_url, chain_id=DEV_CHAIN_ID) as plain:
+        chain = SteppingChain(plain, steps, call.to[2:] if refused else "")
         marked = SteppingDatabase(db, steps)
         async with open_transaction_queue(chain, signer, marked, OPTIONS) as queue:
             if refused:
@@ -103,4 +100,3 @@ async def _send_once(
                 await queue.send("the next", replace(call, to=signer.address))
             else:
                 await queue.send(KEY, call)
-    await chain.aclose()

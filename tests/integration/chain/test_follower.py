@@ -282,7 +282,7 @@ class LateChain(Chain):
     num_answers = 0
 
     def __init__(self, chain: Chain) -> None:
-        super().__init__(chain._provider, chain.rpc_url, chain.chain_id)  # pyright: ignore[reportPrivateUsage] - the same connection, delayed
+        super().__init__(chain.session, chain.rpc_url, chain.chain_id)
 
     async def block(self, tag: int | str = "latest") -> Block | None:
         if self.num_answers == 0:

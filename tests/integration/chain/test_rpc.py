@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -96,31 +97,6 @@ async def test_a_marketplace_of_another_version_is_refused(
             pass
 
 
-async def test_nothing_that_listens_is_named_without_its_secret() -> None:
-    with pytest.raises(RpcUnavailable, match=r"127.0.0.1:9/\.\.\. does not answer") as caught:
-        async with open_chain("http://user:pw@127.0.0.1:9/v2/SECRET", chain_id=DEV_CHAIN_ID):
-            pass
-
-    assert "SECRET" not in str(caught.value)
-    assert "pw@" not in str(caught.value)
-
-
-async def test_a_page_that_is_not_json_rpc_is_unavailable() -> None:
-    async def serve(stream: SocketStream) -> None:
-        async with stream:
-            await stream.receive()
-            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>")
-
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-        port = listener.extra(SocketAttribute.local_port)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(listener.serve, serve)
-            with pytest.raises(RpcUnavailable):
-                async with open_chain(f"http://127.0.0.1:{port}", chain_id=DEV_CHAIN_ID):
-                    pass
-            tasks.cancel_scope.cancel()
-
-
 async def test_a_node_that_restarts_is_waited_for() -> None:
     async with open_anvil() as url:
         port = int(url.rsplit(":", 1)[1])
@@ -157,6 +133,66 @@ async def test_a_rate_limit_is_waited_for(rpc_url: str) -> None:
         open_chain(url, chain_id=DEV_CHAIN_ID) as chain,
     ):
         assert await chain.block_number() == 0
+
+
+async def test_cancelled_requests_harm_no_later_ones(chain: Chain) -> None:
+    # web3.py's provider leaves a lock of the whole process taken: see rpc.py.
+    for num_steps in range(20):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(chain.block_number)
+            for _ in range(num_steps):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+
+    with anyio.fail_after(2):
+        assert await chain.block_number() == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("http://user:pw@127.0.0.1:9/v2/SECRET", "Cannot connect to host 127.0.0.1:9"),
+        ("SECRET", "that is not a URL"),
+    ],
+)
+async def test_what_is_wrong_is_told_without_the_urls_secrets(url: str, text: str) -> None:
+    with pytest.raises(RpcUnavailable, match=text) as caught:
+        async with open_chain(url, chain_id=DEV_CHAIN_ID, retry_delays=(0.01,)):
+            pass
+
+    assert "SECRET" not in str(caught.value)
+    assert "pw@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [
+        (b"200 OK", b"<html>", "does not answer eth_chainId: Expecting value"),
+        (b"200 OK", b"[1, 2]", "not a JSON-RPC answer"),
+        (b"503 Service Unavailable", b"{}", "HTTP 503"),
+    ],
+)
+async def test_an_answer_that_is_not_json_rpc_is_none(
+    status: bytes, body: bytes, text: str
+) -> None:
+    answer = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+    async def serve(stream: SocketStream) -> None:
+        async with stream:
+            with contextlib.suppress(anyio.EndOfStream):
+                while await stream.receive():
+                    await stream.send(answer)
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        url = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/SECRET"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, serve)
+            with pytest.raises(RpcUnavailable, match=text) as caught:
+                async with open_chain(url, chain_id=DEV_CHAIN_ID, retry_delays=(0.01,)):
+                    pass
+            assert "SECRET" not in str(caught.value)
+            tasks.cancel_scope.cancel()
 
 
 async def test_what_only_a_devnet_can_do(chain: Chain) -> None:

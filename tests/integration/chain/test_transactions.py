@@ -375,7 +375,7 @@ class Interrupted(Chain):
     """A chain on which something else happens right before the first broadcast."""
 
     def __init__(self, chain: Chain, interrupt: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(chain._provider, chain.rpc_url, chain.chain_id)  # pyright: ignore[reportPrivateUsage] - the same connection, watched
+        super().__init__(chain.session, chain.rpc_url, chain.chain_id)
         self._interrupt: Callable[[], Awaitable[None]] | None = interrupt
 
     async def send_raw(self, raw: bytes) -> None:
@@ -472,7 +472,7 @@ async def test_an_unreachable_node_is_waited_for(
                 raise RpcUnavailable("down")
             return await super().latest_block()
 
-    behind = Unreachable(chain._provider, chain.rpc_url, chain.chain_id)  # pyright: ignore[reportPrivateUsage] - the same connection, watched
+    behind = Unreachable(chain.session, chain.rpc_url, chain.chain_id)
     async with open_transaction_queue(behind, signer, db, IMPATIENT) as queue:
         await queue.send("k", pay(5))
 
