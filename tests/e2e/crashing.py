@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 from anyio.abc import TaskGroup
@@ -33,7 +33,7 @@ from fabstir.db.claims import ClaimRow, ClaimState
 from fabstir.db.host_sessions import SessionKey, SessionRow
 from fabstir.db.outbox import OutboxRow
 from fabstir.primitives.errors import HostUnresponsive
-from fabstir.primitives.ids import JobId
+from fabstir.primitives.ids import Address, JobId
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.sampling import SamplingParams
@@ -112,7 +112,16 @@ class HostJournal:
 
     path: Path
     key: SessionKey
-    host: CrashingHost
+    account: Address
+
+    @classmethod
+    def of(cls, devnet: Devnet, host: HostProcess, job_id: JobId) -> Self:
+        deployment = devnet.deployment
+        return cls(
+            path=host.data_dir / "host.sqlite",
+            key=SessionKey(deployment.chain_id, deployment.job_marketplace, job_id),
+            account=host.account,
+        )
 
     def row(self) -> SessionRow | None:
         return self._read(lambda c: host_sessions.load_session(c, self.key))
@@ -130,8 +139,7 @@ class HostJournal:
         """What the outbox knows of "proof:0", "complete" and so on."""
         key = self.key
         name = f"{key.contract}:{key.job_id}:{action}"
-        account = self.host.account
-        return self._read(lambda c: outbox.find_transaction(c, key.chain_id, account, name))
+        return self._read(lambda c: outbox.find_transaction(c, key.chain_id, self.account, name))
 
     def _read(self, look: Callable[[Connection], T]) -> T:
         engine = create_engine(f"sqlite:///file:{self.path}?mode=ro&uri=true", poolclass=NullPool)

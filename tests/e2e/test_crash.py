@@ -30,7 +30,7 @@ from tests.e2e.harness import (
 
 from fabstir.chain.devnet import Devnet
 from fabstir.db.claims import ClaimState
-from fabstir.db.host_sessions import SessionKey, SessionState
+from fabstir.db.host_sessions import SessionState
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
 from fabstir.sdk import HostOffer, Settlement
@@ -321,11 +321,8 @@ async def play(case: Case, host: CrashingHost, renter: Renter, offer: HostOffer)
         session = await app.enter_async_context(
             client.open_session(offer, deposit=DEPOSIT, proof_interval=PROOF_INTERVAL)
         )
-        row = session.row
-        key = SessionKey(row.chain_id, row.contract, session.job_id)
-        path = host.process.data_dir / "host.sqlite"
+        journal = HostJournal.of(host.devnet, host.process, session.job_id)
         async with anyio.create_task_group() as tasks:
-            journal = HostJournal(path=path, key=key, host=host)
             scene = Scene(
                 devnet=host.devnet, host=host, session=session, journal=journal, tasks=tasks
             )

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eth_account import Account
-
+from fabstir.chain._account import Account
 from fabstir.crypto import NATIVE, checksum_address
 from fabstir.db.outbox import SignedVersion
 from fabstir.primitives.errors import KeystoreError

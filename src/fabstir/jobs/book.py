@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
+import anyio
+
+from fabstir.db.host_sessions import SessionState
 from fabstir.jobs.gate import Admission, Gate
 from fabstir.jobs.session import LiveSession, Send
 from fabstir.market.ledger import HostLedger
@@ -25,6 +27,7 @@ class SessionBook:
         self._random = random
         self._live: dict[JobId, LiveSession] = {}
         self._evict: dict[JobId, Evict] = {}
+        self._handovers: dict[JobId, anyio.Lock] = {}
         self.is_draining = False
 
     def get(self, job_id: JobId) -> LiveSession | None:
@@ -51,24 +54,35 @@ class SessionBook:
             )
         admission = await self._gate.admit(message)
         job_id = admission.row.job_id
+        # One handover at a time: a second socket of the same renter waits until the first has
+        # the session, and then takes it over.
+        async with self._handovers.setdefault(job_id, anyio.Lock()):
+            return await self._hand_over(admission, owner, send, evict), admission
+
+    async def _hand_over(
+        self, admission: Admission, owner: object, send: Send, evict: Evict
+    ) -> LiveSession:
+        job_id = admission.row.job_id
         session = self._live.get(job_id)
         if session is not None and session.owner not in {None, owner}:
             await self._evict[job_id]()
         if admission.evicted:
             await self._ledger.write_off_unproven(job_id)
         head = await self._ledger.resume(job_id)
+        proven = (await self._ledger.balance(job_id)).proven
+        row = await self._ledger.session(job_id)
+        if row is None or row.state != SessionState.OPEN or (session and session.is_closing):
+            raise SessionRefused(
+                "SESSION_NOT_ACTIVE", f"session {job_id} is being settled: open another"
+            )
         if session is None or admission.evicted:
-            session = LiveSession(row=admission.row, seed_nonce=self._random(32))
-        session.row = replace(
-            admission.row,
-            recovery_public_key=admission.init.recovery_public_key
-            or admission.row.recovery_public_key,
-        )
+            session = LiveSession(row=row, seed_nonce=self._random(32))
+        session.row = row
         session.resume(head)
-        session.proven = (await self._ledger.balance(job_id)).proven
+        session.proven = proven
         session.owner, session.notify = owner, send
         self._live[job_id], self._evict[job_id] = session, evict
-        return session, admission
+        return session
 
     def release(self, owner: object) -> list[LiveSession]:
         """A socket closed: its sessions wait for the renter to come back."""
@@ -81,3 +95,4 @@ class SessionBook:
         """The session is settled; its conversation goes."""
         self._live.pop(job_id, None)
         self._evict.pop(job_id, None)
+        self._handovers.pop(job_id, None)

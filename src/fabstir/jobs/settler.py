@@ -229,12 +229,23 @@ class Settler:
             case Action.CLAIM:
                 await self.claimer.claim(row)
             case Action.CLOSE:
-                await self.ledger.close(row.job_id, "its renter did not come back")
-                self.wake()
+                await self._abandon(row)
             case Action.SETTLE:
                 await self._settle(row)
             case Action.TIME_OUT:
                 await self._time_out(row)
+
+    async def _abandon(self, row: SessionRow) -> None:
+        """Close a session whose renter is gone, unless it came back just now."""
+        session = self.book.get(row.job_id)
+        if session is not None and session.owner is not None:
+            return
+        await self.ledger.close(row.job_id, "its renter did not come back")
+        session = self.book.get(row.job_id)
+        if session is not None:
+            # It may have come back while that was written: it is served no further answer.
+            session.is_closing = True
+        self.wake()
 
     async def _settle(self, row: SessionRow) -> None:
         claims = await self.ledger.claims(row.job_id)

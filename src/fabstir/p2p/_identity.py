@@ -29,7 +29,7 @@ def load_or_create_identity(path: Path) -> KeyPair:
         encoded = path.read_bytes()
     except OSError as exc:
         raise KeystoreError(
-            f"cannot use the libp2p key file {path} ({exc}): correct p2p.identity_path"
+            f"cannot use the libp2p key file {path} ({exc}): correct p2p.identity"
         ) from exc
     return _decode(encoded, path)
 

@@ -51,5 +51,5 @@ def test_another_file_is_not_taken_for_a_key(tmp_path: Path, content: bytes) -> 
 def test_a_path_that_cannot_be_used_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(KeystoreError, match=r"p2p\.identity_path"):
+    with pytest.raises(KeystoreError, match=r"p2p\.identity"):
         load_or_create_identity(tmp_path / "file" / "key")
