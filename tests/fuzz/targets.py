@@ -59,7 +59,7 @@ DOMAIN: Final = Domain(ChainId(31337), Address("0x" + "33" * 20))
 _SIGNATURE_CHARS = len("00" * 65 + '"}')
 """How a record ends."""
 
-# What py_ecc, below web3.py, does to every node: json.loads then recurses until the stack ends.
+# What py_ecc, below eth-account, does to every node: json.loads then recurses until the stack ends.
 sys.setrecursionlimit(100_000)
 
 

@@ -130,11 +130,12 @@ class Answer:
         try:
             reason = await self._deliver(prompt, limit, limit_reason)
         finally:
-            if not self._dialect.has_receipts:
-                # A client that leaves in the middle cannot agree any more to what it was sent.
-                with anyio.CancelScope(shield=True):
-                    await self._receipt()
-        await self._receipt()
+            with anyio.CancelScope(shield=True):
+                if not self._dialect.has_receipts:
+                    # A client that leaves in the middle can agree no more to what it was sent.
+                    await self._receipt(is_last=True)
+                await self._services.ledger.release(session.row.job_id, session.delivered)
+        await self._receipt(is_last=True)
         await self._finish(turn, len(prompt), reason)
 
     # -- the parameters of this answer --------------------------------------------------------
@@ -246,8 +247,12 @@ class Answer:
 
     # -- receipts -----------------------------------------------------------------------------
 
-    async def _receipt(self) -> None:
-        """Receipt everything that was delivered, if that is more than before."""
+    async def _receipt(self, *, is_last: bool = False) -> None:
+        """Receipt everything that was delivered, if that is more than before.
+
+        Args:
+            is_last: nothing more is delivered, so no further window is reserved.
+        """
         output, session, services = self._output, self._session, self._services
         if output.num_receipted == len(output.token_ids):
             return
@@ -267,7 +272,9 @@ class Answer:
                 receipt_hash,
                 signed,
                 is_claimable=not self._dialect.has_receipts,
-                reserve_up_to=TokenCount(receipt.cumulative_tokens + MAX_UNACKNOWLEDGED_TOKENS),
+                reserve_up_to=TokenCount(
+                    receipt.cumulative_tokens + (0 if is_last else MAX_UNACKNOWLEDGED_TOKENS)
+                ),
             )
         output.num_receipted = len(output.token_ids)
         session.issued = session.issued.advance(receipt, receipt_hash)

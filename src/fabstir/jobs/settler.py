@@ -62,6 +62,7 @@ class Situation:
     Attributes:
         chain_now: Unix time of the chain; windows on chain count by it.
         now: this machine's Unix time; a renter's absence counts by it.
+        serving_since: when this process began: nobody could come before.
         is_present: a socket is open for the session.
     """
 
@@ -71,6 +72,7 @@ class Situation:
     dispute_window: int
     chain_now: int
     now: float
+    serving_since: float
     is_present: bool
     max_unproven: int
     min_proven: int
@@ -93,7 +95,8 @@ class Situation:
         grace = self.reconnect_grace
         if self.row.signer is None:
             grace = max(grace, FIRST_CONTACT_SECONDS)
-        return not self.is_present and self.now > self.row.last_seen_at + grace
+        absent_since = max(self.row.last_seen_at, self.serving_since)
+        return not self.is_present and self.now > absent_since + grace
 
 
 def next_action(situation: Situation) -> Action:
@@ -131,6 +134,7 @@ class Settler:
     max_unproven: Callable[[SessionRow], int]
     chain_time: Callable[[], Awaitable[int]]
     clock: Callable[[], float]
+    serving_since: float
     poll_seconds: float
     _wake: list[anyio.Event] = field(default_factory=lambda: [anyio.Event()])
     _looked_at: set[JobId] = field(default_factory=set[JobId])
@@ -215,6 +219,7 @@ class Settler:
             dispute_window=self.dispute_window,
             chain_now=await self.chain_time(),
             now=self.clock(),
+            serving_since=self.serving_since,
             is_present=is_present,
             max_unproven=self.max_unproven(row),
             min_proven=self.claimer.min_proven_tokens,

@@ -16,6 +16,7 @@ from fabstir.db.host_sessions import SessionKey, SessionRow, SessionState
 from fabstir.db.receipts import ReceiptRow
 from fabstir.primitives.ids import Address, ChainId, Hash32, JobId
 from fabstir.primitives.units import TokenCount, Wei
+from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement, SignedReceipt
 
 
@@ -114,11 +115,12 @@ class HostLedger:
 
     @staticmethod
     def _write_off_unproven(c: Connection, row: SessionRow) -> None:
+        delivered = _delivered_at_most(c, row)
         claimed = _last_claim(c, row.key)
         kept = receipts.find_receipt(c, claimed.proof_hash) if claimed else None
         receipts.void_after(c, row.key, kept.sequence if kept else 0)
         tokens = kept.cumulative_tokens if kept else TokenCount(0)
-        lost = max(0, row.tokens_reserved - tokens)
+        lost = max(0, delivered - tokens)
         host_sessions.update_session(
             c,
             row.key,
@@ -147,6 +149,7 @@ class HostLedger:
         def write(c: Connection) -> ChainHead:
             last = receipts.last_claimable(c, key)
             receipts.void_after(c, key, last.sequence if last else 0)
+            _write_off_after(c, key, last.cumulative_tokens if last else TokenCount(0))
             if last is None:
                 return ChainHead()
             return ChainHead(
@@ -166,6 +169,17 @@ class HostLedger:
         """Before tokens are delivered: no more than `up_to` will be."""
         key = self.key(job_id)
         await self._db.write(lambda c: host_sessions.reserve_tokens(c, key, up_to), durable=False)
+
+    async def release(self, job_id: JobId, delivered: TokenCount) -> None:
+        """After an answer: no more than `delivered` were, whatever was reserved for it."""
+        key = self.key(job_id)
+
+        def write(c: Connection) -> None:
+            row = host_sessions.load_session(c, key)
+            if row is not None and row.tokens_reserved > delivered:
+                host_sessions.update_session(c, key, tokens_reserved=delivered)
+
+        await self._db.write(write, durable=False)
 
     async def add_receipt(
         self,
@@ -262,6 +276,7 @@ class HostLedger:
             row = host_sessions.load_session(c, self.key(job_id))
             if row is None or row.state == SessionState.SETTLED:
                 return None
+            lost = max(0, _delivered_at_most(c, row) - tokens)
             host_sessions.update_session(
                 c,
                 row.key,
@@ -269,7 +284,7 @@ class HostLedger:
                 tokens_settled=tokens,
                 host_paid=host_paid,
                 refund=refund,
-                tokens_written_off=row.tokens_written_off + max(0, row.tokens_reserved - tokens),
+                tokens_written_off=row.tokens_written_off + lost,
                 outcome=outcome,
             )
             return host_sessions.load_session(c, row.key)
@@ -280,6 +295,30 @@ class HostLedger:
         key = self.key(job_id)
         await self._db.write(
             lambda c: host_sessions.update_session(c, key, **values), durable=durable
+        )
+
+
+def _delivered_at_most(connection: Connection, row: SessionRow) -> TokenCount:
+    """What can have been delivered by the time of a crash.
+
+    Everything is reserved first, and an acknowledgement is journalled before anything is
+    delivered because of it.
+    """
+    last = receipts.last_claimable(connection, row.key)
+    agreed = last.cumulative_tokens if last else 0
+    return TokenCount(min(row.tokens_reserved, agreed + MAX_UNACKNOWLEDGED_TOKENS))
+
+
+def _write_off_after(connection: Connection, key: SessionKey, agreed: TokenCount) -> None:
+    """What was delivered beyond `agreed` on a connection that is gone is nobody's debt."""
+    row = host_sessions.load_session(connection, key)
+    if row is not None and row.tokens_reserved > agreed:
+        lost = _delivered_at_most(connection, row) - agreed
+        host_sessions.update_session(
+            connection,
+            key,
+            tokens_reserved=agreed,
+            tokens_written_off=row.tokens_written_off + lost,
         )
 
 

@@ -97,6 +97,7 @@ async def build_work(
         max_unproven=max_unproven,
         chain_time=chain_time,
         clock=time.time,
+        serving_since=time.time(),
         poll_seconds=settings.chain.poll_seconds,
     )
     services = AnswerServices(

@@ -58,6 +58,7 @@ def situation(session: SessionRow, books: Balance, **changes: object) -> Situati
         dispute_window=30,
         chain_now=START + 10,
         now=START + 10.0,
+        serving_since=float(START),
         is_present=True,
         max_unproven=1000,
         min_proven=1,
@@ -96,6 +97,15 @@ def test_a_renter_that_is_gone_is_waited_for_and_then_settled() -> None:
 
     assert next_action(gone) is Action.WAIT
     assert next_action(replace(gone, now=START + 61.0)) is Action.CLOSE
+
+
+def test_a_renter_is_not_absent_while_its_host_is_down() -> None:
+    back = situation(
+        row(), balance(), is_present=False, now=START + 1000.0, serving_since=START + 950.0
+    )
+
+    assert next_action(back) is Action.WAIT
+    assert next_action(replace(back, now=START + 1011.0)) is Action.CLOSE
 
 
 def test_a_renter_that_never_came_has_longer() -> None:

@@ -86,7 +86,7 @@ def test_brackets_in_strings_do_not_count(pieces: list[str]) -> None:
 @pytest.mark.parametrize("limit", [1000, 100_000])
 @pytest.mark.parametrize("bracket", ["[", '{"x":', '[{"x":[', '[[["]]]', '"[', '["\\'])
 def test_deep_json_is_refused_whatever_the_recursion_limit_is(bracket: str, limit: int) -> None:
-    """py_ecc, below web3.py, sets 100,000: each of these was a segmentation fault then."""
+    """py_ecc, below eth-account, sets 100,000: each of these was a segmentation fault then."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(limit)
     try:
