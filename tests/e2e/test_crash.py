@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 import anyio
@@ -27,13 +26,14 @@ from tests.e2e.harness import (
     session_of,
     wait_until_over,
 )
+from tests.e2e.tables import Table, printed_table
 
 from fabstir.chain.devnet import Devnet
 from fabstir.db.claims import ClaimState
 from fabstir.db.host_sessions import SessionState
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
-from fabstir.sdk import HostOffer, Settlement
+from fabstir.sdk import HostOffer, Session, Settlement
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -227,7 +227,8 @@ CASES = (
     Case(name="acknowledgement lost, closes", reach=acknowledgement_lost, then=Then.CLOSE),
     Case(name="acknowledged, streaming", reach=acknowledged, then=Then.CLOSE),
     Case(name="second window", reach=second_window, then=Then.GO_ON),
-    Case(name="idle after an answer", reach=idle, then=Then.CLOSE),
+    Case(name="idle, goes on", reach=idle, then=Then.GO_ON),
+    Case(name="idle, closes", reach=idle, then=Then.CLOSE),
     Case(name="interim claim unsent", reach=interim_claim_unsent, then=Then.GO_ON),
     Case(name="claim planned", reach=claim_planned, then=Then.STAY),
     Case(name="claim signed", reach=claim_signed, then=Then.LEAVE),
@@ -251,34 +252,11 @@ CASES = (
 # -- playing them -----------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Table:
-    """What became of each case, printed at the end."""
-
-    rows: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
-
-    def add(self, *cells: object) -> None:
-        self.rows.append(tuple(str(cell) for cell in cells))
-
-    def lines(self) -> list[str]:
-        widths = [max(len(row[i]) for row in self.rows) for i in range(len(self.rows[0]))]
-        return [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            for row in self.rows
-        ]
-
-
 @pytest.fixture(scope="module")
 def table(request: pytest.FixtureRequest) -> Generator[Table]:
-    made = Table()
-    made.add("killed at", "had", "agreed", "on chain", "written off", "down s", "then over in s")
-    yield made
-    manager = request.config.pluginmanager
-    capture, terminal = manager.getplugin("capturemanager"), manager.getplugin("terminalreporter")
-    with capture.global_and_fixture_disabled():
-        terminal.write_line(f"\n{len(made.rows) - 1} kill points")
-        for line in made.lines():
-            terminal.write_line(line)
+    columns = ("killed at", "had", "agreed", "on chain", "written off", "down s", "then over in s")
+    with printed_table(request, "kill points between deposit and settlement", *columns) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -305,41 +283,47 @@ async def offer(renter: Renter, host: CrashingHost) -> HostOffer:
 
 @dataclass(slots=True, kw_only=True)
 class Played:
-    """What is known of a case once the host is back."""
+    """A case once its host is back; the times are those of the machine's monotonic clock."""
 
     scene: Scene
-    killed_at: float
+    killed_at: float = 0.0
     started_at: float = 0.0
 
 
 async def play(case: Case, host: CrashingHost, renter: Renter, offer: HostOffer) -> Played:
     """Until the host is back and the renter has done what it does."""
-    async with AsyncExitStack() as app:
-        client = await app.enter_async_context(renter.open(host.process))
+    async with renter.open(host.process) as client:
         if case.has_no_chain:
             host.to_chain.hold_requests()
-        session = await app.enter_async_context(
-            client.open_session(offer, deposit=DEPOSIT, proof_interval=PROOF_INTERVAL)
-        )
-        journal = HostJournal.of(host.devnet, host.process, session.job_id)
-        async with anyio.create_task_group() as tasks:
-            scene = Scene(
-                devnet=host.devnet, host=host, session=session, journal=journal, tasks=tasks
-            )
-            await case.reach(scene)
-            await host.kill()
-            played = Played(scene=scene, killed_at=time.monotonic())
-            if case.then is Then.LEAVE:
-                tasks.cancel_scope.cancel()
-            else:
-                await restart(case, played)
-        if case.then is Then.GO_ON:
-            await scene.answer(10)
-        if case.then in {Then.GO_ON, Then.CLOSE}:
-            await session.close()
+        async with client.open_session(
+            offer, deposit=DEPOSIT, proof_interval=PROOF_INTERVAL
+        ) as session:
+            played = await die(case, host, session)
+            if case.then is Then.GO_ON:
+                await played.scene.answer_at_last(10)
+            if case.then in {Then.GO_ON, Then.CLOSE}:
+                await session.close()
     if case.then is Then.LEAVE:
         await restart(case, played)
-        await wait_until_over(host.devnet, scene.job_id)
+        await wait_until_over(host.devnet, played.scene.job_id)
+    return played
+
+
+async def die(case: Case, host: CrashingHost, session: Session) -> Played:
+    """Until the host is dead; with a renter that stays, until it is back."""
+    tasks = anyio.create_task_group()
+    journal = HostJournal.of(host.devnet, host.process, session.job_id)
+    played = Played(
+        scene=Scene(devnet=host.devnet, host=host, session=session, journal=journal, tasks=tasks)
+    )
+    async with tasks:
+        await case.reach(played.scene)
+        await host.kill()
+        played.killed_at = time.monotonic()
+        if case.then is Then.LEAVE:
+            tasks.cancel_scope.cancel()
+        else:
+            await restart(case, played)
     return played
 
 
@@ -395,4 +379,6 @@ async def test_a_killed_host_settles_what_was_agreed_to(
     )
     assert job.tokens_used == settlement.tokens_agreed == row.tokens_settled
     assert settlement.host_paid + settlement.fee + settlement.refund == DEPOSIT
+    unpaid = scene.num_tokens - settlement.tokens_agreed
+    assert unpaid <= row.tokens_written_off <= MAX_UNACKNOWLEDGED_TOKENS
     await check_money(devnet, scene.job_id, settlement.tokens_agreed)

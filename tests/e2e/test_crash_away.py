@@ -1,11 +1,11 @@
-"""Somebody is away, for a moment or for good: it is noticed in time, and the money still comes home."""
+"""Somebody is away, for a moment or for good: it is noticed in time, and money still comes home."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from subprocess import DEVNULL, PIPE
 
@@ -23,12 +23,14 @@ from tests.e2e.harness import (
     session_of,
     wait_until_over,
 )
+from tests.e2e.tables import Table, printed_table
 
 from fabstir.chain.cheats import increase_time
 from fabstir.chain.contracts import SessionStatus
 from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess
-from fabstir.db import open_database, renter as renter_tables
+from fabstir.db import open_database
+from fabstir.db import renter as renter_tables
 from fabstir.db.host_sessions import SessionState
 from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.ids import JobId
@@ -52,6 +54,12 @@ PROOF_INTERVAL = TokenCount(100)
 async def host(start_host: HostStarter, anyio_backend: str) -> AsyncGenerator[HostProcess]:
     async with start_host("host") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Generator[Table]:
+    with printed_table(request, "figures of those who are away", "measured", "") as made:
+        yield made
 
 
 def greedy(num_tokens: int) -> SamplingParams:
@@ -88,10 +96,11 @@ async def find(client: FabstirClient) -> HostOffer:
 
 
 async def test_a_stopped_host_is_noticed_and_goes_on_when_it_wakes(
-    devnet: Devnet, host: HostProcess, renter: Renter, record_property: Callable[..., None]
+    devnet: Devnet, host: HostProcess, renter: Renter, table: Table
 ) -> None:
     async with renter.open(host) as client:
-        async with client.open_session(await find(client), deposit=DEPOSIT) as session:
+        offer = await find(client)
+        async with client.open_session(offer, deposit=DEPOSIT) as session:
             try:
                 noticed_after = await seconds_until_noticed(session, host, signal.SIGSTOP)
             finally:
@@ -100,7 +109,7 @@ async def test_a_stopped_host_is_noticed_and_goes_on_when_it_wakes(
             tokens = await ask(session, 10)
             await session.close()
 
-    record_property("seconds until a stopped host was noticed", f"{noticed_after:.2f}")
+    table.add("seconds until a stopped host was noticed", f"{noticed_after:.2f}")
     assert noticed_after < STOP_IS_NOTICED_WITHIN
     assert before > 0
     await check_money(devnet, session.job_id, before + tokens)
@@ -110,14 +119,17 @@ async def test_a_six_minute_pause_does_not_end_a_chat(
     devnet: Devnet, host: HostProcess, renter: Renter
 ) -> None:
     async with renter.open(host) as client:
-        async with client.open_session(await find(client), deposit=DEPOSIT) as session:
+        offer = await find(client)
+        async with client.open_session(offer, deposit=DEPOSIT) as session:
             first = await ask(session, 70)
             journal = HostJournal.of(devnet, host, session.job_id)
             await increase_time(devnet.chain, SIX_MINUTES)
             await until_looked_at_twice(journal)
             row = journal.row()
             second = await ask(session, 10)
-            await session.close()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(session.close)
+                await wait_until_over(devnet, session.job_id)
 
     assert row is not None
     assert row.state is SessionState.OPEN
@@ -142,7 +154,7 @@ async def until_looked_at_twice(journal: HostJournal) -> None:
 
 
 async def test_a_renter_that_completes_at_once_costs_the_host_at_most_the_stated_exposure(
-    devnet: Devnet, host: HostProcess, renter: Renter, record_property: Callable[..., None]
+    devnet: Devnet, host: HostProcess, renter: Renter, table: Table
 ) -> None:
     async with renter.open(host) as client:
         offer = await find(client)
@@ -155,7 +167,7 @@ async def test_a_renter_that_completes_at_once_costs_the_host_at_most_the_stated
     job = await session_of(devnet, session.job_id)
     lost = delivered - job.tokens_used
     booked = await eventually(lambda: settled_row(HostJournal.of(devnet, host, session.job_id)))
-    record_property("tokens lost to a renter that completed at once", f"{lost} of {delivered}")
+    table.add("tokens lost to a renter that completed at once", f"{lost} of {delivered}")
     assert job.status is SessionStatus.COMPLETED
     assert 0 <= lost <= PROOF_INTERVAL + MAX_UNACKNOWLEDGED_TOKENS
     assert booked == lost
@@ -239,7 +251,7 @@ async def tokens_in_journal(renter: Renter, job_id: JobId) -> int:
 
 
 async def test_a_host_that_never_returns_keeps_its_window_and_then_loses_its_claim(
-    devnet: Devnet, start_host: HostStarter, renter: Renter, record_property: Callable[..., None]
+    devnet: Devnet, start_host: HostStarter, renter: Renter, table: Table
 ) -> None:
     """The last test: its host is dead, and its chain's clock an hour ahead."""
     async with start_host("mortal") as host, renter.open(host) as client:
@@ -249,7 +261,7 @@ async def test_a_host_that_never_returns_keeps_its_window_and_then_loses_its_cla
         await increase_time(devnet.chain, session.row.proof_window + 1)
         settlement = await settled(client, session)
 
-    record_property("seconds until a killed host was noticed", f"{noticed_after:.2f}")
+    table.add("seconds until a killed host was noticed", f"{noticed_after:.2f}")
     assert noticed_after < KILL_IS_NOTICED_WITHIN
     assert not waiting.is_settled
     assert waiting.tokens_agreed == session.tokens > 0

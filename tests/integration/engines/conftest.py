@@ -33,7 +33,9 @@ def make_config(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> M
     return make
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while an async fixture lives, anyio's plugin runs every test on its
+# event loop, also those of p2p, which are trio's.
+@pytest.fixture(scope="module")
 async def engine(make_config: MakeConfig) -> AsyncGenerator[LlamaCppEngine]:
     async with open_llamacpp(make_config(), on_progress=lambda _text: None) as opened:
         yield opened
