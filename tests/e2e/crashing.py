@@ -10,7 +10,7 @@ Scene          one renter's session with it; the kill points of test_crash.py ar
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from anyio.abc import TaskGroup
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
-from tests.e2e.harness import HostStarter, eventually, session_of
+from tests.e2e.harness import HostStarter, descendants, eventually, is_running, session_of
 from tests.e2e.relay import Relay, open_relay
 
 from fabstir.chain.cheats import mine, set_automine
@@ -87,11 +87,18 @@ class CrashingHost:
     async def kill(self) -> None:
         """As a power cut would; what was on the way is lost with it."""
         if self._process is not None:
+            children = descendants(self._process.process.pid)
+            assert children, "its engine"
             await self._process.kill()
             self._process = None
+            await eventually(partial(_have_ended, children))
         await self._running.aclose()  # looks for ERROR lines
         self.to_renters.let_go()
         self.to_chain.let_go()
+
+
+async def _have_ended(processes: Iterable[int]) -> bool:
+    return not any(is_running(process) for process in processes)
 
 
 @asynccontextmanager

@@ -40,6 +40,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 PROOF_INTERVAL = TokenCount(200)
 """So that a claim is due in the middle of an answer of 300 tokens."""
 
+BOUNDARIES = (1, RECEIPT_INTERVAL_TOKENS - 1, RECEIPT_INTERVAL_TOKENS, RECEIPT_INTERVAL_TOKENS + 1)
+"""Tokens that the renter has had of an answer when the host dies: around a receipt."""
+
 SEND, CONFIRM = b"eth_sendRawTransaction", b"eth_getTransactionReceipt"
 """With what a host tells its chain of a transaction, and asks after it."""
 
@@ -353,32 +356,65 @@ async def brought_home(renter: Renter) -> Settlement:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.usefixtures("blocks")
 async def test_a_killed_host_settles_what_was_agreed_to(
-    case: Case, host: CrashingHost, renter: Renter, offer: HostOffer, devnet: Devnet, table: Table
+    case: Case, host: CrashingHost, renter: Renter, offer: HostOffer, table: Table
 ) -> None:
     played = await play(case, host, renter, offer)
-    scene = played.scene
+
     settlement = await brought_home(renter)
     over_in = time.monotonic() - played.started_at
+    down = played.started_at - played.killed_at
+    await check(played.scene, settlement, table, case.name, f"{down:.1f}", f"{over_in:.1f}")
 
-    async def is_booked() -> bool:
-        row = scene.journal.row()
-        return row is not None and row.state == SessionState.SETTLED
 
-    await eventually(is_booked)
-    job = await session_of(devnet, scene.job_id)
-    row = scene.journal.row()
+async def test_a_host_that_dies_at_each_boundary_of_one_session_settles_what_was_agreed_to(
+    host: CrashingHost, renter: Renter, offer: HostOffer, table: Table
+) -> None:
+    async with (
+        renter.open(host.process) as client,
+        client.open_session(offer, deposit=DEPOSIT, proof_interval=PROOF_INTERVAL) as session,
+    ):
+        tasks = anyio.create_task_group()
+        journal = HostJournal.of(host.devnet, host.process, session.job_id)
+        scene = Scene(devnet=host.devnet, host=host, session=session, journal=journal, tasks=tasks)
+        async with tasks:
+            for number, num_tokens in enumerate(BOUNDARIES, start=1):
+                before = scene.num_tokens
+                scene.start_answer()
+                await scene.until_tokens(before + num_tokens)
+                await host.kill()
+                await host.start()
+                await scene.until(lambda number=number: len(scene.noticed_at) == number)
+        await session.close()
+        started_at = time.monotonic()
+
+    settlement = await brought_home(renter)
+    over_in = time.monotonic() - started_at
+    name = f"after {', '.join(map(str, BOUNDARIES))} tokens"
+    await check(scene, settlement, table, name, "", f"{over_in:.1f}", num_crashes=len(BOUNDARIES))
+
+
+async def check(
+    scene: Scene,
+    settlement: Settlement,
+    table: Table,
+    name: str,
+    *times: str,
+    num_crashes: int = 1,
+) -> None:
+    """Chain, renter and host agree on what was paid, and no unit of money is missing."""
+    await eventually(lambda: is_booked(scene.journal))
+    job, row = await session_of(scene.devnet, scene.job_id), scene.journal.row()
     assert row is not None
-    table.add(
-        case.name,
-        scene.num_tokens,
-        settlement.tokens_agreed,
-        job.tokens_used,
-        row.tokens_written_off,
-        f"{played.started_at - played.killed_at:.1f}",
-        f"{over_in:.1f}",
-    )
-    assert job.tokens_used == settlement.tokens_agreed == row.tokens_settled
+    agreed = settlement.tokens_agreed
+    table.add(name, scene.num_tokens, agreed, job.tokens_used, row.tokens_written_off, *times)
+    assert job.tokens_used == agreed == row.tokens_settled
     assert settlement.host_paid + settlement.fee + settlement.refund == DEPOSIT
-    unpaid = scene.num_tokens - settlement.tokens_agreed
-    assert unpaid <= row.tokens_written_off <= MAX_UNACKNOWLEDGED_TOKENS
-    await check_money(devnet, scene.job_id, settlement.tokens_agreed)
+    unpaid = scene.num_tokens - agreed
+    assert unpaid <= row.tokens_written_off <= num_crashes * MAX_UNACKNOWLEDGED_TOKENS
+    await check_money(scene.devnet, scene.job_id, agreed)
+
+
+async def is_booked(journal: HostJournal) -> bool:
+    """The host knows that the session is over."""
+    row = journal.row()
+    return row is not None and row.state == SessionState.SETTLED

@@ -101,7 +101,8 @@ def hoist_global_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
 def build_app(command: str | None) -> typer.Typer:
     """The app with one command's module loaded, or with the names of all commands.
 
-    Importing every module takes seconds (eth-account, libp2p); `--help` and a typing error should not.
+    Importing every module takes seconds (eth-account, libp2p); `--help` and a typing error
+    should not.
 
     Raises:
         ConfigError: the command needs a library that is not installed.

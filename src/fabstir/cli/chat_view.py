@@ -48,6 +48,7 @@ class ChatView(Protocol):
         ...
 
     def prompt(self) -> None:
+        self._num_tokens, self._finish_reason = 0, ""  # an answer that failed left some
         """The user is to write."""
         ...
 
@@ -130,7 +131,6 @@ class TerminalView:
         ]
         console.print()
         console.print(" · ".join(part for part in parts if part), style="dim", highlight=False)
-        self._num_tokens, self._finish_reason = 0, ""
 
     def note(self, text: str) -> None:
         console.print(text, style="yellow", markup=False, highlight=False)
@@ -207,6 +207,8 @@ def settlement_table(settlement: Settlement) -> Any:
         ("tokens", f"{settlement.tokens_settled} paid, {settlement.tokens_agreed} acknowledged"),
         ("deposit", money(settlement.deposit)),
     ]
+    if settlement.tokens_overcharged:
+        rows.append(("OVERCHARGED", _overcharge(settlement)))
     if settlement.is_settled:
         rows += [
             ("host", money(settlement.host_paid)),
@@ -222,6 +224,14 @@ def settlement_table(settlement: Settlement) -> Any:
     return table(f"session {settlement.job_id or settlement.session}", "", rows=rows)
 
 
+def _overcharge(settlement: Settlement) -> str:
+    return (
+        f"the host claimed {settlement.tokens_overcharged} tokens that were never acknowledged. The "
+        "contract paid them; the signed receipts in this wallet's journal prove it. Do not use "
+        "this host again"
+    )
+
+
 def settlement_json(settlement: Settlement) -> dict[str, Any]:
     """Where one session's deposit went; amounts in smallest units."""
     return {
@@ -233,6 +243,7 @@ def settlement_json(settlement: Settlement) -> dict[str, Any]:
         "deposit": settlement.deposit,
         "tokens_agreed": settlement.tokens_agreed,
         "tokens_settled": settlement.tokens_settled,
+        "tokens_overcharged": settlement.tokens_overcharged,
         "host_paid": settlement.host_paid,
         "fee": settlement.fee,
         "refund": settlement.refund,

@@ -58,10 +58,18 @@ async def _serve(ctx: typer.Context, settings: Settings, *, is_confirmed: bool) 
                 open_host(settings, confirm=confirm, on_progress=starting.progress)
             )
         show(ctx, _serving(host), lambda: Panel(table("", "", rows=_serving_rows(host))))
+        _show_how_to_reach(host)
         sys.stdout.flush()
         await interruption.wait()
         error_console.print("draining: no new work; finishing and proving what there is")
         await host.drain()
+
+
+def _show_how_to_reach(host: Host) -> None:
+    """What a renter needs, each on one line, however narrow the terminal: it is copied."""
+    for address in host.p2p.addresses:
+        line = f"fabstir config set p2p.bootstrap={address}"
+        error_console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 class _Starting:

@@ -21,9 +21,9 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from fabstir.db._lock import locked
 from fabstir.db._migrate import migrate
 from fabstir.db._writer import Writer
+from fabstir.db.lock import locked
 from fabstir.primitives.errors import ConfigError
 
 T = TypeVar("T")

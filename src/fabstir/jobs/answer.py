@@ -110,6 +110,11 @@ class Answer:
         self._stop_reason = reason
         self._session.changed()
 
+    @property
+    def _stopping(self) -> str | None:
+        """Why to end after this piece; a session that was settled under us ends it, too."""
+        return self._stop_reason or ("cancelled" if self._session.is_over else None)
+
     async def run(self) -> None:
         """Stream the answer.
 
@@ -186,14 +191,14 @@ class Answer:
             if left <= 0:
                 return limit_reason
             if not await self._may_deliver(1, self._services.acknowledgement_timeout):
-                return self._stop_reason or "unacknowledged"
+                return self._stopping or "unacknowledged"
             request = GenerationRequest(
                 prompt_token_ids=(*prompt, *self._output.token_ids),
                 sampling=replace(self._sampling, max_tokens=left),
             )
             end = await self._stream(request)
-            if self._stop_reason:
-                return self._stop_reason
+            if self._stopping:
+                return self._stopping
             if end is not None:
                 return limit_reason if end.finish_reason == "length" else end.finish_reason
 
@@ -203,7 +208,7 @@ class Answer:
             async for event in events:
                 if isinstance(event, GenerationEnd):
                     return event
-                if self._stop_reason:
+                if self._stopping:
                     return None
                 if not await self._may_deliver(len(event.token_ids), ACKNOWLEDGEMENT_PATIENCE):
                     return None  # this piece is generated again from the kept prefix
@@ -230,9 +235,9 @@ class Answer:
                 self._services.claim_soon(session)
                 timeout = max(timeout, PROOF_TIMEOUT)
             await session.wait_until(
-                lambda: (agreed() and proven()) or self._stop_reason is not None, timeout
+                lambda: (agreed() and proven()) or self._stopping is not None, timeout
             )
-        return agreed() and proven() and self._stop_reason is None
+        return agreed() and proven() and self._stopping is None
 
     async def _send_piece(self, chunk: GenerationChunk) -> None:
         if not self._output.num_chunks:

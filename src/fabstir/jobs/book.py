@@ -92,7 +92,12 @@ class SessionBook:
         return released
 
     def forget(self, job_id: JobId) -> None:
-        """The session is settled; its conversation goes."""
-        self._live.pop(job_id, None)
+        """The session is settled: its answer stops, its socket gets no other, its conversation
+        goes.
+        """
+        session = self._live.pop(job_id, None)
+        if session is not None:
+            session.is_closing = session.is_over = True
+            session.changed()
         self._evict.pop(job_id, None)
         self._handovers.pop(job_id, None)

@@ -41,6 +41,8 @@ class LiveSession:
         lost: tokens sent on connections that ended before they were agreed to.
         pending: receipts that were sent and not acknowledged, by hash.
         seed_nonce: the host's part of the next request's seed; its commitment is published.
+        is_closing: no further answer is begun.
+        is_over: settled on chain; a running answer stops.
         owner: identifies the socket that may use the session; None when there is none.
         transcript: what was said since the last claim, for the checkpoint.
     """
@@ -57,8 +59,8 @@ class LiveSession:
     transcript: list[TimedMessage] = field(default_factory=list[TimedMessage])
     owner: object | None = None
     notify: Send | None = None
-    is_busy: bool = False
     is_closing: bool = False
+    is_over: bool = False
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
     @property

@@ -38,9 +38,6 @@ PROOF_MARGIN_SECONDS: Final = 60
 window if that is shorter."""
 
 
-FIRST_CONTACT_SECONDS: Final = 900.0
-"""How long a session may be open on chain before its renter first connects."""
-
 MAX_PARALLEL_LOOKS: Final = 16
 """Sessions that are looked at side by side: one that waits for a block holds up no other."""
 
@@ -91,12 +88,14 @@ class Situation:
 
     @property
     def is_abandoned(self) -> bool:
-        """Its renter is gone for longer than the grace, or never came."""
-        grace = self.reconnect_grace
-        if self.row.signer is None:
-            grace = max(grace, FIRST_CONTACT_SECONDS)
+        """Its renter was here and is gone for longer than the grace, in which it could have come.
+
+        A session that nobody ever opened here is left to its window: its renter may be late, or
+        the session may be served by another process of this host.
+        """
         absent_since = max(self.row.last_seen_at, self.serving_since)
-        return not self.is_present and self.now > absent_since + grace
+        is_gone = self.now > absent_since + self.reconnect_grace
+        return self.row.signer is not None and not self.is_present and is_gone
 
 
 def next_action(situation: Situation) -> Action:

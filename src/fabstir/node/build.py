@@ -115,7 +115,7 @@ async def open_host(
 def _commands(host: Host) -> dict[str, Command]:
     async def status() -> Json:
         problem = host.advertiser.status.last_error
-        complaints = (f"renters cannot find it: {problem}",) if problem else ()
+        complaints = (f"{problem}: renters find it only by its own address",) if problem else ()
         if host.model.engine.state is not EngineState.READY:
             complaints = (*complaints, f"its engine is {host.model.engine.state}")
         return (await read_status(host.market, running=complaints)).to_json()

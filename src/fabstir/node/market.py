@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from fabstir.chain.account_lock import sole_user
 from fabstir.chain.contracts import Contracts
 from fabstir.chain.deployment import load_deployment, locate_deployment
 from fabstir.chain.keystore import Signer, load_keystore, read_secret_file
@@ -51,6 +52,7 @@ async def open_market(settings: Settings) -> AsyncGenerator[HostMarket]:
     async with (
         open_database(f"sqlite:///{data_dir}/host.sqlite") as db,
         open_chain(rpc_url, chain_id=chain_id, deployment=deployment) as chain,
+        sole_user(chain, signer.address, settings.paths.cache_dir),
         open_transaction_queue(chain, signer, db, options) as queue,
     ):
         yield HostMarket(

@@ -48,8 +48,8 @@ def parse_json(data: str | bytes, *, max_depth: int) -> object:
     """Parse JSON in UTF-8 that somebody else wrote.
 
     Python's parser recurses, and trusts the interpreter's recursion limit to stop it. A library
-    below eth-account sets that limit to 100,000, far beyond the stack: 100,000 nested brackets ended
-    the process with a segmentation fault. So the nesting is measured first.
+    below eth-account sets that limit to 100,000, far beyond the stack: 100,000 nested brackets
+    ended the process with a segmentation fault. So the nesting is measured first.
 
     Raises:
         UnicodeDecodeError: not UTF-8 (json.loads alone would take UTF-16 and UTF-32 as well).

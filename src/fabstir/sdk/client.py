@@ -11,6 +11,7 @@ from typing import cast
 import anyio
 import httpx
 
+from fabstir.chain.account_lock import sole_user
 from fabstir.chain.contracts import Contracts
 from fabstir.chain.deployment import load_deployment, locate_deployment
 from fabstir.chain.keystore import Signer, load_keystore, read_secret_file
@@ -81,6 +82,7 @@ async def _open_parts(
             )
         )
         options = TransactionOptions(timeout=chain_settings.confirm_timeout_seconds)
+        await enter(sole_user(chain, wallet.address, settings.paths.cache_dir))
         queue = await enter(open_transaction_queue(chain, wallet, db, options))
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE_CRYPTO, clock=clock))
         http = await enter(httpx.AsyncClient(trust_env=False))

@@ -72,6 +72,11 @@ class Settlement:
     tx_hash: Hash32 | None = None
     waits_until: int | None = None
 
+    @property
+    def tokens_overcharged(self) -> int:
+        """Paid for without our agreement: the host lied to the contract."""
+        return max(0, self.tokens_settled - self.tokens_agreed) if self.is_settled else 0
+
     @classmethod
     def of(
         cls,

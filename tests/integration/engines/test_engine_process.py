@@ -46,8 +46,9 @@ def children_of(pid: int) -> list[int]:
 
 
 async def until_gone(pid: int) -> None:
+    """Until it ended; whoever adopted it may not have buried it yet."""
     with anyio.fail_after(10):
-        while Path(f"/proc/{pid}").exists():
+        while (stat := Path(f"/proc/{pid}/stat")).exists() and ") Z " not in stat.read_text():
             await anyio.sleep(0.02)
 
 

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fabstir.db.host_sessions import SessionRow, SessionState
-from fabstir.jobs.settler import FIRST_CONTACT_SECONDS, Action, Situation, next_action
+from fabstir.jobs.settler import Action, Situation, next_action
 from fabstir.market.ledger import Balance
 from fabstir.primitives.ids import Address, ChainId, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
@@ -108,11 +108,11 @@ def test_a_renter_is_not_absent_while_its_host_is_down() -> None:
     assert next_action(replace(back, now=START + 1011.0)) is Action.CLOSE
 
 
-def test_a_renter_that_never_came_has_longer() -> None:
-    new = situation(row(signer=None), balance(), is_present=False, now=START + 61.0)
+def test_a_renter_that_never_came_has_until_the_window_runs_out() -> None:
+    new = situation(row(signer=None), balance(), is_present=False, now=START + 3000.0)
 
     assert next_action(new) is Action.WAIT
-    assert next_action(replace(new, now=START + FIRST_CONTACT_SECONDS + 1)) is Action.CLOSE
+    assert next_action(replace(new, chain_now=START + 3601)) is Action.TIME_OUT
 
 
 def test_closing_claims_first_waits_for_the_dispute_window_then_settles() -> None:
