@@ -48,7 +48,6 @@ class ChatView(Protocol):
         ...
 
     def prompt(self) -> None:
-        self._num_tokens, self._finish_reason = 0, ""  # an answer that failed left some
         """The user is to write."""
         ...
 
@@ -101,6 +100,7 @@ class TerminalView:
         )
 
     def prompt(self) -> None:
+        self._num_tokens, self._finish_reason = 0, ""  # an answer that failed left some
         if sys.stdin.isatty():
             console.print("\n[bold cyan]you[/] ", end="")
             console.file.flush()
@@ -226,9 +226,9 @@ def settlement_table(settlement: Settlement) -> Any:
 
 def _overcharge(settlement: Settlement) -> str:
     return (
-        f"the host claimed {settlement.tokens_overcharged} tokens that were never acknowledged. The "
-        "contract paid them; the signed receipts in this wallet's journal prove it. Do not use "
-        "this host again"
+        f"the host claimed {settlement.tokens_overcharged} tokens that were never acknowledged, "
+        "and the contract paid them; the signed receipts in this wallet's journal prove it. Do "
+        "not use this host again"
     )
 
 
