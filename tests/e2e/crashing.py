@@ -3,7 +3,7 @@
 CrashingHost   `fabstir serve` between two relays: one to its renters, one to its chain. It is
                killed as by a power cut and started again in the same folder.
 HostJournal    what the host has written down, read while it runs.
-Scene          one renter's session with it; the kill points of test_crash.py are made of its
+Scene          one renter's session with it; the kill points are made of its
                methods.
 """
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import anyio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.protocol import State
 
 from fabstir.primitives.errors import (
     ContextLengthExceeded,
@@ -114,6 +115,11 @@ class HostConnection:
         self._channel = channel
         self._session_id = session_id
 
+    @property
+    def is_lost(self) -> bool:
+        """The socket closed while nobody was asking."""
+        return self._wire.is_lost
+
     async def send(self, frame: Frame) -> None:
         """Raises HostUnresponsive."""
         await self._wire.send(frame)
@@ -174,6 +180,10 @@ class _Wire:
         self._socket = socket
         self._name = name
         self._heard_at = time.monotonic()
+
+    @property
+    def is_lost(self) -> bool:
+        return self._socket.state is not State.OPEN
 
     async def send(self, frame: Frame) -> None:
         try:

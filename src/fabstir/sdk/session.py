@@ -268,7 +268,13 @@ class Session:
     # -- the connection -----------------------------------------------------------------------
 
     async def _connected(self) -> HostConnection:
-        """The open connection, or a new one after the last acknowledged receipt."""
+        """The open connection, or a new one after the last acknowledged receipt.
+
+        A socket that was lost during a pause is nothing to tell the user: it is opened anew, and
+        if the session ended meanwhile, the host's gate says so.
+        """
+        if self._connection is not None and self._connection.is_lost:
+            await self.leave()
         if self._connection is None:
             last = await self._services.journal.last_acknowledgement(self.row)
             self._head = head_after(last)
