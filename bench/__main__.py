@@ -5,4 +5,5 @@ import anyio
 from bench import streaming
 
 if __name__ == "__main__":
-    anyio.run(streaming.main)
+    # As `fabstir serve` runs.
+    anyio.run(streaming.main, backend_options={"use_uvloop": True})

@@ -118,4 +118,5 @@ async def measure(orders: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(anyio.run(measure, json.loads(sys.stdin.read()))))
+    orders = json.loads(sys.stdin.read())
+    print(json.dumps(anyio.run(measure, orders, backend_options={"use_uvloop": True})))
