@@ -6,6 +6,19 @@ from fabstir.chain.rpc import Chain
 from fabstir.db import Database
 from fabstir.db.chains import bind_chain
 from fabstir.primitives.errors import ChainError, ConfigError
+from fabstir.primitives.ids import Hash32
+
+
+async def genesis_hash(chain: Chain) -> Hash32:
+    """What tells two chains of one id apart.
+
+    Raises:
+        ChainError: the node does not have its first block yet.
+    """
+    genesis = await chain.block(0)
+    if genesis is None:
+        raise ChainError(f"{chain.shown_url} has no block 0: it is still syncing; try again later")
+    return genesis.hash
 
 
 async def check_chain_identity(chain: Chain, db: Database) -> None:
@@ -14,13 +27,11 @@ async def check_chain_identity(chain: Chain, db: Database) -> None:
     Raises:
         ConfigError: names both; nonces and sessions of the one mean nothing on the other.
     """
-    genesis = await chain.block(0)
-    if genesis is None:
-        raise ChainError(f"{chain.shown_url} has no block 0: it is still syncing; try again later")
-    known = await db.write(lambda c: bind_chain(c, chain.chain_id, genesis.hash), durable=True)
-    if known != genesis.hash:
+    genesis = await genesis_hash(chain)
+    known = await db.write(lambda c: bind_chain(c, chain.chain_id, genesis), durable=True)
+    if known != genesis:
         raise ConfigError(
             f"{db.path} was written with another chain of id {chain.chain_id} (genesis {known}, "
-            f"now {genesis.hash}): a devnet is new at each start; use another data folder, or "
+            f"now {genesis}): a devnet is new at each start; use another data folder, or "
             "delete this one if nothing in it is worth anything"
         )

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from fabstir.chain._identity import genesis_hash
 from fabstir.chain.rpc import Chain
 from fabstir.db.lock import locked
-from fabstir.primitives.errors import ChainError
 from fabstir.primitives.ids import Address
 
 
@@ -20,11 +20,10 @@ async def sole_user(chain: Chain, account: Address, cache_dir: Path) -> AsyncGen
 
     Raises:
         ConfigError: names the process that has the account.
+        ChainError: the node does not have its first block yet.
     """
-    genesis = await chain.block(0)
-    if genesis is None:
-        raise ChainError(f"{chain.shown_url} has no block 0: it is still syncing")
-    path = cache_dir / "locks" / f"{account}-{genesis.hash[2:18]}.lock"
+    genesis = await genesis_hash(chain)
+    path = cache_dir / "locks" / f"{account}-{genesis[2:18]}.lock"
     advice = "stop that process, or use another wallet here (`fabstir keys new`)"
     with locked(path, what=f"the wallet {account}", advice=advice):
         yield

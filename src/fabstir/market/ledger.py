@@ -25,13 +25,11 @@ class Balance:
     """Where a session's tokens stand; each number includes the one after it.
 
     Attributes:
-        reserved: the most that can have been delivered.
         agreed: acknowledged, or served to a client that knows no acknowledgements.
         planned: claimed, whether or not the transaction is mined yet.
         proven: on chain.
     """
 
-    reserved: TokenCount
     agreed: TokenCount
     planned: TokenCount
     proven: TokenCount
@@ -215,10 +213,8 @@ class HostLedger:
 
         def read(c: Connection) -> Balance:
             key = self.key(job_id)
-            row = host_sessions.load_session(c, key)
             last = receipts.last_claimable(c, key)
             return Balance(
-                reserved=row.tokens_reserved if row else TokenCount(0),
                 agreed=last.cumulative_tokens if last else TokenCount(0),
                 planned=_end_of(c, key, ClaimState.PLANNED, ClaimState.MINED),
                 proven=_end_of(c, key, ClaimState.MINED),

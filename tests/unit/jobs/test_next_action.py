@@ -43,7 +43,6 @@ def row(**changes: object) -> SessionRow:
 
 def balance(*, agreed: int = 0, planned: int = 0, proven: int = 0) -> Balance:
     return Balance(
-        reserved=TokenCount(agreed + 128),
         agreed=TokenCount(agreed),
         planned=TokenCount(max(planned, proven)),
         proven=TokenCount(proven),
