@@ -10,6 +10,7 @@ from fabstir.config.sections import (
     P2PSettings,
     PathSettings,
     RenterSettings,
+    S5Settings,
     WalletSettings,
 )
 from fabstir.config.settings import (
@@ -31,6 +32,7 @@ __all__ = [
     "P2PSettings",
     "PathSettings",
     "RenterSettings",
+    "S5Settings",
     "SettingValue",
     "Settings",
     "WalletSettings",

@@ -126,6 +126,36 @@ class P2PSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class S5Settings:
+    """The S5 node: where blobs are, who may reach it, and where else they are kept."""
+
+    listen: str = "127.0.0.1"
+    """An IP address. Another than loopback needs `public`."""
+    port: _Port = 5522
+    public: bool = False
+    """Whether strangers may connect. Unless `listen` says otherwise, to every interface."""
+    url: Annotated[str, Matches(r"(https?://\S+)?", "an http:// or https:// URL")] = ""
+    """How others reach this node from outside; "" on loopback: made of `listen` and `port`."""
+    folder: Path | None = None
+    """None: `s5` in `paths.data_dir`."""
+    identity: Path = Path("s5.identity")
+    """The seed of files, registry keys and portal accounts; made when it is missing."""
+    max_bytes: Annotated[int, Between(1)] | None = None
+    """The most that this node keeps, all owners together; None: what the disk holds."""
+    account_bytes: Annotated[int, Between(1)] = 10 * 10**9
+    """The most that one account of this node's portal may keep."""
+    max_upload_bytes: Annotated[int, Between(1)] = 1 << 40
+    registration: bool = True
+    """Whether strangers may make accounts, where the node is public. On loopback they always may."""
+    portals: tuple[str, ...] = ()
+    """URLs of portals to copy to and to read from; "public": the known public ones."""
+    peers: tuple[str, ...] = ()
+    """WebSocket URLs (ws://host:port/s5/p2p) of nodes to exchange blobs with."""
+    replicas: Annotated[int, Between(1, 16)] = 1
+    """Copies of every pinned blob, this node's own included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
     """The /metrics listener, always on loopback."""
 

@@ -24,6 +24,7 @@ from fabstir.config.sections import (
     P2PSettings,
     PathSettings,
     RenterSettings,
+    S5Settings,
     WalletSettings,
 )
 from fabstir.config.values import SettingType, Value, resolve, setting_types
@@ -60,6 +61,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     p2p: P2PSettings = field(default_factory=P2PSettings)
+    s5: S5Settings = field(default_factory=S5Settings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     renter: RenterSettings = field(default_factory=RenterSettings)
     file: Path

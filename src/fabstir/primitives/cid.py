@@ -1,22 +1,62 @@
 """Content identifiers: S5 blob identifiers and the libp2p CIDs of models.
 
-An S5 blob identifier is `5b 82 | 1e | BLAKE3 (32 bytes) | size`, the size little-endian with its
-trailing zero bytes cut off and at least one byte. Portals and era-C clients take its base 32
-form ("blobb...") and its base 58 form ("z...").
+An S5 blob identifier is `5b 82 | hash type | hash (32 bytes) | size`, the size little-endian with
+its trailing zero bytes cut off and at least one byte. The hash type is `1e` (BLAKE3) or `12`
+(SHA-256); identifiers of earlier releases begin with `26 1f` and mean BLAKE3. Portals and era-C
+clients take the base 32 form ("blobb...") and the base 58 form ("z...").
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Self
 
 from fabstir.primitives.encoding import decode_multibase, encode_multibase
 from fabstir.primitives.ids import ModelId, to_bytes
 
 _BLOB_MAGIC = b"\x5b\x82"
-_BLAKE3 = 0x1E
+_LEGACY_MAGIC = b"\x26\x1f"
 _MAX_SIZE_BYTES = 8
 _KECCAK_256_MULTIHASH = b"\x1b\x20"
+
+
+class HashType(IntEnum):
+    """The first byte of a multihash of S5."""
+
+    SHA256 = 0x12
+    BLAKE3 = 0x1E
+
+
+_WIRE_HASH_TYPES = {0x12: HashType.SHA256, 0x1E: HashType.BLAKE3, 0x1F: HashType.BLAKE3}
+"""Peers of S5 write BLAKE3 both as 1e and, the older ones, as 1f."""
+
+
+@dataclass(frozen=True, slots=True)
+class Multihash:
+    """What bytes hash to, without their length: what nodes of S5 ask each other for.
+
+    Attributes:
+        digest: 32 bytes.
+    """
+
+    digest: bytes
+    type: HashType = HashType.BLAKE3
+
+    def __post_init__(self) -> None:
+        if len(self.digest) != 32:
+            raise ValueError(f"digests have 32 bytes, not {len(self.digest)}")
+
+    def to_bytes(self) -> bytes:
+        """33 bytes: type, digest."""
+        return bytes([self.type]) + self.digest
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Self:
+        """Raises ValueError: not 33 bytes of a known type."""
+        if len(raw) != 33 or raw[0] not in _WIRE_HASH_TYPES:
+            raise ValueError("a multihash of S5 has 33 bytes and begins with 12, 1e or 1f")
+        return cls(bytes(raw[1:]), _WIRE_HASH_TYPES[raw[0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +64,29 @@ class BlobId:
     """The identifier of a blob: what it hashes to, and how long it is.
 
     Attributes:
-        blake3: 32 bytes, BLAKE3 of the whole blob.
+        digest: 32 bytes, the hash of the whole blob.
         size: bytes, below 2^64.
     """
 
-    blake3: bytes
+    digest: bytes
     size: int
+    type: HashType = HashType.BLAKE3
 
     def __post_init__(self) -> None:
-        if len(self.blake3) != 32:
-            raise ValueError(f"BLAKE3 digests have 32 bytes, not {len(self.blake3)}")
+        if len(self.digest) != 32:
+            raise ValueError(f"digests have 32 bytes, not {len(self.digest)}")
         if not 0 <= self.size < 1 << 64:
             raise ValueError(f"{self.size} is not a size in bytes")
+
+    @property
+    def multihash(self) -> Multihash:
+        """The identifier without its size."""
+        return Multihash(self.digest, self.type)
 
     def to_bytes(self) -> bytes:
         """36 to 43 bytes; the size keeps at least one byte, so that size 0 has a form."""
         size = self.size.to_bytes(_MAX_SIZE_BYTES, "little").rstrip(b"\0") or b"\0"
-        return _BLOB_MAGIC + bytes([_BLAKE3]) + self.blake3 + size
+        return _BLOB_MAGIC + bytes([self.type]) + self.digest + size
 
     def encode(self, base: str = "b") -> str:
         """Multibase text; the base 32 form always starts with "blobb"."""
@@ -48,15 +94,23 @@ class BlobId:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
-        """Raises ValueError: another type, a cut-off digest, or a size that is not minimal."""
-        if raw[:2] != _BLOB_MAGIC or raw[2:3] != bytes([_BLAKE3]):
-            raise ValueError("not an S5 blob identifier with a BLAKE3 hash")
-        digest, size = raw[3:35], raw[35:]
+        """Read both forms.
+
+        Raises:
+            ValueError: another type, a cut-off digest, or a size that is not minimal.
+        """
+        if raw[:2] == _LEGACY_MAGIC:
+            hash_type, rest = HashType.BLAKE3, raw[2:]
+        elif raw[:2] == _BLOB_MAGIC and raw[2:3] in {b"\x12", b"\x1e"}:
+            hash_type, rest = HashType(raw[2]), raw[3:]
+        else:
+            raise ValueError("not an S5 blob identifier with a BLAKE3 or SHA-256 hash")
+        digest, size = rest[:32], rest[32:]
         if len(digest) != 32 or not 1 <= len(size) <= _MAX_SIZE_BYTES:
-            raise ValueError("S5 blob identifiers have 36 to 43 bytes")
+            raise ValueError("S5 blob identifiers end with 32 bytes of hash and 1 to 8 of size")
         if len(size) > 1 and size[-1] == 0:
             raise ValueError("the size of an S5 blob identifier ends without zero bytes")
-        return cls(digest, int.from_bytes(size, "little"))
+        return cls(digest, int.from_bytes(size, "little"), hash_type)
 
     @classmethod
     def decode(cls, text: str) -> Self:

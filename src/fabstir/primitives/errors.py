@@ -33,7 +33,18 @@ FabstirError
     NoHostFound               carries why each candidate was dropped
   SpendingCapReached          the renter's own limit
   HostUnresponsive            the host stopped answering in the middle of a session
-  StorageError                bytes on disk are missing or not what their hash says
+  StorageError                bytes cannot be kept, found or believed
+    NotFound                  no blob, path or registry entry of this name
+    CorruptBlob               stored bytes are not what their hash says; carries blob and place
+    PathRefused               a path that is not allowed: traversal, too long, look-alike
+    StorageFull               the disk has no room; nothing of the write is kept
+    QuotaExceeded             the owner's own limit; carries owner, limit and needed
+    WriteConflict             somebody else changed it meanwhile; carries what
+    AccessDenied              the key, token or capability does not open this
+    PortalError               a portal or peer of S5; carries its URL
+      PortalUnavailable       it does not answer, or answers half; worth another try
+      PortalRefused           it answered no; carries its HTTP status
+      PortalLied              it answered with other bytes than were asked for
 """
 
 from __future__ import annotations
@@ -248,4 +259,78 @@ class HostUnresponsive(FabstirError):
 
 
 class StorageError(FabstirError):
-    """Stored bytes are missing, or are not what their hash says."""
+    """Bytes cannot be kept, found or believed."""
+
+
+class NotFound(StorageError):
+    """There is no blob, path or registry entry of this name."""
+
+
+class CorruptBlob(StorageError):
+    """Stored bytes are not what their hash says, so they are never returned."""
+
+    def __init__(self, blob: str, place: str) -> None:
+        super().__init__(
+            f"the bytes of blob {blob} in {place} are not what was stored: the disk or somebody "
+            "changed them; restore them from a peer, a portal or a backup"
+        )
+        self.blob = blob
+        self.place = place
+
+
+class PathRefused(StorageError):
+    """A path that is not allowed; the text says which part and why."""
+
+
+class StorageFull(StorageError):
+    """The disk has no room; nothing of the write is kept."""
+
+
+class QuotaExceeded(StorageError):
+    """An owner may store no more; nothing of the write is kept."""
+
+    def __init__(self, owner: str, limit_bytes: int, needed_bytes: int) -> None:
+        super().__init__(
+            f"{owner} may store {limit_bytes} bytes and would have {needed_bytes}: unpin what is "
+            "no longer needed, or raise the quota"
+        )
+        self.owner = owner
+        self.limit_bytes = limit_bytes
+        self.needed_bytes = needed_bytes
+
+
+class WriteConflict(StorageError):
+    """Somebody else changed it meanwhile; nothing of this write is visible."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} was changed by somebody else meanwhile: {reason}")
+        self.what = what
+
+
+class AccessDenied(StorageError):
+    """The key, token or capability that was given does not open this."""
+
+
+class PortalError(StorageError):
+    """A portal or peer of S5 cannot be used; `url` says which, without its secrets."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.url = url
+        self.reason = reason
+
+
+class PortalUnavailable(PortalError):
+    """It does not answer, or broke off: worth another try, there or elsewhere."""
+
+
+class PortalRefused(PortalError):
+    """It answered no; trying again changes nothing."""
+
+    def __init__(self, url: str, status: int, reason: str) -> None:
+        super().__init__(url, f"{reason} (HTTP {status})")
+        self.status = status
+
+
+class PortalLied(PortalError):
+    """It answered with other bytes, another size or a bad signature: nothing of it is used."""

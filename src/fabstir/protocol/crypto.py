@@ -40,7 +40,8 @@ def is_curve_point(compressed: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crypto:
-    """Functions over bytes. Keys are 32-byte secrets or 33-byte compressed secp256k1 points."""
+    """Functions over bytes. Keys are 32-byte secrets or 33-byte compressed secp256k1 points, and
+    for ed25519 32-byte seeds and 32-byte points."""
 
     keccak256: Callable[[bytes], bytes]
     blake3: Callable[[bytes], bytes]
@@ -60,3 +61,12 @@ class Crypto:
     """XChaCha20-Poly1305 (key 32, nonce 24, associated data, plaintext), tag appended."""
     open: Callable[[bytes, bytes, bytes, bytes], bytes]
     """The inverse of `seal`. Raises DecryptionError."""
+    ed25519_public_key: Callable[[bytes], bytes]
+    """32-byte seed to its 32-byte public key."""
+    ed25519_sign: Callable[[bytes, bytes], bytes]
+    """(32-byte seed, message) to a signature of 64 bytes."""
+    ed25519_verify: Callable[[bytes, bytes, bytes], bool]
+    """(32-byte public key, message, signature) to whether it is one; False for any malformed
+    key or signature too."""
+    xxh64: Callable[[bytes], int]
+    """xxHash64 with seed 0, as an integer below 2^64. Not a cryptographic hash."""

@@ -44,7 +44,7 @@ class BlobStore:
         return await to_thread.run_sync(self._read, blob)
 
     def _path(self, blob: BlobId) -> Path:
-        name = blob.blake3.hex()
+        name = blob.digest.hex()
         return self._folder / name[:2] / name[2:]
 
     def _write(self, blob: BlobId, data: bytes) -> None:
@@ -70,7 +70,7 @@ class BlobStore:
             data = self._path(blob).read_bytes()
         except FileNotFoundError:
             raise StorageError(f"no blob {blob.encode()} in {self._folder}") from None
-        if len(data) != blob.size or self._crypto.blake3(data) != blob.blake3:
+        if len(data) != blob.size or self._crypto.blake3(data) != blob.digest:
             raise StorageError(
                 f"the bytes of blob {blob.encode()} in {self._folder} are not what was stored: "
                 "the disk or somebody changed them; restore the file from a backup"

@@ -1,0 +1,52 @@
+"""The limits of S5's formats. docs/s5.md has the same table; a test compares them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_REGISTRY_DATA_BYTES: Final = 64
+"""Longest data of a registry entry: what nodes accept; the documents say 48."""
+
+MAX_REVISION: Final = (1 << 48) - 1
+"""Largest revision that is written: JavaScript nodes cut off the rest."""
+
+MAX_MUTABLE_BYTES: Final = 1 << 20
+"""Longest blob that is decoded in memory: a directory or a node of a HAMT, encrypted or not. A
+flat directory of 1,000 entries has some 200 KiB, a HAMT leaf of S5.js at a million entries is
+longer, and read with MAX_HAMT_NODE_BYTES."""
+
+MAX_HAMT_NODE_BYTES: Final = 4 << 20
+"""Longest node of a HAMT that is read: 1,852 KiB measured with leaves of 1,000 entries."""
+
+MAX_PATH_BYTES: Final = 4096
+"""Longest path, in bytes of UTF-8: PATH_MAX of Linux."""
+
+MAX_NAME_BYTES: Final = 1024
+"""Longest name of one entry, in bytes of UTF-8."""
+
+MAX_PATH_DEPTH: Final = 64
+"""Most segments of a path, so that a directory that contains itself ends."""
+
+MAX_CBOR_DEPTH: Final = 16
+"""Deepest nesting that is decoded: a file reference with its predecessor has six levels."""
+
+MAX_WIRE_BYTES: Final = 1 << 20
+"""Longest frame of the P2P WebSocket."""
+
+MAX_WIRE_PARTS: Final = 16
+"""Most parts of one storage location, and URIs of one node."""
+
+CHUNK_BYTES: Final = 256 * 1024
+"""Plaintext of one chunk of an encrypted blob, and of one group of a verified stream."""
+
+HAMT_BITS_PER_LEVEL: Final = 5
+HAMT_SWITCH_ENTRIES: Final = 1000
+"""A directory with this many files and directories is written as a HAMT, as S5.js does."""
+
+HAMT_LEAF_ENTRIES: Final = 16
+"""Most entries of a leaf that we write: measured 7 KiB rewritten per insert at a million entries,
+against 1,666 KiB with the 1,000 of S5.js, which compatibility mode writes."""
+
+MAX_HAMT_LEAF_ENTRIES: Final = 1000
+MAX_HAMT_DEPTH: Final = 12
+"""Levels that a 64-bit hash has at 5 bits each; what still collides stays in one leaf."""
