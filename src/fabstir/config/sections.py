@@ -146,7 +146,7 @@ class S5Settings:
     """The most that one account of this node's portal may keep."""
     max_upload_bytes: Annotated[int, Between(1)] = 1 << 40
     registration: bool = True
-    """Whether strangers may make accounts, where the node is public. On loopback they always may."""
+    """Whether strangers may make accounts where the node is public; on loopback they always may."""
     portals: tuple[str, ...] = ()
     """URLs of portals to copy to and to read from; "public": the known public ones."""
     peers: tuple[str, ...] = ()
