@@ -63,6 +63,7 @@ def _host_overrides() -> dict[str, str]:
         "host.port": "0",
         "p2p.port": "0",
         "metrics.port": "0",
+        "s5.port": "0",
         "model.num_slots": str(max(STREAMS)),
         "model.max_model_len": "1024",
     }

@@ -161,6 +161,7 @@ def host_settings(
         "p2p.port": "0",
         "p2p.bootstrap": peers,
         "metrics.port": "0",
+        "s5.port": "0",
         "model.max_model_len": MAX_MODEL_LEN,
         "model.num_slots": NUM_SLOTS,
     }

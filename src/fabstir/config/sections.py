@@ -153,6 +153,8 @@ class S5Settings:
     """WebSocket URLs (ws://host:port/s5/p2p) of nodes to exchange blobs with."""
     replicas: Annotated[int, Between(1, 16)] = 1
     """Copies of every pinned blob, this node's own included."""
+    repair_seconds: _Seconds = 300.0
+    """How often copies elsewhere are looked at, and lost ones made again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

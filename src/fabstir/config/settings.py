@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -39,6 +40,12 @@ CONFIG_FILE_VARIABLE = "FABSTIR_CONFIG"
 _SECRET_WORDS = ("private_key", "secret", "mnemonic", "seed", "password")
 
 EVERY_INTERFACE = "0.0.0.0"
+
+PUBLIC_PORTALS = "public"
+"""Stands in s5.portals for the known public ones."""
+
+_PORTAL = re.compile(rf"https?://[^\s/]\S*|{PUBLIC_PORTALS}")
+_PEER = re.compile(r"wss?://[^\s/]\S*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +254,7 @@ def _build(file: Path, values: dict[str, Value], origins: dict[str, Origin]) -> 
 
 
 def _checked(settings: Settings) -> Settings:
-    """Refuse what only two settings together make wrong; apply `host.public`.
+    """Refuse what only two settings together make wrong; apply `host.public` and `s5.public`.
 
     Raises:
         ConfigError: names the settings and what would be right.
@@ -266,7 +273,37 @@ def _checked(settings: Settings) -> Settings:
             "host.public is true, but host.api_url is empty: set it to the URL at which renters "
             "reach this host, such as https://host.example:8080"
         )
-    return settings
+    return _checked_s5(settings)
+
+
+def _checked_s5(settings: Settings) -> Settings:
+    s5 = settings.s5
+    if s5.public and "s5.listen" not in settings.origins:
+        s5 = dataclasses.replace(s5, listen=EVERY_INTERFACE)
+    if not _is_loopback("s5.listen", s5.listen) and not s5.public:
+        raise ConfigError(
+            f"s5.listen is {s5.listen}, which strangers can reach: set s5.public = true if that "
+            "is what you want, or listen on 127.0.0.1"
+        )
+    if s5.public and not s5.url:
+        raise ConfigError(
+            "s5.public is true, but s5.url is empty: set it to the URL at which others reach this "
+            "node, such as https://s5.example"
+        )
+    for key, urls, form, example in (
+        ("s5.portals", s5.portals, _PORTAL, "https://portal.example"),
+        ("s5.peers", s5.peers, _PEER, "wss://node.example/s5/p2p"),
+    ):
+        wrong = [url for url in urls if not form.fullmatch(url)]
+        if wrong:
+            raise ConfigError(f"{key} has {wrong[0]!r}, but URLs such as {example} are expected")
+    num_elsewhere = len(set(s5.portals)) + len(set(s5.peers))
+    if s5.replicas > 1 + num_elsewhere and PUBLIC_PORTALS not in s5.portals:
+        raise ConfigError(
+            f"s5.replicas is {s5.replicas}, this node's own copy included, but s5.portals and "
+            f"s5.peers name {num_elsewhere} other places: name more of them, or lower s5.replicas"
+        )
+    return dataclasses.replace(settings, s5=s5)
 
 
 def _check_model(model: ModelSettings) -> None:

@@ -63,6 +63,7 @@ async def host(
             "host.port": "0",
             "p2p.port": "0",
             "metrics.port": "0",
+            "s5.port": "0",
             "model.path": str(demo_model),
             # So dear that the smallest deposit pays for 100 tokens: an answer can use it up.
             "host.price_usdc_per_million": str(5_000_000_000),

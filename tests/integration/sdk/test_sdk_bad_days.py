@@ -43,6 +43,7 @@ def host_overrides(devnet: Devnet, demo_model: Path, host_home: Path) -> dict[st
         "host.port": "0",
         "p2p.port": "0",
         "metrics.port": "0",
+        "s5.port": "0",
         "model.path": str(demo_model),
         "engine.num_threads": "2",
     }

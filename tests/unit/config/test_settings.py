@@ -133,6 +133,13 @@ def test_every_type_can_stand_in_the_file(config_file: Path) -> None:
         ("[host]\nlisten = '0.0.0.0'", ["host.listen is 0.0.0.0", "host.public = true"]),
         ("[p2p]\nlisten = '::'", ["p2p.listen is ::", "host.public = true"]),
         ("[host]\npublic = true", ["host.api_url is empty", "https://"]),
+        ("[s5]\nlisten = '0.0.0.0'", ["s5.listen is 0.0.0.0", "s5.public = true"]),
+        ("[s5]\nlisten = 'here'", ["s5.listen is 'here'", "an IP address"]),
+        ("[s5]\npublic = true", ["s5.url is empty", "https://"]),
+        ("[s5]\nportals = ['s5.example']", ["s5.portals has 's5.example'", "https://"]),
+        ("[s5]\npeers = ['http://a/s5/p2p']", ["s5.peers has 'http://a/s5/p2p'", "wss://"]),
+        ("[s5]\nreplicas = 2", ["s5.replicas is 2", "name 0 other places", "s5.portals"]),
+        ("[s5]\nreplicas = 17", ["s5.replicas is 17", "from 1 to 16"]),
         ("[model]\nrepo = 'a/b'", ["model.file and model.sha256 must be set too"]),
     ],
 )
@@ -183,6 +190,25 @@ def test_public_opens_both_listeners_whose_address_nobody_set(config_file: Path)
 
     assert (opened.host.listen, opened.p2p.listen) == ("0.0.0.0", "0.0.0.0")
     assert (kept.host.listen, kept.p2p.listen) == ("127.0.0.1", "0.0.0.0")
+
+
+def test_a_public_s5_node_listens_everywhere_unless_its_address_is_set(config_file: Path) -> None:
+    text = "[s5]\npublic = true\nurl = 'https://s5.example'\n"
+
+    opened = load(config_file, text)
+    kept = load(config_file, text + "listen = '127.0.0.1'\n")
+
+    assert (opened.s5.listen, kept.s5.listen) == ("0.0.0.0", "127.0.0.1")
+    assert opened.host.listen == "127.0.0.1"
+
+
+def test_copies_have_places(config_file: Path) -> None:
+    text = "[s5]\nreplicas = 3\n"
+
+    counted = load(config_file, text + "portals = ['https://a']\npeers = ['ws://b/s5/p2p']\n")
+    public = load(config_file, text + "portals = ['public']\n")
+
+    assert counted.s5.replicas == public.s5.replicas == 3
 
 
 def test_describe_names_every_setting_once(config_file: Path) -> None:
