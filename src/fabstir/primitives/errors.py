@@ -321,7 +321,14 @@ class PortalError(StorageError):
 
 
 class PortalUnavailable(PortalError):
-    """It does not answer, or broke off: worth another try, there or elsewhere."""
+    """It does not answer, or broke off: worth another try, there or elsewhere.
+
+    `retry_after` is how many seconds it asked to be left alone, 0 if it said nothing.
+    """
+
+    def __init__(self, url: str, reason: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(url, reason)
+        self.retry_after = retry_after
 
 
 class PortalRefused(PortalError):
