@@ -16,7 +16,7 @@ from fabstir.chain.follower import follow_logs
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.engines import EngineState
-from fabstir.node.control import Command, control_path, open_control
+from fabstir.node.control import Asked, Command, control_path, open_control
 from fabstir.node.market import HostMarket, open_market
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.model import Progress, ServedModel, open_served_model
@@ -113,14 +113,14 @@ async def open_host(
 
 
 def _commands(host: Host) -> dict[str, Command]:
-    async def status() -> Json:
+    async def status(_asked: Asked) -> Json:
         problem = host.advertiser.status.last_error
         complaints = (f"{problem}: renters find it only by its own address",) if problem else ()
         if host.model.engine.state is not EngineState.READY:
             complaints = (*complaints, f"its engine is {host.model.engine.state}")
         return (await read_status(host.market, running=complaints)).to_json()
 
-    async def withdraw() -> Json:
+    async def withdraw(_asked: Asked) -> Json:
         native, usdc = await withdraw_all(host.market)
         return {"native": native, "usdc": usdc}
 

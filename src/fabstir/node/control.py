@@ -1,7 +1,8 @@
-"""Asking the host that runs on this machine: a Unix socket that only its owner can open.
+"""Asking what runs on this machine: a Unix socket that only its owner can open.
 
-The running host holds the journal and the wallet's nonces, so what other commands want of them,
-they ask it for. One JSON object a line each way.
+A running node holds the journal and the wallet's nonces, and its store; so what other commands
+want of them, they ask it for. One JSON object a line each way; before the answer may come lines
+that say how far it is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +20,59 @@ from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from fabstir.primitives.encoding import Json
-from fabstir.primitives.errors import ChainError, FabstirError
+from fabstir.primitives.errors import (
+    AccessDenied,
+    ChainError,
+    ConfigError,
+    FabstirError,
+    NotFound,
+    PathRefused,
+    StorageError,
+    StorageFull,
+)
+from fabstir.protocol.fields import Fields
 
 _logger = logging.getLogger(__name__)
 
-Command = Callable[[], Awaitable[Json]]
+Report = Callable[[Json], Awaitable[None]]
+"""Tells the asker how far a command is."""
+
+
+async def _unheard(_progress: Json) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request: its arguments, and who hears how far it is."""
+
+    arguments: Fields = field(default_factory=lambda: Fields({}, "the request"))
+    report: Report = _unheard
+
+
+Command = Callable[[Asked], Awaitable[Json]]
 
 REQUEST_TIMEOUT = 5.0
 """Seconds for the asker to say what it wants."""
 
 ANSWER_TIMEOUT = 300.0
-"""Seconds for the answer: a withdrawal waits until it is mined."""
+"""Seconds until the answer, or the next word of progress: a withdrawal waits until it is mined."""
 
-_MAX_LINE_BYTES = 1 << 20
+MAX_REQUEST_BYTES = 1 << 20
+MAX_REPLY_BYTES = 8 << 20
+"""A page of 1,000 names of 1 KiB each, whatever their letters, takes less."""
+
+MAX_SOCKET_PATH_BYTES = 107
+"""What the address of a Unix socket holds on Linux."""
+
+_KINDS: dict[str, type[FabstirError]] = {
+    kind.__name__: kind
+    for kind in (
+        *(ConfigError, NotFound, PathRefused, StorageFull, AccessDenied, StorageError),
+        *(ChainError, FabstirError),
+    )
+}
+"""Errors that come out on the asker's side as what they were, by their names."""
 
 
 def control_path(data_dir: Path) -> Path:
@@ -40,7 +82,16 @@ def control_path(data_dir: Path) -> Path:
 
 @asynccontextmanager
 async def open_control(path: Path, commands: Mapping[str, Command]) -> AsyncGenerator[None]:
-    """Answer for the length of the block. The journal's lock has shown that we are alone."""
+    """Answer for the length of the block. The folder's lock has shown that we are alone.
+
+    Raises:
+        ConfigError: the path is longer than a socket's may be.
+    """
+    if len(bytes(path)) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"{path} is too long for a socket ({MAX_SOCKET_PATH_BYTES} bytes at most): set "
+            "paths.data_dir, or s5.folder, to a shorter path"
+        )
     await anyio.Path(path).unlink(missing_ok=True)
     listener = await anyio.create_unix_listener(path, mode=0o600)
 
@@ -49,9 +100,8 @@ async def open_control(path: Path, commands: Mapping[str, Command]) -> AsyncGene
             try:
                 with anyio.fail_after(REQUEST_TIMEOUT):
                     reader = BufferedByteReceiveStream(stream)
-                    asked: Any = json.loads(await reader.receive_until(b"\n", _MAX_LINE_BYTES))
-                reply = await _reply(commands, str(asked["command"]))
-                await stream.send(json.dumps(reply).encode() + b"\n")
+                    line = await reader.receive_until(b"\n", MAX_REQUEST_BYTES)
+                await _send(stream, await _reply(commands, json.loads(line), stream))
             except (anyio.IncompleteRead, anyio.BrokenResourceError, TimeoutError) as error:
                 _logger.info("a control request broke off", extra={"reason": repr(error)})
             except (anyio.DelimiterNotFound, ValueError, KeyError, TypeError) as error:
@@ -67,30 +117,71 @@ async def open_control(path: Path, commands: Mapping[str, Command]) -> AsyncGene
                 await anyio.Path(path).unlink(missing_ok=True)
 
 
-async def _reply(commands: Mapping[str, Command], name: str) -> Json:
+async def _send(stream: SocketStream, line: Json) -> None:
+    await stream.send(json.dumps(line).encode() + b"\n")
+
+
+async def _reply(commands: Mapping[str, Command], asked: Any, stream: SocketStream) -> Json:
+    name = str(asked["command"])
     if name not in commands:
-        return {"error": f"the running host knows no {name}: it is of another version"}
+        return {"error": f"the running node knows no {name}: it is of another version"}
+
+    async def report(progress: Json) -> None:
+        await _send(stream, {"progress": progress})
+
     try:
-        return {"result": await commands[name]()}
+        arguments = Fields.of(asked.get("arguments", {}), "the request")
+        return {"result": await commands[name](Asked(arguments, report))}
     except FabstirError as error:
-        return {"error": str(error)}
+        kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
+        return {"error": str(error), "kind": kind}
 
 
 async def ask_running_host(data_dir: Path, command: str) -> Any:
     """What the running host answers; None if none runs here.
 
     Raises:
-        ChainError: it could not do what it was asked to; the text is its own.
+        FabstirError: it could not do what it was asked to; type and text are its own.
+    """
+    return await ask(control_path(data_dir), command)
+
+
+async def ask(
+    path: Path,
+    command: str,
+    arguments: Mapping[str, Json] | None = None,
+    on_progress: Callable[[Any], None] | None = None,
+) -> Any:
+    """What whoever listens at `path` answers; None if nobody does.
+
+    Args:
+        on_progress: called with each word of progress.
+
+    Raises:
+        FabstirError: it could not do what it was asked to (type and text are its own), or it
+            ended or said nothing for ANSWER_TIMEOUT.
     """
     try:
-        stream = await anyio.connect_unix(control_path(data_dir))
+        stream = await anyio.connect_unix(path)
     except OSError:
         return None
     async with stream:
-        await stream.send(json.dumps({"command": command}).encode() + b"\n")
-        with anyio.fail_after(ANSWER_TIMEOUT):
-            line = await BufferedByteReceiveStream(stream).receive_until(b"\n", _MAX_LINE_BYTES)
-    reply: Any = json.loads(line)
+        request: Json = {"command": command, "arguments": dict(arguments or {})}
+        await _send(stream, request)
+        reader = BufferedByteReceiveStream(stream)
+        while "progress" in (reply := await _next_reply(reader)):
+            if on_progress is not None:
+                on_progress(reply["progress"])
     if "error" in reply:
-        raise ChainError(str(reply["error"]))
+        raise _KINDS.get(reply.get("kind", ""), FabstirError)(str(reply["error"]))
     return reply["result"]
+
+
+async def _next_reply(reader: BufferedByteReceiveStream) -> Any:
+    try:
+        with anyio.fail_after(ANSWER_TIMEOUT):
+            return json.loads(await reader.receive_until(b"\n", MAX_REPLY_BYTES))
+    except (anyio.IncompleteRead, anyio.BrokenResourceError, TimeoutError) as error:
+        raise FabstirError(
+            "the running node broke off: look at its log, and ask again once it runs"
+        ) from error

@@ -1,0 +1,83 @@
+"""Commands ask what runs on this machine over its control socket."""
+
+import stat
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from fabstir.node.control import Asked, ask, open_control
+from fabstir.primitives.encoding import Json
+from fabstir.primitives.errors import ConfigError, FabstirError, NotFound, PortalUnavailable
+
+pytestmark = [pytest.mark.integration, pytest.mark.anyio]
+
+
+async def count(asked: Asked) -> Json:
+    """Says each number, then their sum."""
+    until = asked.arguments.integer("until")
+    for number in range(until):
+        await asked.report({"done": number})
+    return sum(range(until))
+
+
+async def lose(asked: Asked) -> Json:
+    raise NotFound(f"no such file: {asked.arguments.text('path')}")
+
+
+async def fail(_asked: Asked) -> Json:
+    raise PortalUnavailable("http://portal.example", "it does not answer")
+
+
+@pytest.fixture
+async def socket(tmp_path: Path) -> AsyncGenerator[Path]:
+    path = tmp_path / "control.sock"
+    async with open_control(path, {"count": count, "lose": lose, "fail": fail}):
+        yield path
+
+
+async def test_an_answer_comes_after_its_progress(socket: Path) -> None:
+    seen: list[Any] = []
+
+    answer = await ask(socket, "count", {"until": 3}, seen.append)
+
+    assert answer == 3
+    assert seen == [{"done": 0}, {"done": 1}, {"done": 2}]
+
+
+async def test_errors_keep_their_type_or_that_of_an_ancestor(socket: Path) -> None:
+    with pytest.raises(NotFound, match=r"no such file: a/b"):
+        await ask(socket, "lose", {"path": "a/b"})
+    with pytest.raises(FabstirError, match=r"http://portal.example: it does not answer") as caught:
+        await ask(socket, "fail")
+
+    assert type(caught.value).__name__ == "StorageError"
+
+
+async def test_a_command_of_another_version_and_wrong_arguments_are_said(socket: Path) -> None:
+    with pytest.raises(FabstirError, match="knows no dance"):
+        await ask(socket, "dance")
+    with pytest.raises(FabstirError, match="until must be an unsigned integer"):
+        await ask(socket, "count", {"until": "many"})
+
+
+async def test_garbage_is_survived_and_only_the_owner_may_ask(socket: Path) -> None:
+    async with await anyio.connect_unix(socket) as stream:
+        await stream.send(b'"no object"\n')
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+
+    assert await ask(socket, "count", {"until": 2}) == 1
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+
+
+async def test_nobody_answers_where_nobody_runs(tmp_path: Path) -> None:
+    assert await ask(tmp_path / "control.sock", "count") is None
+
+
+async def test_a_path_that_no_socket_can_have_is_a_setting_to_change(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"too long for a socket.*s5\.folder"):
+        async with open_control(tmp_path / ("x" * 100) / "control.sock", {}):
+            pass
