@@ -36,6 +36,24 @@ MAX_WIRE_BYTES: Final = 1 << 20
 MAX_WIRE_PARTS: Final = 16
 """Most parts of one storage location, and URIs of one node."""
 
+MAX_URI_BYTES: Final = 2048
+"""Longest URI of a storage location or of a node, in bytes of UTF-8: what browsers take."""
+
+MAX_CHALLENGE_BYTES: Final = 256
+"""Longest challenge of a handshake: S5.js sends 64 bytes, Dart nodes 32. It is signed back."""
+
+MAX_NETWORK_BYTES: Final = 64
+"""Longest name of a network in a handshake."""
+
+MAX_QUERY_TYPES: Final = 16
+"""Most location types of one hash query; four are defined."""
+
+MAX_ANNOUNCED_PEERS: Final = 256
+"""Most peers of one announcement."""
+
+MAX_STREAM_DATA_BYTES: Final = 1_000_000
+"""Longest payload of a stream message: what Dart nodes take."""
+
 CHUNK_BYTES: Final = 256 * 1024
 """Plaintext of one chunk of an encrypted blob, and of one group of a verified stream."""
 
