@@ -1,5 +1,6 @@
-"""The journal: one SQLite file (or, by URL, another SQL database), and the only place with SQL."""
+"""SQL, and the only place with it: the journal of money, and S5's own tables in `db/s5`."""
 
 from fabstir.db.database import Database, open_database
+from fabstir.db.schema import JOURNAL, Schema
 
-__all__ = ["Database", "open_database"]
+__all__ = ["JOURNAL", "Database", "Schema", "open_database"]

@@ -10,17 +10,18 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+from fabstir.db.schema import Schema
 from fabstir.primitives.errors import ConfigError
 
 
-def migrate(connection: Connection, path: Path) -> None:
+def migrate(connection: Connection, path: Path, schema: Schema) -> None:
     """Bring the tables up to the newest revision of this version.
 
     Raises:
         ConfigError: the file was written by a newer version.
     """
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(schema.migrations))
     scripts = ScriptDirectory.from_config(config)
     with connection.begin():
         current = MigrationContext.configure(connection).get_current_revision()

@@ -24,6 +24,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from fabstir.db._migrate import migrate
 from fabstir.db._writer import Writer
 from fabstir.db.lock import locked
+from fabstir.db.schema import JOURNAL, Schema
 from fabstir.primitives.errors import ConfigError
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ _NUM_READERS = 2
 
 
 class Database:
-    """The open journal. Made by `open_database`; usable until its block is left."""
+    """An open database. Made by `open_database`; usable until its block is left."""
 
     def __init__(self, path: Path, writer: Writer, readers: ThreadPoolExecutor, engine: Engine):
         self.path = path
@@ -86,20 +87,21 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(url: str) -> AsyncGenerator[Database]:
-    """Open (or create) the journal, bring its tables up to date, and hold it alone.
+async def open_database(url: str, schema: Schema = JOURNAL) -> AsyncGenerator[Database]:
+    """Open (or create) a database, bring its tables up to date, and hold it alone.
 
     Args:
         url: `sqlite:///relative.db` or `sqlite:////absolute.db`. The file is readable by its
             owner only.
+        schema: which tables it holds; a file holds those of one schema only.
 
     Raises:
         ConfigError: another process has the file, it was written by a newer version, it is not a
             database, or the URL is not one of SQLite.
     """
-    path = _sqlite_path(url)
+    path = _sqlite_path(url, schema)
     with locked(path.with_name(path.name + ".lock"), what=f"the database {path}"):
-        await asyncio.to_thread(_prepare, path)
+        await asyncio.to_thread(_prepare, path, schema)
         with (
             _engine(path) as engine,
             _engine(path, read_only=True) as read_engine,
@@ -109,7 +111,7 @@ async def open_database(url: str) -> AsyncGenerator[Database]:
             yield Database(path, writer, readers, read_engine)
 
 
-def _sqlite_path(url: str) -> Path:
+def _sqlite_path(url: str, schema: Schema) -> Path:
     try:
         parsed = make_url(url)
     except ArgumentError as exc:
@@ -120,16 +122,16 @@ def _sqlite_path(url: str) -> Path:
             "write sqlite:///path/to/file"
         )
     if not parsed.database or parsed.database == ":memory:":
-        raise ConfigError("the journal needs a file to survive a crash: sqlite:///path/to/file")
+        raise ConfigError(f"{schema.what} needs a file to survive a crash: sqlite:///path/to/file")
     return Path(parsed.database)
 
 
-def _prepare(path: Path) -> None:
+def _prepare(path: Path, schema: Schema) -> None:
     """Create the file with mode 0600 before SQLite would, and run what migrations it lacks."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     try:
         with _engine(path) as engine, engine.connect() as connection:
-            migrate(connection, path)
+            migrate(connection, path, schema)
     except SQLAlchemyError as exc:
         raise ConfigError(
             f"{path} cannot be used as the database: {exc.__cause__ or exc}. "

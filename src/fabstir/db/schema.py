@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
 from sqlalchemy import Dialect, MetaData, String
 from sqlalchemy.types import TypeDecorator
 
 _UINT256_DIGITS = 78
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(column_0_N_label)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+NAMING: Final[Mapping[str, str]] = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
 """Every constraint gets a name, so that a later migration can change it on any database."""
+
+metadata = MetaData(naming_convention=NAMING)
+"""The journal's tables."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """What a database file holds.
+
+    Attributes:
+        what: for people, in errors: "the journal".
+        metadata: its tables, as the code declares them.
+        migrations: Alembic's folder, which makes and changes them.
+    """
+
+    what: str
+    metadata: MetaData
+    migrations: Path
+
+
+JOURNAL: Final = Schema(
+    what="the journal", metadata=metadata, migrations=Path(__file__).parent / "migrations"
+)
+"""The money of a host or a renter."""
 
 
 class Uint256(TypeDecorator[int]):

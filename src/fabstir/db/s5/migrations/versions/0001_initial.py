@@ -1,0 +1,25 @@
+"""The first tables, in the order in which they refer to one another."""
+
+from __future__ import annotations
+
+from alembic import op
+
+from fabstir.db.s5 import blobs, pins
+
+revision = "0001"
+down_revision = None
+
+TABLES = (
+    blobs.blobs,
+    blobs.blob_data,
+    blobs.blob_groups,
+    blobs.doomed_files,
+    pins.owners,
+    pins.pins,
+)
+
+
+def upgrade() -> None:
+    """Create them."""
+    for table in TABLES:
+        table.create(op.get_bind())

@@ -1,0 +1,195 @@
+"""Who keeps which blob and why, and what that adds up to, exact after every commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    delete,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+
+from fabstir.db.s5.blobs import BlobRow, blobs
+from fabstir.db.s5.schema import s5_metadata
+from fabstir.primitives.cid import BlobId
+from fabstir.primitives.errors import QuotaExceeded
+
+WHOLE_STORE = ""
+"""The row of `owners` that counts all that is kept, pinned or not."""
+
+owners = Table(
+    "owners",
+    s5_metadata,
+    Column("owner", String(256), primary_key=True),
+    Column("num_blobs", BigInteger, nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("max_bytes", BigInteger),
+)
+"""`max_bytes`: the owner's quota; None: no limit."""
+
+pins = Table(
+    "pins",
+    s5_metadata,
+    Column("owner", String(256), primary_key=True),
+    Column("blob_id", Integer, ForeignKey("blobs.id"), primary_key=True),
+    Column("reason", String(256), nullable=False),
+    Column("created_at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+Index("ix_pins_blob_id", pins.c.blob_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """One owner keeps one blob.
+
+    Attributes:
+        blob: its BLAKE3 identifier, also where it was pinned by its SHA-256.
+        reason: as it was first pinned.
+        created_at: seconds of the store's clock.
+    """
+
+    owner: str
+    blob: BlobId
+    reason: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What somebody keeps.
+
+    Attributes:
+        max_bytes: the quota; None: there is none.
+    """
+
+    num_blobs: int
+    num_bytes: int
+    max_bytes: int | None = None
+
+
+def insert_pin(connection: Connection, owner: str, row: BlobRow, reason: str, now: float) -> None:
+    """Pin a blob; nothing changes where the owner has it pinned already.
+
+    Raises:
+        QuotaExceeded: it does not fit into the owner's quota.
+    """
+    known = select(pins.c.blob_id).where(pins.c.owner == owner, pins.c.blob_id == row.id)
+    if connection.execute(known).first() is not None:
+        return
+    connection.execute(
+        insert(pins).values(owner=owner, blob_id=row.id, reason=reason, created_at=now)
+    )
+    connection.execute(
+        update(blobs)
+        .where(blobs.c.id == row.id)
+        .values(num_pins=blobs.c.num_pins + 1, unpinned_at=None)
+    )
+    usage = add_usage(connection, owner, 1, row.size)
+    if usage.max_bytes is not None and usage.num_bytes > usage.max_bytes:
+        raise QuotaExceeded(owner, usage.max_bytes, usage.num_bytes)
+
+
+def delete_pin(connection: Connection, owner: str, row: BlobRow, now: float) -> bool:
+    """Unpin a blob. Returns whether the owner had it pinned."""
+    mine = (pins.c.owner == owner, pins.c.blob_id == row.id)
+    if not connection.execute(delete(pins).where(*mine)).rowcount:
+        return False
+    num_pins = connection.scalar(
+        update(blobs)
+        .where(blobs.c.id == row.id)
+        .values(num_pins=blobs.c.num_pins - 1)
+        .returning(blobs.c.num_pins)
+    )
+    if num_pins == 0:
+        connection.execute(update(blobs).where(blobs.c.id == row.id).values(unpinned_at=now))
+    add_usage(connection, owner, -1, -row.size)
+    return True
+
+
+def add_usage(connection: Connection, owner: str, num_blobs: int, num_bytes: int) -> Usage:
+    """Count more (or less) for an owner. Returns what it is now."""
+    row = connection.execute(
+        update(owners)
+        .where(owners.c.owner == owner)
+        .values(num_blobs=owners.c.num_blobs + num_blobs, num_bytes=owners.c.num_bytes + num_bytes)
+        .returning(owners.c.num_blobs, owners.c.num_bytes, owners.c.max_bytes)
+    ).one_or_none()
+    if row is not None:
+        return Usage(num_blobs=row[0], num_bytes=row[1], max_bytes=row[2])
+    connection.execute(insert(owners).values(owner=owner, num_blobs=num_blobs, num_bytes=num_bytes))
+    return Usage(num_blobs=num_blobs, num_bytes=num_bytes)
+
+
+def load_usage(connection: Connection, owner: str) -> Usage:
+    """What an owner keeps, or WHOLE_STORE."""
+    row = connection.execute(
+        select(owners.c.num_blobs, owners.c.num_bytes, owners.c.max_bytes).where(
+            owners.c.owner == owner
+        )
+    ).one_or_none()
+    if row is None:
+        return Usage(num_blobs=0, num_bytes=0)
+    return Usage(num_blobs=row[0], num_bytes=row[1], max_bytes=row[2])
+
+
+def save_quota(connection: Connection, owner: str, max_bytes: int | None) -> None:
+    """Limit an owner; None: no longer."""
+    add_usage(connection, owner, 0, 0)
+    connection.execute(update(owners).where(owners.c.owner == owner).values(max_bytes=max_bytes))
+
+
+def load_owners(connection: Connection, after: str, limit: int) -> list[tuple[str, Usage]]:
+    """Owners by name, a page at a time: those behind `after`."""
+    rows = connection.execute(
+        select(owners.c.owner, owners.c.num_blobs, owners.c.num_bytes, owners.c.max_bytes)
+        .where(owners.c.owner > after)
+        .order_by(owners.c.owner)
+        .limit(limit)
+    )
+    return [(r[0], Usage(num_blobs=r[1], num_bytes=r[2], max_bytes=r[3])) for r in rows]
+
+
+def load_pins(
+    connection: Connection, owner: str | None, after: tuple[str, int], limit: int
+) -> tuple[Sequence[Pin], tuple[str, int]]:
+    """Pins by owner and age of the blob, a page at a time.
+
+    Args:
+        owner: None: everybody's.
+        after: ("", 0) first, then what came back with the last page.
+    """
+    query = (
+        select(
+            pins.c.owner,
+            pins.c.blob_id,
+            pins.c.reason,
+            pins.c.created_at,
+            blobs.c.digest,
+            blobs.c.size,
+        )
+        .join(blobs, blobs.c.id == pins.c.blob_id)
+        .order_by(pins.c.owner, pins.c.blob_id)
+        .limit(limit)
+    )
+    if owner is None:
+        query = query.where(tuple_(pins.c.owner, pins.c.blob_id) > after)
+    else:
+        query = query.where(pins.c.owner == owner, pins.c.blob_id > after[1])
+    rows = connection.execute(query).all()
+    page = [Pin(owner=r[0], blob=BlobId(r[4], r[5]), reason=r[2], created_at=r[3]) for r in rows]
+    return page, (rows[-1][0], rows[-1][1]) if rows else after

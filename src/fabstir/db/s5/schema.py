@@ -1,0 +1,18 @@
+"""What the SQLite of an S5 store holds. Every table module of this folder declares in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import MetaData
+
+from fabstir.db.schema import NAMING, Schema
+
+s5_metadata = MetaData(naming_convention=NAMING)
+
+S5: Final = Schema(
+    what="the S5 store's database",
+    metadata=s5_metadata,
+    migrations=Path(__file__).parent / "migrations",
+)
