@@ -12,15 +12,33 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from fabstir.primitives.errors import StorageError
+from fabstir.primitives.errors import StorageError, StorageFull
 
 T = TypeVar("T")
 
 _MAX_GROUP = 256
 """Most writes in one commit. Measured 0.2 ms a write, so the first of a full group waits 50 ms for
 the last at most, and 256 of them share one fsync."""
+
+_PRIMARY_CODE = 0xFF
+"""SQLite's extended error codes keep the plain one in their lowest byte."""
+
+
+def disk_error(cause: BaseException, path: Path, what: str) -> StorageError:
+    """What to raise where SQLite failed: StorageFull when it says that it is the disk's room."""
+    origin = getattr(cause, "orig", cause)
+    is_full = getattr(origin, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return (StorageFull if is_full else StorageError)(
+        f"{path} cannot be {what}: {origin}. Free disk space, or see whether the disk is failing"
+    )
+
+
+def is_of_the_disk(error: DatabaseError) -> bool:
+    """Whether SQLite failed because of the disk or the file, not because of the statement."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY_CODE
+    return code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT}
 
 
 class _TransactionLost(Exception):
@@ -55,6 +73,8 @@ class _Write:
             if not raw.in_transaction:
                 raise _TransactionLost from exc
             savepoint.rollback()
+            if isinstance(exc, DatabaseError) and is_of_the_disk(exc):
+                raise  # inside a statement: a large transaction is written before it is committed
 
     def report(self) -> None:
         if self.error is not None:
@@ -129,10 +149,7 @@ class Writer:
                     self._commit(connection, [write])
                 return
             cause = group[0].error or exc
-            group[0].error = StorageError(
-                f"{self._path} cannot be written: {getattr(cause, 'orig', cause)}. "
-                "Free disk space, or see whether the disk is failing"
-            )
+            group[0].error = disk_error(cause, self._path, "written")
             group[0].error.__cause__ = cause
         for write in group:
             write.report()

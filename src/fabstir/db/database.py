@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
 from fabstir.db._migrate import migrate
-from fabstir.db._writer import Writer
+from fabstir.db._writer import Writer, disk_error, is_of_the_disk
 from fabstir.db.lock import locked
 from fabstir.db.schema import JOURNAL, Schema
 from fabstir.primitives.errors import ConfigError
@@ -78,12 +78,21 @@ class Database:
         return await asyncio.wrap_future(self._writer.submit(fn, durable=durable))
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
-        """Run `fn` on a connection that cannot write; it sees every write that has returned."""
+        """Run `fn` on a connection that cannot write; it sees every write that has returned.
+
+        Raises:
+            StorageError: the file is damaged or cannot be read.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, fn)
 
     def _read(self, fn: Callable[[Connection], T]) -> T:
-        with self._read_engine.connect() as connection, connection.begin():
-            return fn(connection)
+        try:
+            with self._read_engine.connect() as connection, connection.begin():
+                return fn(connection)
+        except DatabaseError as exc:
+            if is_of_the_disk(exc):
+                raise disk_error(exc, self.path, "read") from exc
+            raise
 
 
 @asynccontextmanager

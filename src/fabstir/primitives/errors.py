@@ -37,6 +37,8 @@ FabstirError
     NotFound                  no blob, path or registry entry of this name
     CorruptBlob               stored bytes are not what their hash says; carries blob and place
     PathRefused               a path that is not allowed: traversal, too long, look-alike
+    HashMismatch              given bytes are not what their identifier says; nothing is kept
+    BlobTooLarge              longer than the caller's limit; carries it
     StorageFull               the disk has no room; nothing of the write is kept
     QuotaExceeded             the owner's own limit; carries owner, limit and needed
     WriteConflict             somebody else changed it meanwhile; carries what
@@ -280,6 +282,29 @@ class CorruptBlob(StorageError):
 
 class PathRefused(StorageError):
     """A path that is not allowed; the text says which part and why."""
+
+
+class HashMismatch(StorageError):
+    """Bytes that were given do not hash to what they were said to be; nothing of them is kept."""
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(
+            f"the bytes hash to {actual}, but {expected} was announced: they were damaged on the "
+            "way, or the identifier is another's; send them again"
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class BlobTooLarge(StorageError):
+    """A blob is longer than the caller's limit; nothing of it is kept or returned."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"the blob is longer than the limit of {limit_bytes} bytes: read or send it in parts, "
+            "or raise the limit"
+        )
+        self.limit_bytes = limit_bytes
 
 
 class StorageFull(StorageError):
