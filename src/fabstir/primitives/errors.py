@@ -43,6 +43,7 @@ FabstirError
     QuotaExceeded             the owner's own limit; carries owner, limit and needed
     WriteConflict             somebody else changed it meanwhile; carries what
     AccessDenied              the key, token or capability does not open this
+    Busy                      too much at once; carries after how many seconds to try again
     PortalError               a portal or peer of S5; carries its URL
       PortalUnavailable       it does not answer, or answers half; worth another try
       PortalRefused           it answered no; carries its HTTP status
@@ -334,6 +335,14 @@ class WriteConflict(StorageError):
 
 class AccessDenied(StorageError):
     """The key, token or capability that was given does not open this."""
+
+
+class Busy(StorageError):
+    """Too much at once; nothing was done, and trying again after `retry_after` seconds may do."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class PortalError(StorageError):
