@@ -1,0 +1,466 @@
+"""What nodes of S5 say to each other over `/s5/p2p`, one message a WebSocket frame.
+
+Questions and the handshake are msgpack values, one after another; storage locations (05), registry
+entries (07) and stream messages (08) are fixed binary forms that carry their own signature. The
+handshake's answer and announcements of peers come in a signed envelope (10). What a node does not
+know it passes over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Final, Self
+
+from fabstir.primitives.cid import HashType, Multihash
+from fabstir.primitives.errors import RemoteProtocolError
+from fabstir.protocol.crypto import Crypto
+from fabstir.protocol.s5._items import Items, pack
+from fabstir.protocol.s5.bytes_reader import Reader
+from fabstir.protocol.s5.limits import (
+    MAX_ANNOUNCED_PEERS,
+    MAX_CHALLENGE_BYTES,
+    MAX_NETWORK_BYTES,
+    MAX_QUERY_TYPES,
+    MAX_URI_BYTES,
+    MAX_WIRE_BYTES,
+    MAX_WIRE_PARTS,
+)
+from fabstir.protocol.s5.multikey import MULTIKEY_BYTES, decode_multikey, encode_multikey
+from fabstir.protocol.s5.registry import SignedEntry, StreamMessage
+
+FEATURES: Final = 3
+"""The features that every node says it has; Dart nodes refuse any other number."""
+
+LEGACY_BLAKE3: Final = 0x1F
+"""How Dart nodes write the type of a BLAKE3 hash; S5.js writes 1e."""
+
+_MULTIHASH_BYTES = 33
+_SIGNATURE_BYTES = 64
+_AFTER = 1
+"""The key of a stream query's option: only messages above this revision."""
+
+
+class Method(IntEnum):
+    """The first value of a message."""
+
+    HANDSHAKE_OPEN = 1
+    HANDSHAKE_DONE = 2
+    HASH_QUERY = 4
+    STORAGE_LOCATION = 5
+    REGISTRY_ENTRY = 7
+    ANNOUNCE_PEERS = 8
+    """Inside a signed envelope; outside it, 8 is a stream message."""
+    SIGNED = 10
+    REGISTRY_QUERY = 13
+    STREAM_QUERY = 0x49
+
+
+class LocationType(IntEnum):
+    """How a storage location gives a blob."""
+
+    ARCHIVE = 0
+    """Not at once: it must be asked for first."""
+    FILE = 3
+    """By URL, with ranges."""
+    FULL = 5
+    """By URL, and its BLAKE3 tree at the same URL with `.obao` behind it."""
+    BRIDGE = 7
+    """Through another network, not verified by the hash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handshake:
+    """The first message of either side: sign these bytes.
+
+    Attributes:
+        challenge: random, 1 to MAX_CHALLENGE_BYTES; S5.js sends 64 bytes, Dart nodes 32.
+        network: None: the public one.
+    """
+
+    challenge: bytes
+    network: str | None = None
+
+    def encode(self) -> bytes:
+        network = () if self.network is None else (self.network,)
+        return pack(int(Method.HANDSHAKE_OPEN), self.challenge, *network)
+
+    @classmethod
+    def read(cls, items: Items) -> Self:
+        challenge = items.binary("the challenge", low=1, high=MAX_CHALLENGE_BYTES)
+        if items.is_at_end():
+            return cls(challenge=challenge)
+        network = items.text("the network", max_bytes=MAX_NETWORK_BYTES)
+        return cls(challenge=challenge, network=network)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandshakeDone:
+    """The answer to a handshake, inside a signed envelope.
+
+    Attributes:
+        challenge: the other side's.
+        uris: where this node can be dialled.
+    """
+
+    challenge: bytes
+    features: int = FEATURES
+    uris: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        head = pack(int(Method.HANDSHAKE_DONE), self.challenge, self.features)
+        return head + pack(len(self.uris), *self.uris)
+
+    @classmethod
+    def read(cls, items: Items) -> Self:
+        return cls(
+            challenge=items.binary("the challenge", low=1, high=MAX_CHALLENGE_BYTES),
+            features=items.number("the features", below=1 << 32),
+            uris=items.uris(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerInfo:
+    """A node, as another one knows it.
+
+    Attributes:
+        public_key: 32 bytes of ed25519, the node's id.
+        uris: where it says that it can be dialled. Hearsay, until its handshake was checked.
+    """
+
+    public_key: bytes
+    is_connected: bool
+    uris: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnouncePeers:
+    """The nodes that the sender is connected to, inside a signed envelope."""
+
+    peers: tuple[PeerInfo, ...]
+
+    def encode(self) -> bytes:
+        head = pack(int(Method.ANNOUNCE_PEERS), len(self.peers))
+        return head + b"".join(
+            pack(encode_multikey(peer.public_key), peer.is_connected, len(peer.uris), *peer.uris)
+            for peer in self.peers
+        )
+
+    @classmethod
+    def read(cls, items: Items) -> Self:
+        count = items.number("the number of peers", below=MAX_ANNOUNCED_PEERS + 1)
+        return cls(
+            peers=tuple(
+                PeerInfo(
+                    public_key=_read_key(items),
+                    is_connected=items.flag("whether it is connected"),
+                    uris=items.uris(),
+                )
+                for _ in range(count)
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """A message that this node does not know, and passes over."""
+
+    method: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """An envelope whose signature was checked.
+
+    Attributes:
+        public_key: 32 bytes, the node that signed.
+        body: what was signed; `message` is what it says.
+    """
+
+    public_key: bytes
+    signature: bytes
+    body: bytes
+    message: HandshakeDone | AnnouncePeers | Unknown = field(compare=False)
+
+    def encode(self) -> bytes:
+        key = encode_multikey(self.public_key)
+        return pack(int(Method.SIGNED), key, self.signature, self.body)
+
+    @classmethod
+    def read(cls, items: Items, crypto: Crypto) -> Self:
+        public_key = _read_key(items)
+        signature = items.binary("the signature", low=_SIGNATURE_BYTES, high=_SIGNATURE_BYTES)
+        body = items.binary("the signed message", low=1, high=MAX_WIRE_BYTES)
+        if not crypto.ed25519_verify(public_key, body, signature):
+            raise RemoteProtocolError("a message of a peer is not signed by the key it names")
+        message = _read_body(body)
+        return cls(public_key=public_key, signature=signature, body=body, message=message)
+
+
+def _read_body(body: bytes) -> HandshakeDone | AnnouncePeers | Unknown:
+    items = Items(body, "a signed message of a peer")
+    method = items.number("the method", below=1 << 32)
+    if method == Method.HANDSHAKE_DONE:
+        return HandshakeDone.read(items)
+    if method == Method.ANNOUNCE_PEERS:
+        return AnnouncePeers.read(items)
+    return Unknown(method=method)
+
+
+def sign_message(seed: bytes, message: HandshakeDone | AnnouncePeers, crypto: Crypto) -> Signed:
+    """Put a message into a signed envelope of the node whose key is `seed`."""
+    body = message.encode()
+    return Signed(
+        public_key=crypto.ed25519_public_key(seed),
+        signature=crypto.ed25519_sign(seed, body),
+        body=body,
+        message=message,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashQuery:
+    """Who has this blob?
+
+    Attributes:
+        types: the LocationTypes that the asker can use.
+        hash_byte: how the asker wrote the hash's type; S5.js finds only answers that repeat it.
+    """
+
+    hash: Multihash
+    types: tuple[int, ...]
+    hash_byte: int = HashType.BLAKE3
+
+    def encode(self) -> bytes:
+        multihash = bytes([self.hash_byte]) + self.hash.digest
+        return pack(int(Method.HASH_QUERY), multihash, list(self.types))
+
+    @classmethod
+    def read(cls, items: Items) -> Self:
+        raw = items.binary("the hash", low=_MULTIHASH_BYTES, high=_MULTIHASH_BYTES)
+        types = items.numbers("the types", most=MAX_QUERY_TYPES, below=256)
+        return cls(hash=_read_multihash(raw), types=types, hash_byte=raw[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageLocation:
+    """Where a blob can be fetched, as the node that says so signed it.
+
+    Attributes:
+        type: a LocationType, or one that is not known here.
+        expiry: Unix seconds, after which it is not to be used.
+        parts: the URL first.
+        public_key: 32 bytes, the node's id.
+        signature: 64 bytes, over everything before the key.
+        hash_byte: how the node wrote the hash's type: it is signed.
+    """
+
+    hash: Multihash
+    type: int
+    expiry: int
+    parts: tuple[str, ...]
+    public_key: bytes
+    signature: bytes
+    hash_byte: int = HashType.BLAKE3
+
+    def encode(self) -> bytes:
+        return self._signed_part() + encode_multikey(self.public_key) + self.signature
+
+    def _signed_part(self) -> bytes:
+        texts = [part.encode() for part in self.parts]
+        return b"".join(
+            (
+                bytes([Method.STORAGE_LOCATION, self.hash_byte]),
+                self.hash.digest,
+                bytes([self.type]),
+                self.expiry.to_bytes(4, "little"),
+                bytes([len(texts)]),
+                *(len(text).to_bytes(2, "little") + text for text in texts),
+                b"\0",
+            )
+        )
+
+    @classmethod
+    def decode(cls, raw: bytes, crypto: Crypto) -> Self:
+        """Read and verify the wire form; whether it has expired is for who knows the time.
+
+        Raises:
+            RemoteProtocolError: cut off, too long, too many parts, not UTF-8, or not signed by
+                the key it names.
+        """
+        reader = Reader(raw, "a storage location")
+        reader.expect(bytes([Method.STORAGE_LOCATION]))
+        multihash = reader.take(_MULTIHASH_BYTES)
+        kind = reader.number(1, "little")
+        expiry = reader.number(4, "little")
+        parts = _read_parts(reader)
+        reader.expect(b"\0")
+        public_key = decode_multikey(reader.take(MULTIKEY_BYTES))
+        signature = reader.take(_SIGNATURE_BYTES)
+        reader.end()
+        location = cls(
+            hash=_read_multihash(multihash),
+            type=kind,
+            expiry=expiry,
+            parts=parts,
+            public_key=public_key,
+            signature=signature,
+            hash_byte=multihash[0],
+        )
+        if not crypto.ed25519_verify(public_key, location._signed_part(), signature):
+            raise RemoteProtocolError("a storage location is not signed by the node it names")
+        return location
+
+
+def _read_parts(reader: Reader) -> tuple[str, ...]:
+    count = reader.number(1, "little")
+    if count > MAX_WIRE_PARTS:
+        raise RemoteProtocolError(f"a storage location has more than {MAX_WIRE_PARTS} parts")
+    parts: list[str] = []
+    for _ in range(count):
+        length = reader.number(2, "little")
+        if length > MAX_URI_BYTES:
+            raise RemoteProtocolError(
+                f"a part of a storage location is longer than {MAX_URI_BYTES} bytes"
+            )
+        try:
+            parts.append(reader.take(length).decode())
+        except UnicodeDecodeError as exc:
+            raise RemoteProtocolError("a part of a storage location is not UTF-8") from exc
+    return tuple(parts)
+
+
+def sign_location(
+    seed: bytes,
+    query: HashQuery,
+    *,
+    location_type: LocationType,
+    expiry: int,
+    parts: tuple[str, ...],
+    crypto: Crypto,
+) -> StorageLocation:
+    """Answer a query: this node has the blob, there.
+
+    Args:
+        seed: the node's ed25519 seed.
+        expiry: Unix seconds, below 2^32.
+        parts: the URL first.
+
+    Raises:
+        ValueError: too many parts, one too long, or an expiry that is none.
+    """
+    if len(parts) > MAX_WIRE_PARTS or any(len(part.encode()) > MAX_URI_BYTES for part in parts):
+        raise ValueError(
+            f"a location has at most {MAX_WIRE_PARTS} parts of at most {MAX_URI_BYTES} bytes"
+        )
+    if not 0 <= expiry < 1 << 32:
+        raise ValueError(f"{expiry} is not a Unix time in seconds below 2^32")
+    unsigned = StorageLocation(
+        hash=query.hash,
+        type=location_type,
+        expiry=expiry,
+        parts=parts,
+        public_key=crypto.ed25519_public_key(seed),
+        signature=b"",
+        hash_byte=query.hash_byte,
+    )
+    signature = crypto.ed25519_sign(seed, unsigned._signed_part())  # pyright: ignore[reportPrivateUsage] - same module
+    return replace(unsigned, signature=signature)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryQuery:
+    """What is the newest registry entry of this key (32 bytes)?"""
+
+    public_key: bytes
+
+    def encode(self) -> bytes:
+        return pack(int(Method.REGISTRY_QUERY), encode_multikey(self.public_key))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamQuery:
+    """Send me this stream's messages, those that come later too.
+
+    Attributes:
+        after: only revisions above this one; None: all.
+    """
+
+    public_key: bytes
+    after: int | None = None
+
+    def encode(self) -> bytes:
+        option = () if self.after is None else ({_AFTER: self.after},)
+        return pack(int(Method.STREAM_QUERY), encode_multikey(self.public_key), *option)
+
+    @classmethod
+    def read(cls, items: Items) -> Self:
+        public_key = _read_key(items)
+        if items.is_at_end():
+            return cls(public_key=public_key)
+        after = items.map("the options").get(_AFTER)
+        if after is not None and (type(after) is not int or not 0 <= after < 1 << 64):
+            raise RemoteProtocolError("a stream query begins after no revision of 64 bits")
+        return cls(public_key=public_key, after=after)
+
+
+Message = (
+    Handshake
+    | Signed
+    | HashQuery
+    | StorageLocation
+    | SignedEntry
+    | StreamMessage
+    | RegistryQuery
+    | StreamQuery
+    | Unknown
+)
+"""What one frame says. Everything signed was verified when it was decoded."""
+
+
+def decode_message(frame: bytes, crypto: Crypto) -> Message:
+    """Read one frame.
+
+    Raises:
+        RemoteProtocolError: too long, cut off, out of bounds, or badly signed. Never any other
+            error, whatever the bytes.
+    """
+    if len(frame) > MAX_WIRE_BYTES:
+        raise RemoteProtocolError(f"a message of a peer is longer than {MAX_WIRE_BYTES} bytes")
+    match frame[:1]:
+        case b"\x05":
+            return StorageLocation.decode(frame, crypto)
+        case b"\x07":
+            return SignedEntry.decode(frame, crypto)
+        case b"\x08":
+            return StreamMessage.decode(frame, crypto)
+        case _:
+            return _read_items(Items(frame, "a message of a peer"), crypto)
+
+
+def _read_items(items: Items, crypto: Crypto) -> Message:
+    match items.number("the method", below=1 << 32):
+        case Method.HANDSHAKE_OPEN:
+            return Handshake.read(items)
+        case Method.SIGNED:
+            return Signed.read(items, crypto)
+        case Method.HASH_QUERY:
+            return HashQuery.read(items)
+        case Method.REGISTRY_QUERY:
+            return RegistryQuery(public_key=_read_key(items))
+        case Method.STREAM_QUERY:
+            return StreamQuery.read(items)
+        case method:
+            return Unknown(method=method)
+
+
+def _read_key(items: Items) -> bytes:
+    return decode_multikey(items.binary("a public key", low=MULTIKEY_BYTES, high=MULTIKEY_BYTES))
+
+
+def _read_multihash(raw: bytes) -> Multihash:
+    try:
+        return Multihash.from_bytes(raw)
+    except ValueError as exc:
+        raise RemoteProtocolError(str(exc)) from exc
