@@ -149,6 +149,8 @@ class S5Settings:
     """Whether strangers may make accounts where the node is public; on loopback they always may."""
     portals: tuple[str, ...] = ()
     """URLs of portals to copy to and to read from; "public": the known public ones."""
+    portal_prices: tuple[str, ...] = ()
+    """What portals charge, for the metrics: `https://portal.example=5.99`, USD per TB and month."""
     peers: tuple[str, ...] = ()
     """WebSocket URLs (ws://host:port/s5/p2p) of nodes to exchange blobs with."""
     replicas: Annotated[int, Between(1, 16)] = 1

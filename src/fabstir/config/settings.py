@@ -45,6 +45,7 @@ PUBLIC_PORTALS = "public"
 """Stands in s5.portals for the known public ones."""
 
 _PORTAL = re.compile(rf"https?://[^\s/]\S*|{PUBLIC_PORTALS}")
+_PRICE = re.compile(r"https?://[^\s/=]+=[0-9]+(\.[0-9]+)?")
 _PEER = re.compile(r"wss?://[^\s/]\S*")
 
 
@@ -293,10 +294,11 @@ def _checked_s5(settings: Settings) -> Settings:
     for key, urls, form, example in (
         ("s5.portals", s5.portals, _PORTAL, "https://portal.example"),
         ("s5.peers", s5.peers, _PEER, "wss://node.example/s5/p2p"),
+        ("s5.portal_prices", s5.portal_prices, _PRICE, "https://portal.example=5.99"),
     ):
         wrong = [url for url in urls if not form.fullmatch(url)]
         if wrong:
-            raise ConfigError(f"{key} has {wrong[0]!r}, but URLs such as {example} are expected")
+            raise ConfigError(f"{key} has {wrong[0]!r}, but {example} or the like is expected")
     num_elsewhere = len(set(s5.portals)) + len(set(s5.peers))
     if s5.replicas > 1 + num_elsewhere and PUBLIC_PORTALS not in s5.portals:
         raise ConfigError(

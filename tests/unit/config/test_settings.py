@@ -138,6 +138,7 @@ def test_every_type_can_stand_in_the_file(config_file: Path) -> None:
         ("[s5]\npublic = true", ["s5.url is empty", "https://"]),
         ("[s5]\nportals = ['s5.example']", ["s5.portals has 's5.example'", "https://"]),
         ("[s5]\npeers = ['http://a/s5/p2p']", ["s5.peers has 'http://a/s5/p2p'", "wss://"]),
+        ("[s5]\nportal_prices = ['a=1']", ["s5.portal_prices has 'a=1'", "=5.99"]),
         ("[s5]\nreplicas = 2", ["s5.replicas is 2", "name 0 other places", "s5.portals"]),
         ("[s5]\nreplicas = 17", ["s5.replicas is 17", "from 1 to 16"]),
         ("[model]\nrepo = 'a/b'", ["model.file and model.sha256 must be set too"]),
