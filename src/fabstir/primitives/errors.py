@@ -44,6 +44,7 @@ FabstirError
     WriteConflict             somebody else changed it meanwhile; carries what
     AccessDenied              the key, token or capability does not open this
     Busy                      too much at once; carries after how many seconds to try again
+    FetchFailed               no source gave a whole blob; carries why each was dropped
     PortalError               a portal or peer of S5; carries its URL
       PortalUnavailable       it does not answer, or answers half; worth another try
       PortalRefused           it answered no; carries its HTTP status
@@ -343,6 +344,22 @@ class Busy(StorageError):
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class FetchFailed(StorageError):
+    """No source gave the whole blob; what is verified is kept, and the next try resumes it.
+
+    `dropped` says why each source was given up, by its name.
+    """
+
+    def __init__(self, blob: str, dropped: dict[str, StorageError], kept_bytes: int) -> None:
+        reasons = "; ".join(str(error) for error in dropped.values()) or "no source is named"
+        super().__init__(
+            f"blob {blob} could not be fetched, {kept_bytes} bytes of it are kept for the next "
+            f"try: {reasons}"
+        )
+        self.dropped = dropped
+        self.kept_bytes = kept_bytes
 
 
 class PortalError(StorageError):
