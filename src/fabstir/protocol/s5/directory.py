@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
-from typing import Final
 
 Cbor = (
     None
@@ -24,7 +22,9 @@ Cbor = (
 )
 """Any CBOR value that S5 writes: no tags, no undefined."""
 
-_NOTHING: Final[Mapping[Cbor, Cbor]] = MappingProxyType({})
+
+def _nothing() -> Mapping[Cbor, Cbor]:
+    return {}
 
 
 class Dialect(Enum):
@@ -61,7 +61,8 @@ class FileRef:
         timestamp, timestamp_nanos: when it was written, Unix seconds and the rest of them.
         locations: (tag, value) as S5 defines them; kept, not used.
         encryption: None: the blob is the plaintext.
-        extra: what else stands beside it, encryption not included; kept as it was read.
+        extra: what else stands beside it, encryption not included; kept as it was read. Text keys
+            are those of field 22, integer keys fields that we do not know.
         prev: the file that this one replaced.
     """
 
@@ -72,7 +73,7 @@ class FileRef:
     timestamp_nanos: int | None = None
     locations: tuple[tuple[int, bytes | str], ...] = ()
     encryption: FileEncryption | None = None
-    extra: Mapping[Cbor, Cbor] = _NOTHING
+    extra: Mapping[Cbor, Cbor] = field(default_factory=_nothing)
     prev: FileRef | None = None
 
 
@@ -90,10 +91,11 @@ class DirRef:
     """A directory in a directory.
 
     Attributes:
-        link: 32 bytes, a hash or an ed25519 key as `kind` says.
+        link: 32 bytes, a hash or an ed25519 key as `kind` says. None at all where S5.js lost the
+            key on sharding: whoever has the parent's write key can derive it.
         encryption_key: 32 bytes that open it (and its HAMT's nodes); None: it is in clear.
         timestamp, timestamp_nanos: as of a file.
-        extra: what else stands beside it; kept as it was read.
+        extra: as of a file.
     """
 
     kind: LinkKind
@@ -101,7 +103,7 @@ class DirRef:
     encryption_key: bytes | None = field(default=None, repr=False)
     timestamp: int | None = None
     timestamp_nanos: int | None = None
-    extra: Mapping[Cbor, Cbor] = _NOTHING
+    extra: Mapping[Cbor, Cbor] = field(default_factory=_nothing)
 
 
 Entry = FileRef | DirRef
@@ -138,4 +140,4 @@ class Directory:
     files: Mapping[str, FileRef]
     dirs: Mapping[str, DirRef]
     sharding: Sharding | None = None
-    header: Mapping[Cbor, Cbor] = _NOTHING
+    header: Mapping[Cbor, Cbor] = field(default_factory=_nothing)
