@@ -18,7 +18,7 @@ from fabstir.api.errors import http_error
 from fabstir.api.websocket import WebSocketDoor
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
-from fabstir.primitives.errors import FabstirError, RemoteProtocolError, StorageError
+from fabstir.primitives.errors import FabstirError, NotFound, RemoteProtocolError
 from fabstir.primitives.ids import ChainId, JobId
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.fields import Fields
@@ -95,10 +95,10 @@ class _Doors:
         if not session_id.isascii() or not session_id.isdigit():
             raise RemoteProtocolError("session ids are decimal numbers")
         if len(session_id) > _MAX_JOB_ID_DIGITS:
-            raise StorageError(f"nothing was claimed for session {session_id[:32]}")
+            raise NotFound(f"nothing was claimed for session {session_id[:32]}")
         index = await self._services.checkpoint_index(JobId(int(session_id)))
         if index is None:
-            raise StorageError(f"nothing was claimed for session {session_id}")
+            raise NotFound(f"nothing was claimed for session {session_id}")
         return Response(index, media_type="application/json")
 
     async def blob(self, request: Request) -> Response:

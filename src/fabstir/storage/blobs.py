@@ -14,7 +14,7 @@ from pathlib import Path
 from anyio import to_thread
 
 from fabstir.primitives.cid import BlobId
-from fabstir.primitives.errors import StorageError
+from fabstir.primitives.errors import NotFound, StorageError
 from fabstir.protocol.crypto import Crypto
 
 
@@ -69,7 +69,7 @@ class BlobStore:
         try:
             data = self._path(blob).read_bytes()
         except FileNotFoundError:
-            raise StorageError(f"no blob {blob.encode()} in {self._folder}") from None
+            raise NotFound(f"no blob {blob.encode()} in {self._folder}") from None
         if len(data) != blob.size or self._crypto.blake3(data) != blob.digest:
             raise StorageError(
                 f"the bytes of blob {blob.encode()} in {self._folder} are not what was stored: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from fabstir.db.s5 import blobs, pins
+from fabstir.db.s5 import accounts, blobs, pins, tus
 
 revision = "0001"
 down_revision = None
@@ -16,6 +16,9 @@ TABLES = (
     blobs.doomed_files,
     pins.owners,
     pins.pins,
+    accounts.accounts,
+    accounts.account_tokens,
+    tus.tus_uploads,
 )
 
 
