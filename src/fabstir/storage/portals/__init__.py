@@ -2,6 +2,7 @@
 
 from fabstir.storage.portals.account import AccountFile, PortalAccount
 from fabstir.storage.portals.answers import AccountStats, LocationAnswer, PortalNode
+from fabstir.storage.portals.health import Backoff, HealthReport
 from fabstir.storage.portals.http import (
     OnRequest,
     Patience,
@@ -10,6 +11,7 @@ from fabstir.storage.portals.http import (
     open_client,
     parse_origin,
 )
+from fabstir.storage.portals.pool import PortalPool, PortalUsage
 from fabstir.storage.portals.portal import Portal
 from fabstir.storage.portals.presets import PRESETS, expand
 from fabstir.storage.portals.session import Session, load_session, sign_in
@@ -19,6 +21,8 @@ __all__ = [
     "PRESETS",
     "AccountFile",
     "AccountStats",
+    "Backoff",
+    "HealthReport",
     "LocationAnswer",
     "OnProgress",
     "OnRequest",
@@ -27,7 +31,9 @@ __all__ = [
     "PortalAccount",
     "PortalHttp",
     "PortalNode",
+    "PortalPool",
     "PortalRequest",
+    "PortalUsage",
     "Session",
     "Source",
     "bytes_source",

@@ -74,11 +74,8 @@ class TusUpload:
             PortalError: as `PortalHttp.ask`; 404, 405 and 501 where there is no TUS at all.
             StorageError: the source fails.
         """
-        with self._http.measured("tus") as measure:
-            try:
-                await persist(self._attempt, lambda: self._offset, self._http.patience)
-            finally:
-                measure.bytes_out = self._offset
+        with self._http.measured("tus"):
+            await persist(self._attempt, lambda: self._offset, self._http.patience)
         return self._was_there
 
     async def _attempt(self) -> None:
