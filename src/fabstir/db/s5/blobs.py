@@ -173,7 +173,7 @@ def load_groups(connection: Connection, blob_id: int, first: int, end: int) -> b
 
 
 def insert_blob(connection: Connection, content: Content, now: float) -> BlobRow:
-    """Take a blob in, without a pin."""
+    """Take a blob in that is about to be pinned once, in the same transaction."""
     blob_id = connection.scalar(
         insert(blobs)
         .values(
@@ -182,8 +182,7 @@ def insert_blob(connection: Connection, content: Content, now: float) -> BlobRow
             size=content.size,
             file=content.file,
             is_bad=False,
-            num_pins=0,
-            unpinned_at=now,
+            num_pins=1,
             created_at=now,
         )
         .returning(blobs.c.id)
@@ -197,7 +196,7 @@ def insert_blob(connection: Connection, content: Content, now: float) -> BlobRow
         size=content.size,
         file=content.file,
         is_bad=False,
-        num_pins=0,
+        num_pins=1,
     )
 
 
@@ -219,6 +218,17 @@ def mark_bad(connection: Connection, row: BlobRow) -> None:
     """Never serve these bytes again. Does nothing where they were replaced meanwhile."""
     same = blobs.c.file.is_(None) if row.file is None else blobs.c.file == row.file
     connection.execute(update(blobs).where(blobs.c.id == row.id, same).values(is_bad=True))
+
+
+def restore_groups(connection: Connection, row: BlobRow, groups: bytes) -> None:
+    """Serve a blob again whose bytes are right, with the right hashes of its groups."""
+    current = load_row(connection, row.id)
+    if current is None or current.file != row.file:
+        return
+    connection.execute(update(blobs).where(blobs.c.id == row.id).values(is_bad=False))
+    if row.file is not None:
+        connection.execute(delete(blob_groups).where(blob_groups.c.blob_id == row.id))
+        _insert_groups(connection, row.id, groups)
 
 
 def load_garbage(connection: Connection, unpinned_before: float, limit: int) -> list[BlobRow]:
@@ -265,9 +275,12 @@ def forget_doomed(connection: Connection, files: Iterable[str]) -> None:
     connection.execute(delete(doomed_files).where(doomed_files.c.file.in_(list(files))))
 
 
-def load_doomed(connection: Connection) -> list[str]:
-    """All of them: a handful, unless a collection was killed."""
-    return list(connection.scalars(select(doomed_files.c.file)))
+def load_doomed(connection: Connection, files: Sequence[str] | None = None) -> list[str]:
+    """Those of `files`, or all: a handful, some hundreds where a collection was killed."""
+    query = select(doomed_files.c.file)
+    if files is not None:
+        query = query.where(doomed_files.c.file.in_(files))
+    return list(connection.scalars(query))
 
 
 def named_files(connection: Connection, files: Sequence[str]) -> set[str]:
@@ -282,12 +295,16 @@ def _insert_bytes(connection: Connection, blob_id: int, content: Content) -> Non
         connection.execute(insert(blob_data).values(blob_id=blob_id, data=content.data))
         return
     forget_doomed(connection, [content.file])
+    _insert_groups(connection, blob_id, content.groups)
+
+
+def _insert_groups(connection: Connection, blob_id: int, groups: bytes) -> None:
     row_bytes = _GROUPS_PER_ROW * GROUP_HASH_BYTES
     connection.execute(
         insert(blob_groups),
         [
-            {"blob_id": blob_id, "part": part, "hashes": content.groups[start : start + row_bytes]}
-            for part, start in enumerate(range(0, len(content.groups), row_bytes))
+            {"blob_id": blob_id, "part": part, "hashes": groups[start : start + row_bytes]}
+            for part, start in enumerate(range(0, len(groups), row_bytes))
         ],
     )
 

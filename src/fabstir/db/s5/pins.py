@@ -92,12 +92,23 @@ def insert_pin(connection: Connection, owner: str, row: BlobRow, reason: str, no
     if connection.execute(known).first() is not None:
         return
     connection.execute(
-        insert(pins).values(owner=owner, blob_id=row.id, reason=reason, created_at=now)
-    )
-    connection.execute(
         update(blobs)
         .where(blobs.c.id == row.id)
         .values(num_pins=blobs.c.num_pins + 1, unpinned_at=None)
+    )
+    insert_first_pin(connection, owner, row, reason, now)
+
+
+def insert_first_pin(
+    connection: Connection, owner: str, row: BlobRow, reason: str, now: float
+) -> None:
+    """Pin a blob that this transaction inserted, with that pin counted.
+
+    Raises:
+        QuotaExceeded: as `insert_pin`.
+    """
+    connection.execute(
+        insert(pins).values(owner=owner, blob_id=row.id, reason=reason, created_at=now)
     )
     usage = add_usage(connection, owner, 1, row.size)
     if usage.max_bytes is not None and usage.num_bytes > usage.max_bytes:

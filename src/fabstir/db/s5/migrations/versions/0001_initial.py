@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from fabstir.db.s5 import accounts, blobs, pins, tus
+from fabstir.db.s5 import accounts, blobs, pins, registry, tus
 
 revision = "0001"
 down_revision = None
@@ -16,6 +16,8 @@ TABLES = (
     blobs.doomed_files,
     pins.owners,
     pins.pins,
+    registry.registry_entries,
+    registry.registry_forks,
     accounts.accounts,
     accounts.account_tokens,
     tus.tus_uploads,

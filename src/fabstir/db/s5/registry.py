@@ -1,0 +1,112 @@
+"""Registry entries: the newest of each key, and the proof where a key signed a revision twice."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    LargeBinary,
+    Table,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from fabstir.db.s5.schema import s5_metadata
+from fabstir.protocol.s5.registry import SignedEntry
+
+MAX_FORKS: Final = 16
+"""Most pieces of evidence that are kept of one key: two are proof enough."""
+
+registry_entries = Table(
+    "registry_entries",
+    s5_metadata,
+    Column("public_key", LargeBinary(32), primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("data", LargeBinary(64), nullable=False),
+    Column("signature", LargeBinary(64), nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+registry_forks = Table(
+    "registry_forks",
+    s5_metadata,
+    Column("public_key", LargeBinary(32), primary_key=True),
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary(64), primary_key=True),
+    Column("signature", LargeBinary(64), nullable=False),
+    Column("seen_at", Float, nullable=False),
+)
+"""Entries that were refused although their key signed them: another one of their revision was
+there. Both sides of each fork are kept, because the entry itself moves on."""
+
+
+def load_entry(connection: Connection, public_key: bytes) -> SignedEntry | None:
+    """The newest entry of a key."""
+    table = registry_entries.c
+    row = connection.execute(
+        select(table.revision, table.data, table.signature).where(table.public_key == public_key)
+    ).one_or_none()
+    if row is None:
+        return None
+    return SignedEntry(public_key=public_key, revision=row[0], data=row[1], signature=row[2])
+
+
+def save_entry(connection: Connection, entry: SignedEntry, now: float) -> None:
+    """Replace a key's entry, or add its first."""
+    values = {
+        "revision": entry.revision,
+        "data": entry.data,
+        "signature": entry.signature,
+        "updated_at": now,
+    }
+    changed = connection.execute(
+        update(registry_entries)
+        .where(registry_entries.c.public_key == entry.public_key)
+        .values(**values)
+    )
+    if not changed.rowcount:
+        connection.execute(insert(registry_entries).values(public_key=entry.public_key, **values))
+
+
+def save_fork(connection: Connection, entry: SignedEntry, now: float) -> None:
+    """Keep one side of a fork; nothing changes where it is kept, or enough of the key's are."""
+    table = registry_forks.c
+    num_known = connection.scalar(
+        select(func.count()).select_from(registry_forks).where(table.public_key == entry.public_key)
+    )
+    same = select(table.data).where(
+        table.public_key == entry.public_key,
+        table.revision == entry.revision,
+        table.data == entry.data,
+    )
+    if (num_known or 0) >= MAX_FORKS or connection.execute(same).first() is not None:
+        return
+    connection.execute(
+        insert(registry_forks).values(
+            public_key=entry.public_key,
+            revision=entry.revision,
+            data=entry.data,
+            signature=entry.signature,
+            seen_at=now,
+        )
+    )
+
+
+def load_forks(connection: Connection, public_key: bytes) -> list[SignedEntry]:
+    """All sides of all forks of a key, by revision."""
+    table = registry_forks.c
+    rows = connection.execute(
+        select(table.revision, table.data, table.signature)
+        .where(table.public_key == public_key)
+        .order_by(table.revision, table.seen_at)
+    )
+    return [
+        SignedEntry(public_key=public_key, revision=row[0], data=row[1], signature=row[2])
+        for row in rows
+    ]

@@ -1,0 +1,23 @@
+"""The local content-addressed store of S5."""
+
+from fabstir.db.s5.pins import Pin, Usage
+from fabstir.storage.store.archive import Exported, Imported
+from fabstir.storage.store.local import LocalBlobs
+from fabstir.storage.store.registry import LocalRegistry
+from fabstir.storage.store.scrub import Fault, Finding, Scrubbed
+from fabstir.storage.store.store import BlobStore, Collected, open_store
+
+__all__ = [
+    "BlobStore",
+    "Collected",
+    "Exported",
+    "Fault",
+    "Finding",
+    "Imported",
+    "LocalBlobs",
+    "LocalRegistry",
+    "Pin",
+    "Scrubbed",
+    "Usage",
+    "open_store",
+]

@@ -1,0 +1,233 @@
+"""Writing: bytes in pieces become a verified, durable, pinned blob, or leave nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+from sqlalchemy import Connection
+
+from fabstir.db import Database
+from fabstir.db.s5.blobs import (
+    BlobRow,
+    Content,
+    doom,
+    find_blob,
+    forget_doomed,
+    insert_blob,
+    load_doomed,
+    name_by_sha256,
+    replace_bytes,
+)
+from fabstir.db.s5.pins import (
+    WHOLE_STORE,
+    add_usage,
+    insert_first_pin,
+    insert_pin,
+    load_usage,
+)
+from fabstir.primitives.cid import BlobId, HashType, Multihash
+from fabstir.primitives.errors import BlobTooLarge, HashMismatch, QuotaExceeded, StorageFull
+from fabstir.protocol.crypto import Crypto
+from fabstir.storage.store._files import IncomingFile, StoreFolder
+from fabstir.storage.store._hashing import GROUP_BYTES
+
+T = TypeVar("T")
+
+MAX_INLINE_BYTES: Final = 64 * 1024 - 1
+"""Longest blob in the database. Below it a row is faster to write and read than a file of its
+own, which costs at least a block, a name and three flushes."""
+
+_STREAM_BLOCK_BYTES: Final = 4 * GROUP_BYTES
+"""1 MiB of a stream is gathered, then written and hashed in a worker thread."""
+
+_WHOLE_BLOCK_BYTES: Final = 16 * GROUP_BYTES
+"""What is in memory anyway is written 4 MiB at a time, so that a cancelled put ends soon."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Put:
+    """What is wanted of one write."""
+
+    owner: str
+    reason: str
+    expected: Multihash | None
+    max_bytes: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class BlobWriter:
+    """Takes blobs in."""
+
+    db: Database
+    folder: StoreFolder
+    crypto: Crypto
+    threads: CapacityLimiter
+    max_bytes: int | None
+    clock: Callable[[], float]
+
+    async def put(self, data: bytes | AsyncIterable[bytes], wanted: Put) -> BlobId:
+        """Store and pin."""
+        blocks = _slices(data) if isinstance(data, bytes) else _gathered(data)
+        async with aclosing(blocks):
+            first = await anext(blocks, memoryview(b""))
+            self._check_length(len(first), wanted.max_bytes)
+            if len(first) <= MAX_INLINE_BYTES:  # shorter than a block, so there is no second one
+                return await self._put_small(bytes(first), wanted)
+            return await self._put_large(first, blocks, wanted)
+
+    async def sweep(self, files: Sequence[str] | None = None) -> None:
+        """Remove the doomed ones of `files`, or all; what a blob names by now stays."""
+
+        def still_doomed(connection: Connection) -> list[str]:
+            return load_doomed(connection, files)
+
+        # Through the writer, which runs it after whatever may still be queued for these files.
+        doomed = await self.db.write(still_doomed, durable=False)
+        if doomed:
+            await self._in_thread(lambda: self.folder.remove(doomed))
+            await self.db.write(lambda c: forget_doomed(c, doomed), durable=False)
+
+    async def _put_small(self, data: bytes, wanted: Put) -> BlobId:
+        content = Content(
+            digest=self.crypto.blake3(data),
+            size=len(data),
+            sha256=hashlib.sha256(data).digest() if _is_sha256(wanted.expected) else None,
+            data=data,
+        )
+        blob = self._identify(content, wanted.expected)
+        with anyio.CancelScope(shield=True):
+            await self.db.write(lambda c: self._keep(c, content, wanted), durable=True)
+        return blob
+
+    async def _put_large(
+        self, first: memoryview, rest: AsyncIterator[memoryview], wanted: Put
+    ) -> BlobId:
+        has_sha256 = _is_sha256(wanted.expected)
+        incoming = await self._in_thread(
+            lambda: IncomingFile(self.folder, self.crypto, has_sha256=has_sha256)
+        )
+        try:
+            await self._receive(incoming, first, rest, wanted)
+            content = await self._in_thread(incoming.finish)
+            blob = self._identify(content, wanted.expected)
+            with anyio.CancelScope(shield=True):
+                await self._install(incoming, content, wanted)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._in_thread(incoming.discard)
+        return blob
+
+    async def _receive(
+        self,
+        incoming: IncomingFile,
+        first: memoryview,
+        rest: AsyncIterator[memoryview],
+        wanted: Put,
+    ) -> None:
+        usage = await self.db.read(lambda connection: load_usage(connection, wanted.owner))
+        size, block = 0, first
+        while block:
+            size += len(block)
+            self._check_length(size, wanted.max_bytes)
+            # Only what can never fit is refused early: bytes that are here already cost nothing,
+            # and whether they are is known at the end.
+            if usage.max_bytes is not None and size > usage.max_bytes:
+                raise QuotaExceeded(wanted.owner, usage.max_bytes, size)
+            self._check_room(size)
+            await self._in_thread(lambda block=block: incoming.write(block))
+            block = await anext(rest, memoryview(b""))
+
+    async def _install(self, incoming: IncomingFile, content: Content, wanted: Put) -> None:
+        """Name the file and commit its row. Whatever happens, afterwards every file has a row."""
+        name = self.folder.new_name(content.digest)
+        content = replace(content, file=name)
+        files = [name]
+        await self.db.write(lambda connection: doom(connection, files), durable=False)
+        try:
+            await self._in_thread(lambda: self.folder.install(incoming.path, name))
+            replaced = await self.db.write(lambda c: self._keep(c, content, wanted), durable=True)
+            if replaced is not None:
+                files.append(replaced)
+        finally:
+            await self.sweep(files)
+
+    def _keep(self, connection: Connection, content: Content, wanted: Put) -> str | None:
+        """The transaction that stores and pins. Returns the file that it took the place of."""
+        now = self.clock()
+        row = find_blob(connection, Multihash(content.digest))
+        if row is None:
+            row = insert_blob(connection, content, now)
+            total = add_usage(connection, WHOLE_STORE, 1, content.size)
+            self._check_room(total.num_bytes)
+            insert_first_pin(connection, wanted.owner, row, wanted.reason, now)
+            return None
+        replaced = None
+        if row.is_bad or not self._is_there(row):
+            replaced = row.file
+            replace_bytes(connection, row, content)
+        if content.sha256 is not None and row.sha256 is None:
+            name_by_sha256(connection, row, content.sha256)
+        insert_pin(connection, wanted.owner, row, wanted.reason, now)
+        return replaced
+
+    def _is_there(self, row: BlobRow) -> bool:
+        return row.file is None or self.folder.has(row.file, row.size)
+
+    def _check_room(self, num_bytes: int) -> None:
+        if self.max_bytes is not None and num_bytes > self.max_bytes:
+            raise StorageFull(
+                f"{self.folder.root} may hold {self.max_bytes} bytes and would hold {num_bytes}: "
+                "nothing of the blob is kept; unpin and collect what is no longer needed, or "
+                "raise s5.max_bytes"
+            )
+
+    @staticmethod
+    def _check_length(size: int, max_bytes: int | None) -> None:
+        if max_bytes is not None and size > max_bytes:
+            raise BlobTooLarge(max_bytes)
+
+    @staticmethod
+    def _identify(content: Content, expected: Multihash | None) -> BlobId:
+        """The identifier of the kind that was asked for.
+
+        Raises:
+            HashMismatch: it is not the expected one.
+        """
+        blob = BlobId(content.digest, content.size)
+        if content.sha256 is not None:
+            blob = BlobId(content.sha256, content.size, HashType.SHA256)
+        if expected is not None and blob.digest != expected.digest:
+            raise HashMismatch(expected.digest.hex(), blob.digest.hex())
+        return blob
+
+    async def _in_thread(self, fn: Callable[[], T]) -> T:
+        return await to_thread.run_sync(fn, limiter=self.threads)
+
+
+def _is_sha256(name: Multihash | None) -> bool:
+    return name is not None and name.type is HashType.SHA256
+
+
+async def _slices(data: bytes) -> AsyncGenerator[memoryview]:
+    view = memoryview(data)
+    for start in range(0, len(data), _WHOLE_BLOCK_BYTES):
+        yield view[start : start + _WHOLE_BLOCK_BYTES]
+
+
+async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncGenerator[memoryview]:
+    """Blocks of 1 MiB, the last one shorter, of pieces of any size."""
+    gathered = bytearray()
+    async for piece in pieces:
+        gathered += piece
+        while len(gathered) >= _STREAM_BLOCK_BYTES:
+            block = bytes(memoryview(gathered)[:_STREAM_BLOCK_BYTES])
+            del gathered[:_STREAM_BLOCK_BYTES]
+            yield memoryview(block)
+    if gathered:
+        yield memoryview(bytes(gathered))

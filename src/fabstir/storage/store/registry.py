@@ -1,0 +1,94 @@
+"""The registry entries that this node keeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final
+
+from sqlalchemy import Connection
+
+from fabstir.db import Database
+from fabstir.db.s5.registry import (
+    load_entry,
+    load_forks,
+    save_entry,
+    save_fork,
+)
+from fabstir.primitives.errors import WriteConflict
+from fabstir.protocol.crypto import Crypto
+from fabstir.protocol.s5.registry import SignedEntry
+
+_SHOWN_DIGITS: Final = 16
+
+
+class _Outcome(Enum):
+    SAVED = auto()
+    OLDER = auto()
+    FORKED = auto()
+
+
+class LocalRegistry:
+    """Implements `ports.Registry` over the store's database."""
+
+    def __init__(
+        self, db: Database, crypto: Crypto, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._db = db
+        self._crypto = crypto
+        self._clock = clock
+
+    async def get(self, public_key: bytes) -> SignedEntry | None:
+        """The newest entry that was set here, verified when it came."""
+        return await self._db.read(lambda connection: load_entry(connection, public_key))
+
+    async def set(self, entry: SignedEntry) -> None:
+        """Keep an entry, durably. The same one again changes nothing.
+
+        Raises:
+            RemoteProtocolError: its key did not sign it, or a part is out of bounds.
+            WriteConflict: what is here has a higher revision, or the same one with other data:
+                then the key signed both, and both are kept as evidence.
+        """
+        entry.verify(self._crypto)
+        outcome, current = await self._db.write(lambda c: self._save(c, entry), durable=True)
+        if outcome is _Outcome.SAVED:
+            return
+        assert current is not None
+        what = f"the registry entry of {entry.public_key.hex()}"
+        if outcome is _Outcome.OLDER:
+            raise WriteConflict(
+                what,
+                f"revision {current.revision} is here, and {entry.revision} was given: read the "
+                "newer one, and sign a revision above it",
+            )
+        raise WriteConflict(
+            what,
+            f"its key signed revision {entry.revision} twice: with {_short(current.data)}, which "
+            f"is here, and with {_short(entry.data)}, which is refused. Two writers share the "
+            "key: read what is here, and sign a revision above it",
+        )
+
+    async def forks(self, public_key: bytes) -> list[SignedEntry]:
+        """Entries of equal revision and different data that the key signed, by revision."""
+        return await self._db.read(lambda connection: load_forks(connection, public_key))
+
+    def _save(
+        self, connection: Connection, entry: SignedEntry
+    ) -> tuple[_Outcome, SignedEntry | None]:
+        current = load_entry(connection, entry.public_key)
+        if current is None or entry.revision > current.revision:
+            save_entry(connection, entry, self._clock())
+            return _Outcome.SAVED, current
+        if entry.revision < current.revision:
+            return _Outcome.OLDER, current
+        if entry.data == current.data:
+            return _Outcome.SAVED, current
+        for side in (current, entry):
+            save_fork(connection, side, self._clock())
+        return _Outcome.FORKED, current
+
+
+def _short(data: bytes) -> str:
+    return f"{data.hex()[:_SHOWN_DIGITS]}... ({len(data)} bytes)" if len(data) > 8 else data.hex()

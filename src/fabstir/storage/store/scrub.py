@@ -1,0 +1,235 @@
+"""Reading everything that is stored, slowly, to find what has rotted before somebody needs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import anyio
+from anyio import to_thread
+from sqlalchemy import Connection
+
+from fabstir.db import Database
+from fabstir.db.s5.blobs import (
+    GROUP_HASH_BYTES,
+    BlobRow,
+    load_data,
+    load_groups,
+    load_page,
+    load_row,
+    named_files,
+    restore_groups,
+)
+from fabstir.db.s5.pins import WHOLE_STORE, load_usage
+from fabstir.primitives.cid import BlobId
+from fabstir.protocol.crypto import Crypto
+from fabstir.storage.store._files import StoreFolder
+from fabstir.storage.store._hashing import GROUP_BYTES, BlobHasher
+from fabstir.storage.store._reading import BlobReader
+
+DEFAULT_SCRUB_RATE: Final = 64e6
+"""Bytes a second: a terabyte in four and a half hours, and a tenth of what a disk reads."""
+
+_PAGE: Final = 64
+"""Blobs of one report; those in the database, up to 4 MiB together, are read at once."""
+
+_STEP_BYTES: Final = 16 * GROUP_BYTES
+_SHARDS: Final = [f"{number:02x}" for number in range(256)]
+_BLOB_CURSOR: Final = "blob:"
+_FOLDER_CURSOR: Final = "folder:"
+
+
+class Fault(StrEnum):
+    """What a scrub finds."""
+
+    ROT = "rot"
+    """Other bytes than were stored, or unreadable ones."""
+    MISSING = "missing"
+    """The file of a blob is gone."""
+    WRONG_SIZE = "wrong size"
+    """The file of a blob was cut off, or grew."""
+    ORPHAN = "orphan"
+    """A file that belongs to no blob."""
+    RESTORED = "restored"
+    """A blob that was marked as rotten and is right again: it is served again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        blob: None for orphans.
+        place: the file, or the row of the database.
+    """
+
+    fault: Fault
+    blob: BlobId | None
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scrubbed:
+    """One report of a scrub that goes on.
+
+    Attributes:
+        cursor: where it is; a scrub that begins `after` it goes on here.
+        num_blobs, num_bytes: checked since this scrub was begun.
+        total_blobs: what the store had when this scrub was begun.
+        findings: what is wrong, since the last report.
+    """
+
+    cursor: str
+    num_blobs: int
+    num_bytes: int
+    total_blobs: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Waits until a number of bytes may have been read."""
+
+    bytes_per_second: float
+    due: float
+
+    async def spend(self, num_bytes: int) -> None:
+        self.due = max(self.due, anyio.current_time() - 1) + num_bytes / self.bytes_per_second
+        await anyio.sleep(self.due - anyio.current_time())
+
+
+@dataclass(frozen=True, slots=True)
+class Scrubber:
+    """One walk through a store."""
+
+    db: Database
+    folder: StoreFolder
+    reader: BlobReader
+    crypto: Crypto
+
+    async def run(
+        self, after: str, bytes_per_second: float, *, remove_orphans: bool
+    ) -> AsyncIterator[Scrubbed]:
+        """Blobs by age, then files by name."""
+        blob_id, shards = _parse(after)
+        pace = _Pace(bytes_per_second, anyio.current_time())
+        total = (await self.db.read(lambda c: load_usage(c, WHOLE_STORE))).num_blobs
+        num_blobs = num_bytes = 0
+        while blob_id is not None:
+            rows = await self.db.read(lambda c, at=blob_id: load_page(c, at, _PAGE))
+            if not rows:
+                break
+            findings = [finding for row in rows if (finding := await self._check(row, pace))]
+            blob_id = rows[-1].id
+            num_blobs += len(rows)
+            num_bytes += sum(row.size for row in rows)
+            yield Scrubbed(
+                cursor=f"{_BLOB_CURSOR}{blob_id}",
+                num_blobs=num_blobs,
+                num_bytes=num_bytes,
+                total_blobs=total,
+                findings=tuple(findings),
+            )
+        for shard in shards:
+            yield Scrubbed(
+                cursor=f"{_FOLDER_CURSOR}{shard}",
+                num_blobs=num_blobs,
+                num_bytes=num_bytes,
+                total_blobs=total,
+                findings=tuple(await self._orphans(shard, remove=remove_orphans)),
+            )
+
+    async def _check(self, row: BlobRow, pace: _Pace) -> Finding | None:
+        if row.file is None:
+            await pace.spend(row.size)
+            fault, groups = await self._check_inline(row), b""
+        else:
+            fault, groups = await self._check_file(row, pace)
+        if fault is None and not row.is_bad:
+            return None
+        if fault is None or fault is Fault.RESTORED:
+            await self.db.write(lambda c: restore_groups(c, row, groups), durable=True)
+            fault = Fault.RESTORED
+        elif not await self._is_current(row):
+            return None  # collected or stored anew while it was read
+        elif not row.is_bad:
+            await self.reader.quarantine(row)
+        return Finding(fault=fault, blob=row.blob, place=self.reader.place(row))
+
+    async def _check_inline(self, row: BlobRow) -> Fault | None:
+        data = await self.db.read(lambda connection: load_data(connection, row.id))
+        is_right = data is not None and self.crypto.blake3(data) == row.digest
+        return None if is_right else Fault.ROT
+
+    async def _check_file(self, row: BlobRow, pace: _Pace) -> tuple[Fault | None, bytes]:
+        """What is wrong with a file, and the hashes of its groups as it is."""
+        assert row.file is not None
+        path = self.folder.root / row.file
+        hasher = BlobHasher(self.crypto, has_sha256=False)
+
+        def step(position: int) -> int:
+            data = os.pread(descriptor, _STEP_BYTES, position)
+            hasher.update(memoryview(data))
+            return len(data)
+
+        try:
+            descriptor = await to_thread.run_sync(os.open, path, os.O_RDONLY)
+        except FileNotFoundError:
+            return Fault.MISSING, b""
+        except OSError:
+            return Fault.ROT, b""
+        try:
+            if os.fstat(descriptor).st_size != row.size:
+                return Fault.WRONG_SIZE, b""
+            while num_bytes := await to_thread.run_sync(step, hasher.size):
+                await pace.spend(num_bytes)
+        except OSError:
+            return Fault.ROT, b""
+        finally:
+            os.close(descriptor)
+        if hasher.digest != row.digest:
+            return Fault.ROT, b""
+        groups = hasher.groups
+        stored = await self.db.read(
+            lambda c: load_groups(c, row.id, 0, len(groups) // GROUP_HASH_BYTES)
+        )
+        return (None if stored == groups else Fault.RESTORED), groups
+
+    async def _is_current(self, row: BlobRow) -> bool:
+        current = await self.db.read(lambda connection: load_row(connection, row.id))
+        return current is not None and current.file == row.file
+
+    async def _orphans(self, shard: str, *, remove: bool) -> list[Finding]:
+        # The listing comes first: every file in it was named by a row before it appeared.
+        names = await to_thread.run_sync(self.folder.shard, shard)
+        unknown: list[str] = []
+        for start in range(0, len(names), _PAGE):
+            page = names[start : start + _PAGE]
+
+            def known(connection: Connection, page: list[str] = page) -> set[str]:
+                return named_files(connection, page)
+
+            named = await self.db.read(known)
+            unknown += [name for name in page if name not in named]
+        orphans = [name for name in unknown if (self.folder.root / name).exists()]
+        if remove:
+            await to_thread.run_sync(self.folder.remove, orphans)
+        return [
+            Finding(fault=Fault.ORPHAN, blob=None, place=str(self.folder.root / name))
+            for name in orphans
+        ]
+
+
+def _parse(cursor: str) -> tuple[int | None, list[str]]:
+    """The id behind which to go on (None: all blobs are done), and the folders still to do."""
+    if not cursor:
+        return 0, _SHARDS
+    if cursor.startswith(_BLOB_CURSOR) and cursor.removeprefix(_BLOB_CURSOR).isdecimal():
+        return int(cursor.removeprefix(_BLOB_CURSOR)), _SHARDS
+    shard = cursor.removeprefix(_FOLDER_CURSOR)
+    if not cursor.startswith(_FOLDER_CURSOR) or shard not in _SHARDS:
+        raise ValueError(f"{cursor!r} is no cursor of a scrub")
+    return None, [other for other in _SHARDS if other > shard]
