@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from fabstir.db.s5 import accounts, blobs, pins, registry, tus
+from fabstir.db.s5 import accounts, blobs, pins, publications, registry, replicas, tus
 
 revision = "0001"
 down_revision = None
@@ -21,6 +21,9 @@ TABLES = (
     accounts.accounts,
     accounts.account_tokens,
     tus.tus_uploads,
+    replicas.replicas,
+    publications.own_entries,
+    publications.publications,
 )
 
 

@@ -1,0 +1,237 @@
+"""Copies of blobs elsewhere: where each is, whether it got there, and when somebody looked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    Index,
+    LargeBinary,
+    String,
+    Table,
+    delete,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert
+
+from fabstir.db.s5.blobs import blobs
+from fabstir.db.s5.schema import s5_metadata
+from fabstir.primitives.cid import BlobId
+
+MAX_PLACE_CHARS = 2048
+
+
+class ReplicaState(StrEnum):
+    """queued: on its way. stored: it was there when it was last looked at."""
+
+    QUEUED = "queued"
+    STORED = "stored"
+
+
+replicas = Table(
+    "replicas",
+    s5_metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("place", String(MAX_PLACE_CHARS), primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("checked_at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""`place`: a portal's URL. `checked_at`: Unix seconds of the last look, or of being queued. A row
+outlives its blob here, until the copy is gone too."""
+
+Index("ix_replicas_due", replicas.c.state, replicas.c.checked_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A copy of a blob somewhere else."""
+
+    blob: BlobId
+    place: str
+    state: ReplicaState
+    checked_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A pinned blob with fewer copies than it should have.
+
+    Attributes:
+        id: of the store, in whose order they are looked for.
+        places: where copies are or will be.
+    """
+
+    id: int
+    blob: BlobId
+    places: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceUsage:
+    """What one place has of ours."""
+
+    place: str
+    state: ReplicaState
+    num_blobs: int
+    num_bytes: int
+
+
+def load_wanted(
+    connection: Connection, places: Sequence[str], num_copies: int, after: int, limit: int
+) -> list[Wanted]:
+    """Pinned blobs with fewer than `num_copies` in `places`, by id, a page at a time."""
+    counted = (
+        select(replicas.c.place)
+        .where(replicas.c.digest == blobs.c.digest, replicas.c.place.in_(places))
+        .correlate(blobs)
+    )
+    rows = connection.execute(
+        select(blobs.c.id, blobs.c.digest, blobs.c.size)
+        .where(
+            blobs.c.id > after,
+            blobs.c.num_pins > 0,
+            blobs.c.is_bad.is_(False),
+            select(func.count()).select_from(counted.subquery()).scalar_subquery() < num_copies,
+        )
+        .order_by(blobs.c.id)
+        .limit(limit)
+    ).all()
+    return [
+        Wanted(
+            id=row[0],
+            blob=BlobId(row[1], row[2]),
+            places=frozenset(
+                connection.scalars(select(replicas.c.place).where(replicas.c.digest == row[1]))
+            ),
+        )
+        for row in rows
+    ]
+
+
+def count_missing(connection: Connection, places: Sequence[str], num_copies: int) -> int:
+    """Copies that pinned blobs lack in `places`; what is only queued is lacking still."""
+    stored = (
+        select(replicas.c.digest, func.count().label("copies"))
+        .where(replicas.c.place.in_(places), replicas.c.state == ReplicaState.STORED)
+        .group_by(replicas.c.digest)
+        .subquery()
+    )
+    have = func.min(func.coalesce(stored.c.copies, 0), num_copies)
+    return (
+        connection.scalar(
+            select(func.coalesce(func.sum(num_copies - have), 0))
+            .select_from(blobs)
+            .outerjoin(stored, stored.c.digest == blobs.c.digest)
+            .where(blobs.c.num_pins > 0)
+        )
+        or 0
+    )
+
+
+def save_replicas(
+    connection: Connection, found: Iterable[BlobId], place: str, state: ReplicaState, now: float
+) -> None:
+    """Note copies at a place, whatever was noted before."""
+    values = [
+        {
+            "digest": blob.digest,
+            "place": place,
+            "size": blob.size,
+            "state": state,
+            "checked_at": now,
+        }
+        for blob in found
+    ]
+    if values:
+        statement = insert(replicas)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=[replicas.c.digest, replicas.c.place],
+                set_={"state": state, "checked_at": now},
+            ),
+            values,
+        )
+
+
+def touch_replica(connection: Connection, replica: Replica, now: float) -> None:
+    """It was looked at, without a result: the next look is at others first."""
+    connection.execute(
+        update(replicas)
+        .where(replicas.c.digest == replica.blob.digest, replicas.c.place == replica.place)
+        .values(checked_at=now)
+    )
+
+
+def delete_replica(connection: Connection, replica: Replica) -> None:
+    """It is not there, or not wanted any more."""
+    connection.execute(
+        delete(replicas).where(
+            replicas.c.digest == replica.blob.digest, replicas.c.place == replica.place
+        )
+    )
+
+
+def load_due(
+    connection: Connection, state: ReplicaState, before: float, limit: int
+) -> list[Replica]:
+    """Copies that nobody looked at since `before`, the longest unseen first."""
+    rows = connection.execute(
+        select(replicas)
+        .where(replicas.c.state == state, replicas.c.checked_at <= before)
+        .order_by(replicas.c.checked_at)
+        .limit(limit)
+    )
+    return [_replica(row.digest, row.size, row.place, row.state, row.checked_at) for row in rows]
+
+
+def load_unwanted(connection: Connection, limit: int) -> list[Replica]:
+    """Copies of blobs that nobody pins here any more."""
+    rows = connection.execute(
+        select(replicas)
+        .outerjoin(blobs, blobs.c.digest == replicas.c.digest)
+        .where(func.coalesce(blobs.c.num_pins, 0) == 0)
+        .limit(limit)
+    )
+    return [_replica(row.digest, row.size, row.place, row.state, row.checked_at) for row in rows]
+
+
+def load_replicas(connection: Connection, blob: BlobId) -> list[Replica]:
+    """Where copies of one blob are."""
+    rows = connection.execute(
+        select(replicas).where(replicas.c.digest == blob.digest).order_by(replicas.c.place)
+    )
+    return [_replica(row.digest, row.size, row.place, row.state, row.checked_at) for row in rows]
+
+
+def load_places(connection: Connection) -> list[PlaceUsage]:
+    """What is where, by place and state."""
+    rows = connection.execute(
+        select(
+            replicas.c.place,
+            replicas.c.state,
+            func.count(),
+            func.coalesce(func.sum(replicas.c.size), 0),
+        )
+        .group_by(replicas.c.place, replicas.c.state)
+        .order_by(replicas.c.place, replicas.c.state)
+    )
+    return [
+        PlaceUsage(place=row[0], state=ReplicaState(row[1]), num_blobs=row[2], num_bytes=row[3])
+        for row in rows
+    ]
+
+
+def _replica(digest: bytes, size: int, place: str, state: str, checked_at: float) -> Replica:
+    return Replica(
+        blob=BlobId(digest, size), place=place, state=ReplicaState(state), checked_at=checked_at
+    )
