@@ -22,10 +22,13 @@ from fabstir.primitives.errors import FabstirError, NotFound, RemoteProtocolErro
 from fabstir.primitives.ids import ChainId, JobId
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.fields import Fields
-from fabstir.storage import BlobStore
+from fabstir.storage.ports import Blobs
 
 _MAX_JOB_ID_DIGITS = 18
 _MAX_BODY_BYTES = 64 * 1024
+_MAX_BLOB_BYTES = 64 << 20
+"""Longest blob that this door gives: proofs and checkpoints are far shorter. S5's own door, in
+`api/s5`, gives blobs of any length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,7 @@ class HttpServices:
     """What the HTTP doors translate to."""
 
     websocket: WebSocketDoor
-    blobs: BlobStore
+    blobs: Blobs
     checkpoint_index: Callable[[JobId], Awaitable[bytes | None]]
     health: Callable[[], Awaitable[Json]]
     version: Json
@@ -107,7 +110,9 @@ class _Doors:
             blob = BlobId.decode(cid)
         except ValueError as error:
             raise RemoteProtocolError(f"{cid[:80]} is not a blob identifier: {error}") from error
-        data = await self._services.blobs.get(blob)
+        data = await self._services.blobs.get(blob.multihash, max_bytes=_MAX_BLOB_BYTES)
+        if len(data) != blob.size:
+            raise NotFound(f"the blob of {cid} has {len(data)} bytes, not {blob.size}")
         headers = {"ETag": f'"{blob.encode()}"', "Cache-Control": "public, immutable"}
         return Response(data, media_type="application/octet-stream", headers=headers)
 

@@ -19,7 +19,7 @@ from fabstir.protocol.checkpoint import (
     encrypt_delta,
 )
 from fabstir.protocol.crypto import Crypto
-from fabstir.storage import BlobStore
+from fabstir.storage.ports import Blobs
 
 BUNDLE_VERSION = 1
 
@@ -37,7 +37,7 @@ class Published:
 class Checkpoints:
     """Publishes and lists what this host claimed for."""
 
-    blobs: BlobStore
+    blobs: Blobs
     ledger: HostLedger
     host: Address
     wallet_secret: bytes = field(repr=False)
@@ -54,7 +54,7 @@ class Checkpoints:
     ) -> Published:
         """Store both blobs durably; only then may a claim name them."""
         head = chain[-1]
-        proof = await self.blobs.put(self._bundle(row, chain))
+        proof = await self.blobs.put(self._bundle(row, chain), reason="proof")
         key = row.recovery_public_key
         delta = CheckpointDelta(
             session_id=str(row.job_id),
@@ -73,7 +73,7 @@ class Checkpoints:
                 host_secret=self.wallet_secret,
                 crypto=self.crypto,
             )
-        stored = await self.blobs.put(delta)
+        stored = await self.blobs.put(delta, reason="checkpoint")
         return Published(
             proof_cid=proof.encode(), delta_cid=stored.encode(), is_encrypted=key is not None
         )

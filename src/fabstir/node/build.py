@@ -29,8 +29,12 @@ from fabstir.primitives.encoding import Json
 from fabstir.primitives.ids import NATIVE_TOKEN
 from fabstir.primitives.units import price_from_million
 from fabstir.protocol.host_record import HostModel, HostRecord
+from fabstir.storage import BlobStore, LocalBlobs, adopt_folder, open_store
 from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
+
+OWNER = "host"
+"""Whose pins in the store the host's own blobs are: proofs and checkpoints."""
 
 DRAIN_SECONDS = 60.0
 """Longest wait, on shutdown, for sessions that only wait for their dispute window."""
@@ -79,7 +83,9 @@ async def open_host(
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE))
         registry = MetricsRegistry()
         metrics_port = await enter(open_metrics_server(registry, settings.metrics.port))
-        work = await build_work(market, model, HostMetrics.of(registry), encryption_secret)
+        store = await enter(_open_store(settings))
+        blobs = LocalBlobs(store, OWNER)
+        work = await build_work(market, model, HostMetrics.of(registry), blobs, encryption_secret)
         services = HttpServices(
             websocket=work.door,
             blobs=work.blobs,
@@ -110,6 +116,14 @@ async def open_host(
         )
         await enter(open_control(control_path(settings.paths.data_dir), _commands(host)))
         yield host
+
+
+@asynccontextmanager
+async def _open_store(settings: Settings) -> AsyncGenerator[BlobStore]:
+    folder = settings.s5.folder or settings.paths.data_dir / "s5"
+    async with open_store(folder, NATIVE, max_bytes=settings.s5.max_bytes) as store:
+        await adopt_folder(store, settings.paths.data_dir / "blobs", OWNER)
+        yield store
 
 
 def _commands(host: Host) -> dict[str, Command]:

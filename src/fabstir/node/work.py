@@ -25,7 +25,7 @@ from fabstir.node.market import HostMarket
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.model import ServedModel
 from fabstir.protocol.eip712 import Domain
-from fabstir.storage import BlobStore
+from fabstir.storage.ports import Blobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class HostWork:
     """Serving, claiming and settling, for one host."""
 
     ledger: HostLedger
-    blobs: BlobStore
+    blobs: Blobs
     book: SessionBook
     checkpoints: Checkpoints
     settler: Settler
@@ -42,14 +42,17 @@ class HostWork:
 
 
 async def build_work(
-    market: HostMarket, model: ServedModel, metrics: HostMetrics, encryption_secret: bytes
+    market: HostMarket,
+    model: ServedModel,
+    metrics: HostMetrics,
+    blobs: Blobs,
+    encryption_secret: bytes,
 ) -> HostWork:
     """Make them, in the order in which they depend on one another."""
     settings, marketplace = market.settings, market.contracts.marketplace
     host, wallet_secret = market.signer.address, market.signer.secret_key
     domain = Domain(settings.chain.chain_id, marketplace.address)
     ledger = HostLedger(market.db, domain.chain_id, domain.contract)
-    blobs = BlobStore(settings.paths.data_dir / "blobs", NATIVE)
     chain_time = _chain_clock(market)
     terms = await marketplace.terms()
     gate = Gate(

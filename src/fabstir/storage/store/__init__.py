@@ -1,6 +1,7 @@
 """The local content-addressed store of S5."""
 
 from fabstir.db.s5.pins import Pin, Usage
+from fabstir.storage.store.adopt import adopt_folder
 from fabstir.storage.store.archive import Exported, Imported
 from fabstir.storage.store.local import LocalBlobs
 from fabstir.storage.store.registry import LocalRegistry
@@ -19,5 +20,6 @@ __all__ = [
     "Pin",
     "Scrubbed",
     "Usage",
+    "adopt_folder",
     "open_store",
 ]
