@@ -32,8 +32,9 @@ from fabstir.protocol.s5.registry import SignedEntry, StreamMessage
 FEATURES: Final = 3
 """The features that every node says it has; Dart nodes refuse any other number."""
 
-LEGACY_BLAKE3: Final = 0x1F
-"""How Dart nodes write the type of a BLAKE3 hash; S5.js writes 1e."""
+ANSWERS_ABSENT: Final = 1
+"""The extension that this project's nodes have: they answer what they do not have with `Absent`,
+so that nobody waits for a deadline. Other nodes read no further than the URIs of a handshake."""
 
 _MULTIHASH_BYTES = 33
 _SIGNATURE_BYTES = 64
@@ -54,6 +55,8 @@ class Method(IntEnum):
     SIGNED = 10
     REGISTRY_QUERY = 13
     STREAM_QUERY = 0x49
+    ABSENT = 0x61
+    """Ours: sent only to who said ANSWERS_ABSENT."""
 
 
 class LocationType(IntEnum):
@@ -101,23 +104,26 @@ class HandshakeDone:
     Attributes:
         challenge: the other side's.
         uris: where this node can be dialled.
+        extensions: bits of what it knows besides, such as ANSWERS_ABSENT.
     """
 
     challenge: bytes
     features: int = FEATURES
     uris: tuple[str, ...] = ()
+    extensions: int = 0
 
     def encode(self) -> bytes:
         head = pack(int(Method.HANDSHAKE_DONE), self.challenge, self.features)
-        return head + pack(len(self.uris), *self.uris)
+        extensions = (self.extensions,) if self.extensions else ()
+        return head + pack(len(self.uris), *self.uris, *extensions)
 
     @classmethod
     def read(cls, items: Items) -> Self:
-        return cls(
-            challenge=items.binary("the challenge", low=1, high=MAX_CHALLENGE_BYTES),
-            features=items.number("the features", below=1 << 32),
-            uris=items.uris(),
-        )
+        challenge = items.binary("the challenge", low=1, high=MAX_CHALLENGE_BYTES)
+        features = items.number("the features", below=1 << 32)
+        uris = items.uris()
+        extensions = 0 if items.is_at_end() else items.number("the extensions", below=1 << 32)
+        return cls(challenge=challenge, features=features, uris=uris, extensions=extensions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,9 +238,13 @@ class HashQuery:
     types: tuple[int, ...]
     hash_byte: int = HashType.BLAKE3
 
+    @property
+    def subject(self) -> bytes:
+        """The multihash as the asker wrote it."""
+        return bytes([self.hash_byte]) + self.hash.digest
+
     def encode(self) -> bytes:
-        multihash = bytes([self.hash_byte]) + self.hash.digest
-        return pack(int(Method.HASH_QUERY), multihash, list(self.types))
+        return pack(int(Method.HASH_QUERY), self.subject, list(self.types))
 
     @classmethod
     def read(cls, items: Items) -> Self:
@@ -405,6 +415,20 @@ class StreamQuery:
         return cls(public_key=public_key, after=after)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """The sender has not what was asked for.
+
+    Attributes:
+        subject: 33 bytes as the question had them: a multihash, or a registry key.
+    """
+
+    subject: bytes
+
+    def encode(self) -> bytes:
+        return pack(int(Method.ABSENT), self.subject)
+
+
 Message = (
     Handshake
     | Signed
@@ -414,6 +438,7 @@ Message = (
     | StreamMessage
     | RegistryQuery
     | StreamQuery
+    | Absent
     | Unknown
 )
 """What one frame says. Everything signed was verified when it was decoded."""
@@ -451,6 +476,9 @@ def _read_items(items: Items, crypto: Crypto) -> Message:
             return RegistryQuery(public_key=_read_key(items))
         case Method.STREAM_QUERY:
             return StreamQuery.read(items)
+        case Method.ABSENT:
+            subject = items.binary("the subject", low=_MULTIHASH_BYTES, high=_MULTIHASH_BYTES)
+            return Absent(subject=subject)
         case method:
             return Unknown(method=method)
 

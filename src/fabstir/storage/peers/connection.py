@@ -1,0 +1,100 @@
+"""A connection of whole messages, and the WebSocket that is dialled."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import anyio
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from fabstir.primitives.errors import PortalUnavailable, RemoteProtocolError
+from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
+
+_QUEUED_FRAMES = 4
+"""Received frames that wait for us before the peer's TCP connection fills: 4 MiB."""
+
+
+class MessageConnection(Protocol):
+    """What the two ends of `/s5/p2p` have in common: dialled here, accepted by `api.s5`."""
+
+    @property
+    def url(self) -> str:
+        """The other end, for people, and to tell whether it is near: `ws://host:port`."""
+        ...
+
+    async def send(self, message: bytes) -> None:
+        """Send one binary frame.
+
+        Raises:
+            anyio.BrokenResourceError: the connection is gone.
+        """
+        ...
+
+    async def receive(self) -> bytes:
+        """The next binary frame.
+
+        Raises:
+            anyio.EndOfStream: the connection was closed.
+            RemoteProtocolError: a text frame, or one longer than MAX_WIRE_BYTES.
+        """
+        ...
+
+
+class _Dialled:
+    """A WebSocket that this side opened."""
+
+    def __init__(self, url: str, socket: ClientConnection) -> None:
+        self.url = url
+        self._socket = socket
+
+    async def send(self, message: bytes) -> None:
+        try:
+            await self._socket.send(message)
+        except ConnectionClosed as exc:
+            raise anyio.BrokenResourceError from exc
+
+    async def receive(self) -> bytes:
+        try:
+            message = await self._socket.recv()
+        except ConnectionClosed as exc:
+            if exc.sent is not None and exc.sent.code == 1009 and not exc.rcvd_then_sent:
+                raise RemoteProtocolError(
+                    f"a peer sent a frame longer than {MAX_WIRE_BYTES} bytes"
+                ) from exc
+            raise anyio.EndOfStream from exc
+        if isinstance(message, str):
+            raise RemoteProtocolError("a peer sent a text frame; S5's are binary")
+        return message
+
+
+@asynccontextmanager
+async def dial(url: str, timeout: float) -> AsyncGenerator[MessageConnection]:
+    """A WebSocket for the length of the block.
+
+    Args:
+        timeout: for connecting.
+
+    Raises:
+        PortalUnavailable: nobody answers there, or no WebSocket.
+    """
+    try:
+        socket = await connect(
+            url,
+            max_size=MAX_WIRE_BYTES,
+            max_queue=_QUEUED_FRAMES,
+            compression=None,  # nothing of a stranger is inflated
+            proxy=None,
+            open_timeout=timeout,
+            close_timeout=1.0,
+        )
+    except (OSError, InvalidHandshake, InvalidURI, TimeoutError) as exc:
+        raise PortalUnavailable(url, f"it cannot be dialled ({exc or type(exc).__name__})") from exc
+    try:
+        yield _Dialled(url, socket)
+    finally:
+        with anyio.CancelScope(shield=True), contextlib.suppress(ConnectionClosed):
+            await socket.close()

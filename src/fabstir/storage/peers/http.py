@@ -1,0 +1,76 @@
+"""A blob from the URL of a storage location, believed only when its hash is right."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from fabstir.primitives.cid import HashType, Multihash
+from fabstir.primitives.errors import (
+    BlobTooLarge,
+    PortalError,
+    PortalLied,
+    PortalRefused,
+    PortalUnavailable,
+)
+from fabstir.protocol.crypto import Crypto
+
+_MAX_CONNECTIONS = 32
+
+
+@asynccontextmanager
+async def open_http(timeout: float) -> AsyncGenerator[httpx.AsyncClient]:
+    """The client for locations. It follows no redirects: a location is signed, its target is not.
+
+    Args:
+        timeout: for connecting, and for each part of an answer.
+    """
+    limits = httpx.Limits(max_connections=_MAX_CONNECTIONS)
+    async with httpx.AsyncClient(
+        timeout=timeout, limits=limits, trust_env=False, headers={"Accept-Encoding": "identity"}
+    ) as client:
+        yield client
+
+
+async def fetch_whole(
+    client: httpx.AsyncClient, url: str, blob: Multihash, *, max_bytes: int, crypto: Crypto
+) -> bytes:
+    """A blob in memory.
+
+    Raises:
+        PortalLied: the bytes are not the blob's.
+        PortalUnavailable: it does not answer, or breaks off.
+        PortalRefused: it answers no.
+        BlobTooLarge: it sends more than `max_bytes`: the blob is longer, or the location lies.
+    """
+    data = bytearray()
+    try:
+        async with client.stream("GET", url) as response:
+            if response.status_code != 200:
+                raise _refusal(url, response.status_code)
+            async for piece in response.aiter_raw():
+                if len(data) + len(piece) > max_bytes:
+                    raise BlobTooLarge(max_bytes)
+                data += piece
+    except httpx.HTTPError as exc:
+        raise PortalUnavailable(url, f"no whole answer ({exc or type(exc).__name__})") from exc
+    except httpx.InvalidURL as exc:
+        raise PortalRefused(url, 0, f"no URL ({exc})") from exc
+    if _digest(bytes(data), blob.type, crypto) != blob.digest:
+        raise PortalLied(url, f"it sent {len(data)} bytes that are not blob {blob.digest.hex()}")
+    return bytes(data)
+
+
+def _refusal(url: str, status: int) -> PortalError:
+    if status >= 500 or status in {408, 429}:
+        return PortalUnavailable(url, f"it answers HTTP {status}")
+    return PortalRefused(url, status, "it does not give the blob that its location promised")
+
+
+def _digest(data: bytes, hash_type: HashType, crypto: Crypto) -> bytes:
+    if hash_type is HashType.SHA256:
+        return hashlib.sha256(data).digest()
+    return crypto.blake3(data)
