@@ -63,7 +63,8 @@ class BlobSource:
         return cls(
             origin=parse_origin(url)[0],
             routes=routes_of(blob),
-            outboard_routes=routes_of(blob, suffix=OUTBOARD_SUFFIX),
+            # Where a blob is served under any name with a dot, this is the blob itself.
+            outboard_routes=(f"/s5/blob/{blob.encode('z')}{OUTBOARD_SUFFIX}",),
             token=token,
         )
 
