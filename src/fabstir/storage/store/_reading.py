@@ -153,7 +153,7 @@ class BlobReader:
         stop = row.size if end is None else min(end, row.size)
         first = start // GROUP_BYTES
         position = first * GROUP_BYTES
-        while position < stop:
+        while start < stop and position < stop:
             index = position // GROUP_BYTES - first
             hashes = groups[index * GROUP_HASH_BYTES : (index + _PIECE_GROUPS) * GROUP_HASH_BYTES]
             data = await self._in_thread(

@@ -98,7 +98,7 @@ class _Pace:
 
     async def spend(self, num_bytes: int) -> None:
         self.due = max(self.due, anyio.current_time() - 1) + num_bytes / self.bytes_per_second
-        await anyio.sleep(self.due - anyio.current_time())
+        await anyio.sleep(max(0.0, self.due - anyio.current_time()))
 
 
 @dataclass(frozen=True, slots=True)

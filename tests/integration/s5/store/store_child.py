@@ -1,0 +1,152 @@
+"""The process that the kill tests kill: puts, pins, unpins and collects, all at once, for ever.
+
+It says what it begins and what was acknowledged; a message is in the pipe before the next step, so
+the parent has it whatever happens. At a named point it kills itself, as `kill -9` does: in the
+middle of a system call's neighbours, not where Python would like it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypeVar
+
+import anyio
+import pytest
+from sqlalchemy import Connection
+from tests.integration.s5.store.helpers import content
+
+from fabstir.crypto import NATIVE
+from fabstir.db import Database
+from fabstir.primitives.cid import Multihash
+from fabstir.primitives.errors import NotFound
+from fabstir.storage.store import BlobStore, open_store
+from fabstir.storage.store import _files as store_files
+
+T = TypeVar("T")
+
+OWNERS: Final = ("a", "b", "c")
+NUM_CONTENTS: Final = 24
+POINTS: Final = (
+    "before a write",
+    "after a write",
+    "before a file is flushed",
+    "after a file is flushed",
+    "before a rename",
+    "after a rename",
+    "before a folder is flushed",
+    "after a folder is flushed",
+    "before a removal",
+    "after a removal",
+    "before a transaction",
+    "inside a transaction",
+    "after a transaction",
+)
+
+
+def content_of(number: int) -> bytes:
+    """One of a few contents that the owners fight over: every third is a file, some of 3 blocks."""
+    random = Random(number)
+    if number % 3:
+        return content(number, random.randrange(5_000))
+    return content(number, random.choice([65_536, 200_000, 2_200_000]))
+
+
+class Points:
+    """Kills this process when it passes one of them for the n-th time."""
+
+    def __init__(self, name: str | None, count: int) -> None:
+        self._name = name
+        self._remaining = count
+
+    def passed(self, name: str) -> None:
+        if name == self._name:
+            self._remaining -= 1
+            if self._remaining == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, what: str, fn: Callable[..., T]) -> Callable[..., T]:
+        def wrapped(*args: Any, **kwargs: Any) -> T:
+            self.passed(f"before {what}")
+            result = fn(*args, **kwargs)
+            self.passed(f"after {what}")
+            return result
+
+        return wrapped
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        for owner, name, what in (
+            (os, "write", "a write"),
+            (os, "fdatasync", "a file is flushed"),
+            (Path, "replace", "a rename"),
+            (Path, "unlink", "a removal"),
+            (store_files, "sync_folder", "a folder is flushed"),
+        ):
+            patch.setattr(owner, name, self.around(what, getattr(owner, name)))
+        write = Database.write
+
+        async def stepping(db: Database, fn: Callable[[Connection], T], *, durable: bool) -> T:
+            def inside(connection: Connection) -> T:
+                result = fn(connection)
+                self.passed("inside a transaction")
+                return result
+
+            self.passed("before a transaction")
+            result = await write(db, inside, durable=durable)
+            self.passed("after a transaction")
+            return result
+
+        patch.setattr(Database, "write", stepping)
+
+
+def run_child(pipe: Pipe, folder: Path, seed: int, point: str | None, count: int) -> None:
+    """Entry point of the process."""
+    anyio.run(_work, pipe, folder, seed, Points(point, count))
+
+
+async def _work(pipe: Pipe, folder: Path, seed: int, points: Points) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        async with open_store(folder, NATIVE) as store:
+            points.install(patch)
+            pipe.send(("open", "", 0))
+            async with anyio.create_task_group() as tasks:
+                for owner in OWNERS:
+                    tasks.start_soon(_own, store, pipe, owner, Random(f"{seed}/{owner}"))
+                tasks.start_soon(_collect, store)
+
+
+async def _own(store: BlobStore, pipe: Pipe, owner: str, random: Random) -> None:
+    while True:
+        number = random.randrange(NUM_CONTENTS)
+        data = content_of(number)
+        name = Multihash(NATIVE.blake3(data))
+        step = random.choice(["put", "put", "stream", "pin", "drop", "drop"])
+        pipe.send((step, owner, number))
+        if step == "put":
+            await store.put(data, owner=owner, reason="test")
+        elif step == "stream":
+            await store.put(_pieces(data), owner=owner, reason="test")
+        elif step == "drop":
+            await store.unpin(owner, [name])
+        else:
+            try:
+                await store.pin(owner, [name], reason="test")
+            except NotFound:
+                step = "nothing"
+        pipe.send((f"{step}: done", owner, number))
+
+
+async def _collect(store: BlobStore) -> None:
+    while True:
+        await store.collect(grace_seconds=0)
+        await anyio.lowlevel.checkpoint()
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 100_000):
+        yield data[start : start + 100_000]
+        await anyio.lowlevel.checkpoint()
