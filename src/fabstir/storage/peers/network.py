@@ -130,9 +130,11 @@ class Network:
     def drop(self, peer_key: bytes) -> None:
         """Avoid a node that lied, and end its connections."""
         self.standing.lied(peer_key)
-        for session in self._sessions:
+        for session, is_inbound in self._sessions.items():
             if session.peer_key == peer_key:
                 session.close()
+                if not is_inbound:
+                    self.standing.lied(session.url)
 
     async def run(self, urls: Iterable[PeerUrl]) -> None:
         """Keep connections to these peers, and to some that they name, until it is cancelled."""

@@ -1,0 +1,247 @@
+"""Nodes that find each other's blobs and pass registry entries on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.integration.s5.peers.nodes import QUICK, Node, open_node
+
+from fabstir.crypto import NATIVE
+from fabstir.primitives.cid import Multihash
+from fabstir.primitives.errors import BlobTooLarge, ConfigError, NotFound, PortalUnavailable
+from fabstir.protocol.s5.registry import SignedEntry, sign_entry
+
+pytestmark = [pytest.mark.integration, pytest.mark.anyio]
+
+SOON = 10.0
+OWNER = b"\x09" * 32
+
+
+def entry(revision: int, data: bytes = b"data") -> SignedEntry:
+    return sign_entry(OWNER, revision, data, NATIVE)
+
+
+async def connected(*nodes: Node, num_peers: int = 1) -> None:
+    with anyio.fail_after(SOON):
+        for node in nodes:
+            await node.peers.wait_connected(num_peers)
+
+
+async def eventually_has(node: Node, wanted: SignedEntry) -> None:
+    """Entries come without being announced, so there is nothing to wait for but the table."""
+    with anyio.fail_after(SOON):
+        while await node.registry.get(wanted.public_key) != wanted:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_two_nodes_fetch_each_others_blobs(tmp_path: Path) -> None:
+    async with open_node(tmp_path / "a", 1) as a, open_node(tmp_path / "b", 2, [a.url]) as b:
+        await connected(a, b)
+        of_a, of_b = await a.put(b"of a" * 1000), await b.put(b"of b")
+
+        assert await b.peers.get(of_a, max_bytes=4000) == b"of a" * 1000
+        assert await a.peers.get(of_b, max_bytes=4000) == b"of b"
+        (location,) = await b.peers.find(of_a)
+
+    assert location.hash == of_a
+    assert location.parts[0].startswith(f"http://127.0.0.1:{a.port}/")
+
+
+async def test_what_nobody_has_is_said_at_once(tmp_path: Path) -> None:
+    async with open_node(tmp_path / "a", 1) as a, open_node(tmp_path / "b", 2, [a.url]) as b:
+        await connected(a, b)
+
+        with anyio.fail_after(SOON):  # the deadline for answers is twice as long
+            with pytest.raises(NotFound):
+                await b.peers.get(Multihash(b"\x07" * 32), max_bytes=10)
+            assert await b.peers.find(Multihash(b"\x07" * 32)) == []
+            assert await b.peers.registry.get(b"\x07" * 32) is None
+
+
+async def test_a_blob_beyond_the_limit_is_not_returned(tmp_path: Path) -> None:
+    async with open_node(tmp_path / "a", 1) as a, open_node(tmp_path / "b", 2, [a.url]) as b:
+        await connected(b)
+        blob = await a.put(bytes(1000))
+
+        with pytest.raises(BlobTooLarge):
+            await b.peers.get(blob, max_bytes=999)
+
+
+async def test_a_location_that_broke_is_asked_for_anew(tmp_path: Path) -> None:
+    async with open_node(tmp_path / "a", 1) as a, open_node(tmp_path / "b", 2, [a.url]) as b:
+        await connected(b)
+        blob = await a.put(b"x")
+        (old,) = await b.peers.find(blob)
+
+        b.peers.report_unreachable(old)
+
+        assert len(await b.peers.find(blob)) == 1
+        assert await b.peers.get(blob, max_bytes=1) == b"x"
+
+
+async def test_without_peers_nothing_is_said_to_be_missing(tmp_path: Path) -> None:
+    async with open_node(tmp_path / "a", 1) as a:
+        with pytest.raises(PortalUnavailable, match="none is connected"):
+            await a.peers.get(Multihash(b"\x07" * 32), max_bytes=10)
+        with pytest.raises(PortalUnavailable, match="none is connected"):
+            await a.peers.registry.get(b"\x07" * 32)
+        with pytest.raises(PortalUnavailable, match="none takes"):
+            await a.peers.registry.set(entry(1))
+
+
+async def test_entries_are_passed_on_to_peers_of_peers(tmp_path: Path) -> None:
+    limits = replace(QUICK, max_discovered=0)
+    async with (
+        open_node(tmp_path / "a", 1, limits=limits) as a,
+        open_node(tmp_path / "b", 2, [a.url], limits=limits) as b,
+        open_node(tmp_path / "c", 3, [b.url], limits=limits) as c,
+    ):
+        await connected(a, c)
+        await connected(b, num_peers=2)
+
+        await a.registry.set(entry(1))
+        await a.peers.registry.set(entry(1))
+        await eventually_has(b, entry(1))
+        await eventually_has(c, entry(1))
+        await c.registry.set(entry(2))
+        c.peers.broadcast(entry(2))
+        await eventually_has(a, entry(2))
+
+
+async def test_the_newest_entry_is_found_and_an_old_one_answered(tmp_path: Path) -> None:
+    async with open_node(tmp_path / "a", 1) as a, open_node(tmp_path / "b", 2, [a.url]) as b:
+        await connected(a, b)
+        await a.registry.set(entry(7))
+
+        assert await b.peers.registry.get(entry(7).public_key) == entry(7)
+        b.peers.broadcast(entry(3))
+        await eventually_has(b, entry(7))
+        assert await a.registry.get(entry(7).public_key) == entry(7)
+
+
+async def test_of_two_entries_of_one_revision_the_first_stays_and_both_are_evidence(
+    tmp_path: Path,
+) -> None:
+    async with open_node(tmp_path / "a", 1) as a, open_node(tmp_path / "b", 2, [a.url]) as b:
+        await connected(a, b)
+        first, second = entry(5, b"first"), entry(5, b"second")
+        await a.registry.set(first)
+
+        b.peers.broadcast(second)
+        with anyio.fail_after(SOON):
+            while not (forks := await a.registry.forks(first.public_key)):
+                await anyio.lowlevel.checkpoint()
+
+        assert {fork.data for fork in forks} == {b"first", b"second"}
+        assert await a.registry.get(first.public_key) == first
+
+
+async def test_strangers_fill_no_registry(tmp_path: Path) -> None:
+    limits = replace(QUICK, burst_new_keys=2, new_keys_per_second=1e-9)
+    async with (
+        open_node(tmp_path / "a", 1, limits=limits) as a,
+        open_node(tmp_path / "b", 2, [a.url]) as b,
+    ):
+        await connected(a, b)
+        entries = [sign_entry(bytes([i]) * 32, 1, b"", NATIVE) for i in range(1, 6)]
+
+        for one in entries:
+            b.peers.broadcast(one)
+        await b.peers.registry.get(entry(1).public_key)  # answered after what came before
+
+        kept = [one for one in entries if await a.registry.get(one.public_key)]
+        assert kept == entries[:2]
+
+
+async def test_a_peer_that_comes_back_is_found_again(tmp_path: Path) -> None:
+    async with open_node(tmp_path / "a", 1) as a:
+        port, url = a.port, a.url
+        async with open_node(tmp_path / "b", 2, [url]) as b:
+            await connected(a, b)
+    async with open_node(tmp_path / "b", 2, [url]) as b:
+        assert [status.node_id for status in b.peers.status()] == [None]
+        async with open_node(tmp_path / "a", 1, port=port) as a:
+            await connected(a, b)
+            blob = await a.put(b"again")
+
+            assert await b.peers.get(blob, max_bytes=10) == b"again"
+            (status,) = b.peers.status()
+
+    assert status.url == url
+    assert status.node_id == a.peers.node_id
+    assert not status.is_inbound
+
+
+async def test_a_peer_is_held_to_the_id_in_its_url(tmp_path: Path) -> None:
+    async with open_node(tmp_path / "a", 1) as a, open_node(tmp_path / "c", 3) as other:
+        right = a.url.replace("ws://", f"ws://{a.peers.node_id}@")
+        wrong = a.url.replace("ws://", f"ws://{other.peers.node_id}@")
+        async with open_node(tmp_path / "b", 2, [wrong]) as b:
+            await refused(b)
+            assert not b.peers.network.sessions
+        async with open_node(tmp_path / "b", 2, [right]) as b:
+            await connected(b)
+
+
+async def refused(node: Node) -> None:
+    """Wait until the node has dropped the only peer that it dials."""
+    with anyio.fail_after(SOON):
+        while not node.peers.status()[0].seconds_avoided:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_networks_do_not_mix(tmp_path: Path) -> None:
+    async with (
+        open_node(tmp_path / "a", 1, network="test") as a,
+        open_node(tmp_path / "b", 2, [a.url]) as b,
+        open_node(tmp_path / "c", 3, [a.url], network="test") as c,
+    ):
+        await connected(c)
+        await refused(b)
+
+        assert not b.peers.network.sessions
+
+
+async def test_a_node_is_not_its_own_peer(tmp_path: Path) -> None:
+    async with open_node(tmp_path / "a", 1) as a, open_node(tmp_path / "b", 1, [a.url]) as same:
+        await refused(same)
+
+        assert not same.peers.network.sessions
+
+
+async def test_peers_of_peers_are_dialled_and_must_prove_their_key(tmp_path: Path) -> None:
+    async with (
+        open_node(tmp_path / "a", 1) as a,
+        open_node(tmp_path / "b", 2, [a.url]) as b,
+    ):
+        await connected(a, b)
+        async with open_node(tmp_path / "c", 3, [a.url]) as c:
+            with anyio.fail_after(SOON):
+                await c.peers.wait_connected(2)
+            ids = {status.node_id for status in c.peers.status()}
+
+    assert ids == {a.peers.node_id, b.peers.node_id}
+
+
+async def test_only_so_many_may_dial_in(tmp_path: Path) -> None:
+    limits = replace(QUICK, max_inbound=1, max_discovered=0)
+    async with (
+        open_node(tmp_path / "a", 1, limits=limits) as a,
+        open_node(tmp_path / "b", 2, [a.url]) as b,
+    ):
+        await connected(a, b)
+        async with open_node(tmp_path / "c", 3, [a.url]) as c:
+            with anyio.move_on_after(0.2) as waiting:
+                await c.peers.wait_connected()
+
+        assert waiting.cancelled_caught
+        assert len(a.peers.network.sessions) == 1
+
+
+async def test_a_url_that_is_none_is_said_at_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no peer of S5"):
+        async with open_node(tmp_path / "a", 1, ["http://127.0.0.1:1/"]):
+            pytest.fail("it started")
