@@ -11,7 +11,7 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.cid import BlobId
+from fabstir.primitives.cid import BlobId, HashType
 from fabstir.primitives.ids import (
     Address,
     ChainId,
@@ -113,7 +113,9 @@ secrets = st.integers(1, (1 << 250) - 1).map(lambda number: number.to_bytes(32, 
 """Secret keys; all below the group's order."""
 public_keys = secrets.map(NATIVE.public_key)
 signatures = byte_strings(65)
-blob_ids = st.builds(BlobId, byte_strings(32), uint64s | st.integers(0, 1 << 20))
+blob_ids = st.builds(
+    BlobId, byte_strings(32), uint64s | st.integers(0, 1 << 20), st.sampled_from(HashType)
+)
 domains = st.builds(
     Domain, chain_id=uint256s.map(ChainId), contract=addresses, name=texts(8), version=texts(4)
 )

@@ -2,7 +2,8 @@
 
 An S5 blob identifier is `5b 82 | hash type | hash (32 bytes) | size`, the size little-endian with
 its trailing zero bytes cut off and at least one byte. The hash type is `1e` (BLAKE3) or `12`
-(SHA-256); identifiers of earlier releases begin with `26 1f` and mean BLAKE3. Portals and era-C
+(SHA-256). Read as well are the identifiers of earlier releases, which begin with `26`, and `1f` for
+BLAKE3, which they and some portals write; what we write has one form a blob. Portals and era-C
 clients take the base 32 form ("blobb...") and the base 58 form ("z...").
 """
 
@@ -16,7 +17,7 @@ from fabstir.primitives.encoding import decode_multibase, encode_multibase
 from fabstir.primitives.ids import ModelId, to_bytes
 
 _BLOB_MAGIC = b"\x5b\x82"
-_LEGACY_MAGIC = b"\x26\x1f"
+_LEGACY_MAGIC = b"\x26"
 _MAX_SIZE_BYTES = 8
 _KECCAK_256_MULTIHASH = b"\x1b\x20"
 
@@ -58,6 +59,26 @@ class Multihash:
             raise ValueError("a multihash of S5 has 33 bytes and begins with 12, 1e or 1f")
         return cls(bytes(raw[1:]), _WIRE_HASH_TYPES[raw[0]])
 
+    def encode(self) -> str:
+        """The bare hash as S5.js knows it: 53 characters of base 32, without type and size.
+
+        Raises:
+            ValueError: not BLAKE3, which is what a bare hash means.
+        """
+        if self.type is not HashType.BLAKE3:
+            raise ValueError("only a BLAKE3 hash has a form without its type")
+        return encode_multibase(self.digest, "b")
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Multibase text of 32 bytes, the BLAKE3 of a blob, or of a multihash's 33.
+
+        Raises:
+            ValueError: of neither length, or not multibase; never another error.
+        """
+        raw = decode_multibase(text)
+        return cls(raw) if len(raw) == 32 else cls.from_bytes(raw)
+
 
 @dataclass(frozen=True, slots=True)
 class BlobId:
@@ -94,18 +115,17 @@ class BlobId:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
-        """Read both forms.
+        """Read the form of today and that of earlier releases.
 
         Raises:
             ValueError: another type, a cut-off digest, or a size that is not minimal.
         """
-        if raw[:2] == _LEGACY_MAGIC:
-            hash_type, rest = HashType.BLAKE3, raw[2:]
-        elif raw[:2] == _BLOB_MAGIC and raw[2:3] in {b"\x12", b"\x1e"}:
-            hash_type, rest = HashType(raw[2]), raw[3:]
-        else:
+        magic = next((m for m in (_BLOB_MAGIC, _LEGACY_MAGIC) if raw.startswith(m)), None)
+        hash_type = None if magic is None else _WIRE_HASH_TYPES.get((raw[len(magic) :] or b"\0")[0])
+        if magic is None or hash_type is None:
             raise ValueError("not an S5 blob identifier with a BLAKE3 or SHA-256 hash")
-        digest, size = rest[:32], rest[32:]
+        start = len(magic) + 1
+        digest, size = raw[start : start + 32], raw[start + 32 :]
         if len(digest) != 32 or not 1 <= len(size) <= _MAX_SIZE_BYTES:
             raise ValueError("S5 blob identifiers end with 32 bytes of hash and 1 to 8 of size")
         if len(size) > 1 and size[-1] == 0:

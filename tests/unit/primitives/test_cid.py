@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.strategies import blob_ids, model_ids
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.cid import BlobId, model_cid
+from fabstir.primitives.cid import BlobId, HashType, Multihash, model_cid
 from fabstir.primitives.encoding import decode_multibase, encode_multibase
 from fabstir.primitives.ids import ModelId, to_bytes
 
@@ -92,19 +92,72 @@ def test_bytes_give_an_identifier_with_that_form_or_a_value_error(
             read = BlobId.from_bytes(raw)
         except ValueError:
             continue
-        assert read.to_bytes() == raw
+        assert BlobId.from_bytes(read.to_bytes()) == read
+        assert read.to_bytes()[3:] == raw[-len(read.to_bytes()[3:]) :]
+
+
+@given(blob_ids)
+def test_identifiers_of_earlier_releases_are_read(blob: BlobId) -> None:
+    """`26` instead of `5b 82`, and BLAKE3 as `1f`, which some portals write in either form."""
+    tail = blob.to_bytes()[3:]
+    types = (0x12,) if blob.type is HashType.SHA256 else (0x1E, 0x1F)
+
+    for hash_type in types:
+        for magic in (b"\x26", b"\x5b\x82"):
+            assert BlobId.from_bytes(magic + bytes([hash_type]) + tail) == blob
+
+
+@given(blob_ids)
+def test_a_multihash_is_the_identifier_without_its_size(blob: BlobId) -> None:
+    multihash = blob.multihash
+
+    assert Multihash.from_bytes(multihash.to_bytes()) == multihash
+    assert blob.to_bytes()[2:35] == multihash.to_bytes()
+    assert Multihash.decode(encode_multibase(multihash.to_bytes(), "z")) == multihash
+    if multihash.type is HashType.BLAKE3:
+        assert len(multihash.encode()) == 53
+        assert Multihash.decode(multihash.encode()) == multihash
+
+
+def test_the_bare_hash_of_s5js() -> None:
+    bare = Multihash(NATIVE.blake3(HELLO)).encode()
+
+    assert decode_multibase(bare) == NATIVE.blake3(HELLO)
+    assert BlobId.decode(HELLO_FORMS["b"]).multihash == Multihash.decode(bare)
+
+
+def test_peers_write_blake3_with_two_types() -> None:
+    assert Multihash.from_bytes(b"\x1f" + bytes(32)) == Multihash.from_bytes(b"\x1e" + bytes(32))
+
+
+@pytest.mark.parametrize("text", ["", "b", HELLO_FORMS["b"], "f" + "00" * 31, "f13" + "00" * 32])
+def test_other_texts_are_no_hash(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever the decoder says
+        Multihash.decode(text)
+
+
+def test_a_sha256_has_no_bare_form() -> None:
+    with pytest.raises(ValueError, match="BLAKE3"):
+        Multihash(bytes(32), HashType.SHA256).encode()
+    with pytest.raises(ValueError, match="32 bytes"):
+        Multihash(bytes(31))
 
 
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
         ("", "not an S5"),
-        ("5b8212" + "00" * 33, "not an S5"),  # sha256
-        ("261f" + "00" * 34, "not an S5"),  # the older form
-        ("5b821e" + "00" * 31, "36 to 43"),
-        ("5b821e" + "00" * 32, "36 to 43"),
-        ("5b821e" + "00" * 32 + "01" * 9, "36 to 43"),
+        ("5b82", "not an S5"),
+        ("5b8213" + "00" * 33, "not an S5"),  # sha512
+        ("5b831e" + "00" * 33, "not an S5"),  # an encrypted blob
+        ("26", "not an S5"),
+        ("2613" + "00" * 33, "not an S5"),
+        ("261f" + "00" * 32, "1 to 8"),
+        ("5b821e" + "00" * 31, "1 to 8"),
+        ("5b821e" + "00" * 32, "1 to 8"),
+        ("5b8212" + "00" * 32 + "01" * 9, "1 to 8"),
         ("5b821e" + "00" * 32 + "0100", "zero bytes"),
+        ("261f" + "00" * 34, "zero bytes"),
     ],
 )
 def test_other_bytes_are_refused(raw: str, reason: str) -> None:
