@@ -1,0 +1,262 @@
+"""The owner's files by path: PUT, GET, HEAD, DELETE and lists below /s5/fs.
+
+The same URLs serve clients of the Enhanced S5.js server, whose `/s5/fs/:type/:id` are paths of two
+names and whose `/s5/fs/:type` lists the names: answers hold the fields that each of them reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fabstir.api.errors import HttpRefusal
+from fabstir.api.s5.answers import error_response, json_response
+from fabstir.api.s5.bodies import stream_body
+from fabstir.api.s5.guard import require_owner
+from fabstir.api.s5.names import decode_path
+from fabstir.api.s5.ranges import Condition, parse_condition
+from fabstir.api.s5.rates import Slots
+from fabstir.api.s5.services import S5Services
+from fabstir.api.s5.serving import Representation, means_blob, serve
+from fabstir.primitives.cid import BlobId
+from fabstir.primitives.encoding import Json
+from fabstir.primitives.errors import (
+    NotFound,
+    PathRefused,
+    RemoteProtocolError,
+    WriteConflict,
+)
+from fabstir.storage.fs import DirectoryInfo, FileInfo, Info
+
+PREFIX: Final = "/s5/fs"
+MAX_LIST_ENTRIES: Final = 1000
+"""Entries of one page, some 300 KiB of JSON."""
+
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}(;[ -~]{0,255})?", re.ASCII)
+_FORM: Final = "application/x-www-form-urlencoded"
+"""What curl writes where nobody chose a type, and so no file's."""
+
+_PRIVATE: Final = "private, no-cache"
+"""May be kept by the owner's own client, and is asked for again each time: the ETag tells."""
+
+
+class BridgeDoors:
+    """Everything below /s5/fs; the owner's token opens it."""
+
+    def __init__(self, services: S5Services) -> None:
+        self._services = services
+        self._files = services.files
+        self._slots = Slots(services.limits.uploads_per_caller, "uploads")
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(path, door, methods=[method])
+            for path in (PREFIX, PREFIX + "/{path:path}")
+            for method, door in (("GET", self.read), ("PUT", self.write), ("DELETE", self.delete))
+        ]
+
+    async def read(self, request: Request) -> Response:
+        """A file, whole or in part; or a page of a directory's list."""
+        require_owner(request)
+        path = _path(request).removesuffix("/")
+        limit = _limit(request.query_params.get("limit"))
+        with _as_the_node():
+            if "list" in request.query_params:
+                return await self._list(request, path, limit)
+            info = await self._files.stat(path)
+            if isinstance(info, DirectoryInfo):
+                return await self._list(request, path, limit)
+            return await self._serve(request, path, info)
+
+    async def _serve(self, request: Request, path: str, info: FileInfo) -> Response:
+        media_type = info.media_type if _MEDIA_TYPE.fullmatch(info.media_type) else None
+        # Of this version only: a file that is replaced meanwhile is not mixed with its successor.
+        read = partial(self._files.read, path, version=info.cid)
+        headers: dict[str, str] = {}
+        if info.modified_at is not None:
+            modified = datetime.fromtimestamp(info.modified_at, UTC)
+            headers["S5-Modified"] = modified.isoformat(timespec="milliseconds")
+        shown = Representation(
+            size=info.size,
+            etag=info.cid,
+            is_it=means_blob(BlobId.decode(info.cid)),
+            read=read,
+            media_type=media_type or "application/octet-stream",
+            cache_control=_PRIVATE,
+            headers=headers,
+        )
+        return await serve(request, shown, write_timeout=self._services.limits.write_timeout)
+
+    async def _list(self, request: Request, path: str, limit: int) -> Response:
+        cursor = request.query_params.get("cursor") or None
+        page = await self._files.list(path, cursor=cursor, limit=limit)
+        entries = [_entry(info) for info in page.entries]
+        body: Json = {
+            "path": path,
+            "entries": entries,
+            "items": [entry["name"] for entry in entries],
+            "cursor": page.cursor,
+            "numRefused": page.num_refused,
+        }
+        return json_response(body)
+
+    async def write(self, request: Request) -> Response:
+        """A file from the body; with a slash at the end of the path, a directory."""
+        caller = require_owner(request)
+        path = _path(request)
+        if path.endswith("/") or not path:
+            with _as_the_node():
+                directory = await self._files.make_directory(path.removesuffix("/"))
+            made: Json = {"success": True, "path": directory.path, "type": "directory"}
+            return json_response(made, 201)
+        media_type = _media_type(request)
+        limits = self._services.limits
+        pieces = stream_body(request, limits, max_bytes=limits.max_upload_bytes)
+        wanted, is_new = _conditions(request)
+        with self._slots.hold(caller.owner), _as_the_node():
+            try:
+                info = await self._files.put(
+                    path,
+                    pieces,
+                    media_type,
+                    if_match=await self._matching(path, wanted),
+                    if_none_match=is_new,
+                    encrypt=request.query_params.get("encrypt") != "false",
+                )
+            except WriteConflict as error:
+                return error_response(error, status=412 if wanted or is_new else None)
+        return json_response(_written(info), 200 if info.num_versions > 1 else 201, _etag(info))
+
+    async def delete(self, request: Request) -> Response:
+        """A file; a directory if it is empty, or with `?recursive=true`."""
+        require_owner(request)
+        path = _path(request).removesuffix("/")
+        wants_json = "application/json" in request.headers.get("accept", "")
+        wanted, _ = _conditions(request)
+        with _as_the_node():
+            try:
+                await self._files.delete(
+                    path,
+                    recursive=request.query_params.get("recursive") == "true",
+                    if_match=await self._matching(path, wanted),
+                )
+            except WriteConflict as error:
+                return error_response(error, status=412 if wanted else None)
+            except NotFound:
+                if not wants_json:
+                    raise
+                return json_response({"success": False})
+        # What asks for JSON is a client of the Enhanced S5.js server, which reads a body.
+        return json_response({"success": True}) if wants_json else Response(status_code=204)
+
+    async def _matching(self, path: str, condition: Condition | None) -> str | None:
+        """The CID that must be there; None: whatever is.
+
+        Raises:
+            WriteConflict: what is there is none of those that If-Match names.
+        """
+        if condition is None:
+            return None
+        try:
+            info = await self._files.stat(path)
+        except NotFound:
+            raise WriteConflict(path, "there is nothing, and If-Match wants something") from None
+        if isinstance(info, DirectoryInfo):
+            raise PathRefused(f"{path!a} is a directory, which has no ETag")
+        if not condition.names(means_blob(BlobId.decode(info.cid)), is_strong=True):
+            raise WriteConflict(path, f"it is {info.cid} now")
+        return info.cid
+
+
+@contextmanager
+def _as_the_node() -> Generator[None]:
+    """Bytes of a directory that are none are the node's trouble, not the client's: 502."""
+    try:
+        yield
+    except RemoteProtocolError as error:
+        raise HttpRefusal(502, "corrupt_directory", f"a directory is damaged: {error}") from error
+
+
+def _conditions(request: Request) -> tuple[Condition | None, bool]:
+    """If-Match, and whether nothing may be there (If-None-Match: *)."""
+    if_none_match = parse_condition(request.headers.get("if-none-match"))
+    if if_none_match is not None and not if_none_match.is_any:
+        raise RemoteProtocolError("If-None-Match of a write is *: nothing may be there")
+    return parse_condition(request.headers.get("if-match")), if_none_match is not None
+
+
+def _path(request: Request) -> str:
+    """The decoded path behind /s5/fs; a slash at its end is kept."""
+    raw: bytes = request.scope["raw_path"]
+    prefix = PREFIX.encode()
+    if not raw.startswith(prefix) or raw[len(prefix) : len(prefix) + 1] not in {b"", b"/"}:
+        raise PathRefused(f"paths are written behind {PREFIX}/, the slashes not encoded")
+    rest = raw[len(prefix) + 1 :]
+    is_directory = rest.endswith(b"/")
+    path = decode_path(rest.removesuffix(b"/"))
+    return path + "/" if is_directory and path else path
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return MAX_LIST_ENTRIES
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= 1000):
+        raise RemoteProtocolError(f"limit is 1 to {MAX_LIST_ENTRIES}")
+    return int(text)
+
+
+def _media_type(request: Request) -> str | None:
+    """What the client says; None: by the name's ending."""
+    text = request.headers.get("content-type", "").strip()
+    if not text or text.lower() == _FORM:
+        return None
+    if not _MEDIA_TYPE.fullmatch(text):
+        raise RemoteProtocolError("the Content-Type is no media type")
+    return text
+
+
+def _etag(info: FileInfo) -> dict[str, str]:
+    return {"ETag": f'"{info.cid}"'}
+
+
+def _written(info: FileInfo) -> Json:
+    return {
+        "success": True,
+        "path": info.path,
+        "key": info.path,
+        "size": info.size,
+        "cid": info.cid,
+        "mediaType": info.media_type,
+        "encrypted": info.is_encrypted,
+        # It is in this S5 node's store and registry, durably; copies to others follow.
+        "networkUploaded": True,
+    }
+
+
+def _entry(info: Info) -> dict[str, Json]:
+    name = info.path.rpartition("/")[2]
+    if isinstance(info, DirectoryInfo):
+        return {
+            "name": name,
+            "type": "directory",
+            "cid": info.cid,
+            "createdAt": info.created_at,
+            "encrypted": info.is_encrypted,
+        }
+    return {
+        "name": name,
+        "type": "file",
+        "size": info.size,
+        "mediaType": info.media_type,
+        "cid": info.cid,
+        "modifiedAt": info.modified_at,
+        "encrypted": info.is_encrypted,
+    }

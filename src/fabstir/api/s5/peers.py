@@ -1,0 +1,62 @@
+"""The door /s5/p2p: binary frames to messages, nothing else."""
+
+from __future__ import annotations
+
+import anyio
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from fabstir.api.s5.services import S5Services
+from fabstir.primitives.errors import RemoteProtocolError
+from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
+
+
+class PeerDoor:
+    """Serves /s5/p2p for the length of the server."""
+
+    def __init__(self, services: S5Services) -> None:
+        self._services = services
+
+    async def serve(self, socket: WebSocket) -> None:
+        """One socket, from open to close."""
+        await socket.accept()
+        await self._services.serve_peer(_Accepted(socket))
+        if socket.application_state is WebSocketState.CONNECTED:
+            try:
+                await socket.close()
+            except RuntimeError:
+                return  # the peer was faster
+
+
+class _Accepted:
+    """A WebSocket that the other side opened."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        client = socket.client
+        host = "" if client is None else client.host
+        host = f"[{host}]" if ":" in host else host
+        self.url = f"ws://{host}:{0 if client is None else client.port}"
+        self._socket = socket
+
+    async def send(self, message: bytes) -> None:
+        """As `storage.peers.MessageConnection`."""
+        if self._socket.application_state is not WebSocketState.CONNECTED:
+            raise anyio.BrokenResourceError
+        try:
+            await self._socket.send_bytes(message)
+        except (WebSocketDisconnect, RuntimeError, OSError) as error:
+            # Starlette says "gone" with RuntimeError once it has seen the close itself.
+            raise anyio.BrokenResourceError from error
+
+    async def receive(self) -> bytes:
+        """As `storage.peers.MessageConnection`."""
+        if self._socket.client_state is not WebSocketState.CONNECTED:
+            raise anyio.EndOfStream
+        event = await self._socket.receive()
+        if event["type"] == "websocket.disconnect":
+            raise anyio.EndOfStream
+        data = event.get("bytes")
+        if not isinstance(data, bytes):
+            raise RemoteProtocolError("peers of S5 send binary frames")
+        if len(data) > MAX_WIRE_BYTES:
+            raise RemoteProtocolError(f"a frame is longer than {MAX_WIRE_BYTES} bytes")
+        return data

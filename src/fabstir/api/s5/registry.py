@@ -1,0 +1,81 @@
+"""The registry over HTTP: signed entries in, the newest out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fabstir.api.s5.answers import json_response
+from fabstir.api.s5.bodies import read_json
+from fabstir.api.s5.guard import require_caller
+from fabstir.api.s5.names import decode_base64url, encode_base64url
+from fabstir.api.s5.services import S5Services
+from fabstir.primitives.errors import NotFound, RemoteProtocolError
+from fabstir.protocol.fields import Fields
+from fabstir.protocol.s5.limits import MAX_REVISION
+from fabstir.protocol.s5.multikey import decode_multikey, encode_multikey
+from fabstir.protocol.s5.registry import SignedEntry
+
+_MAX_CHARS: Final = 128
+"""Longest field: a signature has 86 characters."""
+
+
+class RegistryDoors:
+    """GET and POST /s5/registry."""
+
+    def __init__(self, services: S5Services) -> None:
+        self._services = services
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/s5/registry", self.read),
+            Route("/s5/registry", self.write, methods=["POST"]),
+        ]
+
+    async def read(self, request: Request) -> Response:
+        """The newest entry of a key."""
+        public_key = _key(request.query_params.get("pk", ""))
+        entry = await self._services.registry.get(public_key)
+        if entry is None:
+            raise NotFound("there is no registry entry of this key")
+        return json_response(
+            {
+                "pk": encode_base64url(encode_multikey(entry.public_key)),
+                "revision": entry.revision,
+                "data": encode_base64url(entry.data),
+                "signature": encode_base64url(entry.signature),
+            }
+        )
+
+    async def write(self, request: Request) -> Response:
+        """Publish an entry; one that is not newer is a conflict (409)."""
+        require_caller(request)
+        fields = Fields.parse(await read_json(request, self._services.limits), "entry")
+        entry = SignedEntry(
+            public_key=_key(fields.text("pk", limit=_MAX_CHARS)),
+            revision=fields.integer("revision", limit=MAX_REVISION + 1),
+            data=decode_field(fields, "data"),
+            signature=decode_field(fields, "signature"),
+        )
+        entry.verify(self._services.crypto)
+        await self._services.registry.set(entry)
+        return Response(status_code=204)
+
+
+def decode_field(fields: Fields, name: str) -> bytes:
+    """Bytes in base64url. Raises RemoteProtocolError."""
+    try:
+        return decode_base64url(fields.text(name, limit=_MAX_CHARS))
+    except ValueError as error:
+        raise RemoteProtocolError(f"{fields.where}: {name} must be base64url") from error
+
+
+def _key(text: str) -> bytes:
+    try:
+        raw = decode_base64url(text)
+    except ValueError as error:
+        raise RemoteProtocolError("pk must be base64url of 33 bytes") from error
+    return decode_multikey(raw)

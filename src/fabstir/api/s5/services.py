@@ -1,0 +1,89 @@
+"""What the doors of the S5 node translate to."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from fabstir.primitives.cid import Multihash
+from fabstir.primitives.encoding import Json
+from fabstir.protocol.crypto import Crypto
+from fabstir.protocol.s5.wire import StorageLocation
+from fabstir.storage.accounts import Accounts
+from fabstir.storage.fs import FileSystem
+from fabstir.storage.outboards import Outboards
+from fabstir.storage.peers import MessageConnection, Offer
+from fabstir.storage.ports import Blobs, Registry
+from fabstir.storage.resumable import ResumableUploads
+from fabstir.storage.store import BlobStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client may do to the node.
+
+    Attributes:
+        max_upload_bytes: longest blob that is taken.
+        read_timeout: seconds without a byte after which an upload is given up.
+        min_bytes_per_second: an upload that is slower, over more than `read_timeout`, is too.
+        write_timeout: seconds in which a download must take 64 KiB.
+        uploads_per_caller: uploads of one account at once. Each holds some 3 MiB.
+        requests_per_second, request_burst: anonymous calls of one remote address.
+        entries_per_second, entry_burst: registrations and logins of one remote address.
+        fetched_bytes: the most that the node fetches from elsewhere for an anonymous call.
+        num_addresses: remote addresses that are told apart; some 200 bytes each.
+    """
+
+    max_upload_bytes: int = 1 << 40
+    read_timeout: float = 30.0
+    min_bytes_per_second: int = 1024
+    write_timeout: float = 60.0
+    uploads_per_caller: int = 16
+    requests_per_second: float = 200.0
+    request_burst: int = 2000
+    entries_per_second: float = 2.0
+    entry_burst: int = 30
+    fetched_bytes: int = 256 << 20
+    num_addresses: int = 16_384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S5Services:
+    """What the doors of the S5 node translate to.
+
+    Attributes:
+        store: what is on this disk, for uploads, pins and blobs that are here.
+        blobs: this node with its peers and portals, for blobs that are not.
+        registry: this node's, with what its peers and portals know.
+        files: the owner's file system, behind /s5/fs.
+        find: where peers say that a blob is: `Peers.find`.
+        offer: where it is here, as peers are told; None: it is not.
+        serve_peer: the P2P protocol over one connection, until it is closed.
+        node_id: 32 bytes of ed25519, this node's key on the P2P network.
+        p2p_uris: WebSocket URLs by which other nodes reach it.
+        health: what GET /health answers.
+        version: of this software.
+        authorities: every `host[:port]` by which this node is reached.
+        is_public: whether strangers may connect. If not, pages of other origins may only read.
+        is_secure: whether it is reached by https, so that cookies are kept to it.
+    """
+
+    store: BlobStore
+    blobs: Blobs
+    registry: Registry
+    files: FileSystem
+    accounts: Accounts
+    uploads: ResumableUploads
+    outboards: Outboards
+    find: Callable[[Multihash], Awaitable[Sequence[StorageLocation]]]
+    offer: Callable[[Multihash], Awaitable[Offer | None]]
+    serve_peer: Callable[[MessageConnection], Awaitable[None]]
+    node_id: bytes
+    p2p_uris: tuple[str, ...]
+    health: Callable[[], Awaitable[Json]]
+    version: str
+    authorities: frozenset[str]
+    is_public: bool
+    is_secure: bool
+    crypto: Crypto = field(repr=False)
+    limits: Limits = field(default_factory=Limits)
