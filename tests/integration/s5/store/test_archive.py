@@ -1,0 +1,131 @@
+"""Archives: what one store exports another one has afterwards, and damage is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.integration.s5.store.helpers import LARGE, content, files, flip, get
+
+from fabstir.crypto import NATIVE
+from fabstir.primitives.cid import BlobId
+from fabstir.primitives.errors import CorruptBlob, NotFound, QuotaExceeded, StorageError
+from fabstir.storage.store import BlobStore, Exported, Imported, open_store
+
+pytestmark = [pytest.mark.integration, pytest.mark.anyio]
+
+SIZES = [0, 1, 70_000, 1_000, LARGE, 2_200_000]
+
+
+async def filled(store: BlobStore) -> list[BlobId]:
+    return [await store.put(content(size, size), owner="a", reason="test") for size in SIZES]
+
+
+async def test_an_archive_carries_a_store(store: BlobStore, tmp_path: Path) -> None:
+    blobs, archive = await filled(store), tmp_path / "all.s5car"
+
+    exported = await store.export(archive)
+
+    assert exported == Exported(num_blobs=6, num_bytes=sum(SIZES), damaged=())
+    async with open_store(tmp_path / "other", NATIVE) as other:
+        for _ in range(2):  # the second time everything is there already
+            imported = await other.import_(archive, owner="b")
+            assert imported == Imported(num_blobs=6, num_bytes=sum(SIZES))
+        for blob in blobs:
+            assert await get(other, blob) == content(blob.size, blob.size)
+        assert {(pin.owner, pin.reason) async for pin in other.pins()} == {("b", "import")}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.s5car", "other", "s5"]
+
+
+async def test_one_owners_blobs_are_exported(store: BlobStore, tmp_path: Path) -> None:
+    await filled(store)
+    await store.put(b"another's", owner="b", reason="test")
+
+    exported = await store.export(tmp_path / "b.s5car", owner="b")
+
+    assert (exported.num_blobs, exported.num_bytes) == (1, 9)
+
+
+async def test_a_rotten_blob_is_left_out_and_named(
+    store: BlobStore, folder: Path, tmp_path: Path
+) -> None:
+    blobs = await filled(store)
+    flip(next((folder / "blobs").glob(f"*/{blobs[-1].digest.hex()}.*")), 2_100_000)
+
+    exported = await store.export(tmp_path / "all.s5car")
+
+    assert (exported.num_blobs, exported.damaged) == (5, (blobs[-1],))
+    async with open_store(tmp_path / "other", NATIVE) as other:
+        assert (await other.import_(tmp_path / "all.s5car", owner="a")).num_blobs == 5
+    with pytest.raises(CorruptBlob):
+        await get(store, blobs[-1])
+
+
+async def test_a_tampered_blob_is_named_and_the_others_are_kept(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    blobs, archive = await filled(store), tmp_path / "all.s5car"
+    await store.export(archive)
+    flip(archive, 200)  # in the third blob
+
+    async with open_store(tmp_path / "other", NATIVE) as other:
+        with pytest.raises(StorageError) as caught:
+            await other.import_(archive, owner="a")
+
+        assert f"{blobs[2].encode()} (number 3); the other 5 are kept" in str(caught.value)
+        with pytest.raises(NotFound):
+            await get(other, blobs[2])
+        assert (await other.usage("a")).num_blobs == 5
+        assert len(files(tmp_path / "other")) == 2
+
+
+async def test_a_truncated_archive_keeps_what_was_verified(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    await filled(store)
+    archive, cut = tmp_path / "all.s5car", tmp_path / "cut.s5car"
+    await store.export(archive)
+    whole = archive.read_bytes()
+    expected = {
+        0: "this is no S5 archive",
+        7: "this is no S5 archive",
+        8: "cut off between two blobs; the 0 blobs before",
+        20: "cut off in an identifier; the 0 blobs",
+        71_300: r"ends \d+ bytes before the end of a blob; the 4 blobs before are kept",
+        len(whole) - 1: "cut off in its end; the 6 blobs before are kept",
+    }
+
+    async with open_store(tmp_path / "other", NATIVE) as other:
+        for length, text in expected.items():
+            cut.write_bytes(whole[:length])
+            with pytest.raises(StorageError, match=text):
+                await other.import_(cut, owner="a")
+        assert (await other.usage("a")).num_blobs == 6
+
+
+async def test_an_archive_respects_the_quota(store: BlobStore, tmp_path: Path) -> None:
+    await filled(store)
+    await store.export(tmp_path / "all.s5car")
+
+    async with open_store(tmp_path / "other", NATIVE) as other:
+        await other.set_quota("a", 100_000)
+        with pytest.raises(QuotaExceeded):
+            await other.import_(tmp_path / "all.s5car", owner="a")
+        assert (await other.usage("a")).num_bytes == 71_001
+
+
+async def test_files_that_cannot_be_used_are_named(store: BlobStore, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No such file"):
+        await store.import_(tmp_path / "none.s5car", owner="a")
+    with pytest.raises(StorageError, match="No such file"):
+        await store.export(tmp_path / "none" / "all.s5car")
+
+
+async def test_what_is_collected_meanwhile_is_left_out(store: BlobStore, tmp_path: Path) -> None:
+    blobs = await filled(store)
+    await store.unpin("a", [blob.multihash for blob in blobs])
+    await store.collect(grace_seconds=0)
+
+    exported = await store.export(tmp_path / "all.s5car")
+
+    assert exported == Exported(num_blobs=0, num_bytes=0, damaged=())

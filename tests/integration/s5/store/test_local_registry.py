@@ -1,0 +1,141 @@
+"""Registry entries: the newest one that its key signed, and proof of every fork."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.integration.s5.store.conftest import Clock
+
+from fabstir.crypto import NATIVE
+from fabstir.primitives.errors import RemoteProtocolError, WriteConflict
+from fabstir.protocol.s5.limits import MAX_REVISION
+from fabstir.protocol.s5.registry import SignedEntry, sign_entry
+from fabstir.storage.store import BlobStore, LocalRegistry, open_store
+
+pytestmark = [pytest.mark.integration, pytest.mark.anyio]
+
+SEED = b"\5" * 32
+KEY = NATIVE.ed25519_public_key(SEED)
+
+
+def entry(revision: int, data: bytes) -> SignedEntry:
+    return sign_entry(SEED, revision, data, NATIVE)
+
+
+@pytest.fixture
+def registry(store: BlobStore, clock: Clock) -> LocalRegistry:
+    return LocalRegistry(store.db, NATIVE, clock=clock)
+
+
+async def test_the_newest_entry_comes_back(registry: LocalRegistry) -> None:
+    assert await registry.get(KEY) is None
+
+    await registry.set(entry(0, b"zero"))
+    await registry.set(entry(7, b"seven"))
+    await registry.set(entry(MAX_REVISION, b"x" * 64))
+
+    assert await registry.get(KEY) == entry(MAX_REVISION, b"x" * 64)
+    assert await registry.get(b"\1" * 32) is None
+
+
+async def test_an_entry_survives_a_restart(folder: Path) -> None:
+    async with open_store(folder, NATIVE) as store:
+        await LocalRegistry(store.db, NATIVE).set(entry(1, b"kept"))
+
+    async with open_store(folder, NATIVE) as store:
+        assert await LocalRegistry(store.db, NATIVE).get(KEY) == entry(1, b"kept")
+
+
+async def test_the_same_entry_again_is_no_conflict(registry: LocalRegistry) -> None:
+    await registry.set(entry(3, b"data"))
+
+    await registry.set(entry(3, b"data"))
+
+    assert await registry.forks(KEY) == []
+
+
+async def test_a_replayed_older_entry_is_refused(registry: LocalRegistry) -> None:
+    await registry.set(entry(3, b"old"))
+    await registry.set(entry(5, b"new"))
+
+    with pytest.raises(WriteConflict, match="revision 5 is here, and 3 was given"):
+        await registry.set(entry(3, b"old"))
+
+    assert await registry.get(KEY) == entry(5, b"new")
+
+
+async def test_a_fork_is_refused_and_proven(registry: LocalRegistry) -> None:
+    first, second = entry(5, b"one side"), entry(5, b"the other side")
+    await registry.set(first)
+
+    with pytest.raises(WriteConflict):
+        await registry.set(second)
+    with pytest.raises(WriteConflict) as caught:
+        await registry.set(second)
+
+    text = str(caught.value)
+    assert "its key signed revision 5 twice" in text
+    assert b"one side".hex() in text
+    assert b"the othe".hex() in text
+    assert await registry.get(KEY) == first
+    forks = await registry.forks(KEY)
+    assert forks == [first, second]
+    for side in forks:
+        side.verify(NATIVE)
+    await registry.set(entry(6, b"after it"))
+    assert await registry.forks(KEY) == [first, second]
+
+
+async def test_evidence_is_bounded(registry: LocalRegistry) -> None:
+    await registry.set(entry(1, b"first"))
+
+    for number in range(30):
+        with pytest.raises(WriteConflict):
+            await registry.set(entry(1, bytes([number])))
+
+    assert len(await registry.forks(KEY)) == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"signature": bytes(64)},
+        {"data": b"other"},
+        {"revision": 2},
+        {"revision": MAX_REVISION + 1},
+        {"revision": -1},
+        {"data": b"x" * 65},
+        {"public_key": b"\1" * 32},
+        {"public_key": b"short"},
+    ],
+)
+async def test_what_its_key_did_not_sign_is_refused(
+    registry: LocalRegistry, change: dict[str, bytes | int]
+) -> None:
+    forged = replace(entry(1, b"data"), **change)  # pyright: ignore[reportArgumentType] - one of several fields
+
+    with pytest.raises(RemoteProtocolError):
+        await registry.set(forged)
+
+    assert await registry.get(forged.public_key) is None
+
+
+async def test_of_many_writers_one_wins_each_revision(registry: LocalRegistry) -> None:
+    refused = 0
+
+    async def write(number: int) -> None:
+        nonlocal refused
+        try:
+            await registry.set(entry(1, bytes([number])))
+        except WriteConflict:
+            refused += 1
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(write, number)
+
+    assert refused == 19
+    assert await registry.get(KEY) == entry(1, b"\0")
