@@ -29,6 +29,7 @@ from fabstir.config.sections import (
     WalletSettings,
 )
 from fabstir.config.values import SettingType, Value, resolve, setting_types
+from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError
 
 Origin = Literal["default", "file", "environment", "flag"]
@@ -316,6 +317,14 @@ def _check_model(model: ModelSettings) -> None:
             f"{' and '.join(missing)} must be set too: model.repo, model.file and model.sha256 "
             "name a model together; without all three the demo model is served"
         )
+    if model.cid is not None:
+        try:
+            BlobId.decode(model.cid)
+        except ValueError as exc:
+            raise ConfigError(
+                f"model.cid is {model.cid!r}, which is no S5 identifier ({exc}): take what "
+                "`fabstir s5 put` said"
+            ) from exc
 
 
 def _made_public(settings: Settings) -> Settings:

@@ -2,8 +2,10 @@
 
 from fabstir.models.catalogue import (
     DEMO_MODEL,
+    FindSources,
     HubSource,
     ModelSpec,
+    S5Source,
     Source,
     UrlSource,
     WheelSource,
@@ -14,10 +16,12 @@ from fabstir.models.files import OnProgress, ensure_verified, sha256_of, verify_
 
 __all__ = [
     "DEMO_MODEL",
+    "FindSources",
     "HubSource",
     "ModelSpec",
     "OnProgress",
     "Patience",
+    "S5Source",
     "Source",
     "UrlSource",
     "WheelSource",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
+from fabstir.primitives.cid import BlobId
 from fabstir.primitives.ids import Hash32
+from fabstir.storage.fetch import BlobSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,23 @@ class WheelSource:
     member: str
 
 
-Source = UrlSource | HubSource | WheelSource
+FindSources = Callable[[BlobId], Awaitable[Sequence[BlobSource]]]
+"""Says where a blob of S5 may be now. Raises StorageError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S5Source:
+    """A blob of S5, from all places that have it at once; none of them is believed.
+
+    Attributes:
+        find: asked at the start of every fetch.
+    """
+
+    blob: BlobId
+    find: FindSources = field(compare=False, repr=False)
+
+
+Source = UrlSource | HubSource | WheelSource | S5Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

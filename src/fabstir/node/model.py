@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import dataclasses
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fabstir.chain.contracts import ModelRegistry
 from fabstir.config import Settings
 from fabstir.engines import Engine, LlamaCppConfig, open_llamacpp
-from fabstir.models import DEMO_MODEL, ModelSpec, ensure_verified, fetch_model
+from fabstir.models import (
+    DEMO_MODEL,
+    FindSources,
+    ModelSpec,
+    S5Source,
+    ensure_verified,
+    fetch_model,
+)
+from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import ChainId, Hash32, ModelId
+from fabstir.storage.fetch import BlobSource
+from fabstir.storage.portals import expand
 
 Progress = Callable[[str, str], None]
 """(what, how far): one line for people, whenever it changes."""
@@ -44,12 +56,37 @@ class ServedModel:
         return {"models": [model], "chain_id": chain_id}
 
 
+def _s5_places(settings: Settings) -> FindSources:
+    """The portals and peers of the settings, asked as portals: S5's nodes are both on one port."""
+
+    async def find(blob: BlobId) -> Sequence[BlobSource]:
+        urls = [*expand(settings.s5.portals), *map(_http_origin, settings.s5.peers)]
+        return [BlobSource.portal(url, blob) for url in dict.fromkeys(urls)]
+
+    return find
+
+
+def _http_origin(peer: str) -> str:
+    """Of `ws://host:port/s5/p2p`, or with a node id before the host."""
+    parts = urlsplit(peer)
+    scheme = {"ws": "http", "wss": "https"}[parts.scheme]
+    return f"{scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
 def model_spec(settings: Settings) -> ModelSpec:
     """Which model the settings name; the demo model if they name none.
 
     Raises:
         ConfigError: only some of repo, file and sha256 are set.
     """
+    spec = _named_spec(settings)
+    if settings.model.cid is None:
+        return spec
+    source = S5Source(blob=BlobId.decode(settings.model.cid), find=_s5_places(settings))
+    return dataclasses.replace(spec, source=source)
+
+
+def _named_spec(settings: Settings) -> ModelSpec:
     wanted = settings.model
     named = (wanted.repo, wanted.file, wanted.sha256)
     if not any(named):

@@ -1,19 +1,39 @@
 """Which part of a blob is fetched from whom.
 
 No part is fetched from two, until nothing else is left to do: then everybody joins in what others
-have begun, so that the slowest of them, or one that drips on purpose, holds up nobody.
+are slow with, so that the slowest of them, or one that drips on purpose, holds up nobody.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
 
 import anyio
 
 from fabstir.primitives.cid import BlobId
 from fabstir.storage._part import RUN_GROUPS
 from fabstir.storage.verified import group_extent, num_groups
+
+SLOW_SECONDS: Final = 0.5
+"""How long one source may be at a run before an idle one fetches it too: 4 MiB in this time are
+67 Mbit/s. Joining in at once would fetch the end of every blob twice."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A run that sources are at.
+
+    Attributes:
+        since: when the last of them began, in seconds of the event loop.
+        scopes: by source.
+    """
+
+    since: float
+    scopes: dict[str, anyio.CancelScope] = field(default_factory=dict[str, anyio.CancelScope])
 
 
 class Runs:
@@ -28,7 +48,7 @@ class Runs:
         self.bytes_done = sum(self._size(group) for group, done in enumerate(self._done) if done)
         runs = range(-(-len(self._done) // RUN_GROUPS))
         self._pending = deque(run for run in runs if self.missing(run) is not None)
-        self._holders: dict[int, dict[str, anyio.CancelScope]] = {}
+        self._held: dict[int, _Held] = {}
         self._changed = anyio.Event()
 
     @property
@@ -57,8 +77,9 @@ class Runs:
         self.bytes_done += size
         run = group // RUN_GROUPS
         if self.missing(run) is None:
-            for scope in self._holders.get(run, {}).values():
-                scope.cancel()
+            if held := self._held.get(run):
+                for scope in held.scopes.values():
+                    scope.cancel()
             self._wake()
         return size
 
@@ -69,32 +90,42 @@ class Runs:
             scope: cancelled when somebody else completes the run first.
         """
         while not self.is_complete:
-            run = self._choose(source)
-            if run is not None:
-                self._holders.setdefault(run, {})[source] = scope
+            run, at = self._choose(source)
+            now = anyio.current_time()
+            if run is not None and at <= now:
+                held = self._held.setdefault(run, _Held(now))
+                held.since = now
+                held.scopes[source] = scope
                 return run
-            await self._changed.wait()
+            # Looked up before waiting: the event is replaced whenever something changes.
+            changed = self._changed
+            with anyio.CancelScope(deadline=at):
+                await changed.wait()
         return None
 
     def release(self, run: int, source: str) -> None:
         """Give a run back, complete or not."""
-        holders = self._holders.get(run, {})
-        holders.pop(source, None)
-        if not holders:
-            self._holders.pop(run, None)
+        held = self._held[run]
+        held.scopes.pop(source)
+        if not held.scopes:
+            del self._held[run]
             if self.missing(run) is not None:
                 self._pending.appendleft(run)
         self._wake()
 
-    def _choose(self, source: str) -> int | None:
+    def _choose(self, source: str) -> tuple[int | None, float]:
+        """A run, and from when on it may be taken."""
         if self._pending:
-            return self._pending.popleft()
-        shared = [
-            (len(holders), run)
-            for run, holders in self._holders.items()
-            if source not in holders and self.missing(run) is not None
+            return self._pending.popleft(), -math.inf
+        slow = [
+            (held.since + SLOW_SECONDS, run)
+            for run, held in self._held.items()
+            if source not in held.scopes and self.missing(run) is not None
         ]
-        return min(shared)[1] if shared else None
+        if not slow:
+            return None, math.inf
+        at, run = min(slow)
+        return run, at
 
     def _size(self, group: int) -> int:
         start, end = group_extent(self._blob.size, group)

@@ -142,6 +142,7 @@ def test_every_type_can_stand_in_the_file(config_file: Path) -> None:
         ("[s5]\nreplicas = 2", ["s5.replicas is 2", "name 0 other places", "s5.portals"]),
         ("[s5]\nreplicas = 17", ["s5.replicas is 17", "from 1 to 16"]),
         ("[model]\nrepo = 'a/b'", ["model.file and model.sha256 must be set too"]),
+        ("[model]\ncid = 'bafy'", ["model.cid is 'bafy'", "no S5 identifier", "s5 put"]),
     ],
 )
 def test_a_mistake_in_the_file_is_named(config_file: Path, text: str, parts: list[str]) -> None:

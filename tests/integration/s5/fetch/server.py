@@ -89,6 +89,10 @@ class Server:
     def source(self) -> BlobSource:
         return BlobSource.location(f"{self.url}/blobs/one")
 
+    def _is_here(self, path: str) -> bool:
+        cid = self.sample.blob.encode("z")
+        return path in {"/blobs/one", f"/s5/blob/{cid}", f"/s5/download/{cid}"}
+
     async def serve(self, stream: SocketStream) -> None:
         async with stream:
             try:
@@ -107,7 +111,7 @@ class Server:
             await self._send_blob(stream, head, path)
 
     async def _send_outboard(self, stream: SocketStream, path: str) -> None:
-        if not self.conduct.has_outboard or path != "/blobs/one.obao":
+        if not self.conduct.has_outboard or not self._is_here(path.removesuffix(".obao")):
             return await _send_head(stream, 404, {"Content-Length": "0"})
         outboard = self.conduct.outboard
         body = self.sample.outboard if outboard is None else outboard
@@ -123,7 +127,7 @@ class Server:
         if conduct.redirects_to is not None:
             where = {"Location": conduct.redirects_to, "Content-Length": "0"}
             return await _send_head(stream, 307, where)
-        if path != "/blobs/one":
+        if not self._is_here(path):
             return await _send_head(stream, 404, {"Content-Length": "0"})
         match = re.search(r"(?i)range: bytes=(\d+)-(\d+)", head) if conduct.has_ranges else None
         start, end = (int(match[1]), int(match[2]) + 1) if match else (0, size)
