@@ -27,8 +27,9 @@ MAX_NAME_BYTES: Final = 1024
 MAX_PATH_DEPTH: Final = 64
 """Most segments of a path, so that a directory that contains itself ends."""
 
-MAX_CBOR_DEPTH: Final = 16
-"""Deepest nesting that is decoded: a file reference with its predecessor has six levels."""
+MAX_CBOR_DEPTH: Final = 32
+"""Deepest nesting that is decoded: a file reference with one predecessor has six levels, and one
+with eight in a HAMT's leaf has seventeen."""
 
 MAX_WIRE_BYTES: Final = 1 << 20
 """Longest frame of the P2P WebSocket."""

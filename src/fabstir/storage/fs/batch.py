@@ -1,0 +1,72 @@
+"""Many changes that become visible together."""
+
+from __future__ import annotations
+
+from fabstir.primitives.errors import PathRefused
+from fabstir.storage.fs.changes import RemoveFile
+from fabstir.storage.fs.commits import Outcome
+from fabstir.storage.fs.contents import Data
+from fabstir.storage.fs.paths import format_path, parse_path
+from fabstir.storage.fs.plans import Plan
+from fabstir.storage.fs.running import Write
+from fabstir.storage.fs.uploads import Uploads
+from fabstir.storage.fs.values import FileInfo, file_info
+
+
+class Batch:
+    """Collects changes; `FileSystem.batch` makes them visible.
+
+    Attributes:
+        plan: what was collected.
+        outcome: what there is afterwards, once it is visible.
+    """
+
+    def __init__(self, uploads: Uploads, write: Write) -> None:
+        self._uploads = uploads
+        self._write = write
+        self.plan = Plan()
+        self.outcome: Outcome = {}
+
+    async def put(
+        self,
+        path: str,
+        data: Data,
+        media_type: str | None = None,
+        *,
+        if_match: str | None = None,
+        if_none_match: bool = False,
+        encrypt: bool = True,
+    ) -> None:
+        """Store a content, and let it become a file with the rest. As `FileSystem.put`."""
+        segments = parse_path(path)
+        if not segments:
+            raise PathRefused("the root is a directory: name a file in it")
+        change = await self._uploads.store(
+            segments,
+            data,
+            media_type,
+            if_match=if_match,
+            if_none_match=if_none_match,
+            encrypt=encrypt,
+            write=self._write,
+        )
+        self.plan.add(segments, change)
+
+    def delete(self, path: str, *, if_match: str | None = None) -> None:
+        """Delete a file with the rest. Raises NotFound when the block ends and it is not there."""
+        segments = parse_path(path)
+        if not segments:
+            raise PathRefused("the root cannot be deleted")
+        self.plan.add(segments, RemoveFile(path=format_path(segments), if_match=if_match))
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory with the rest, if it is missing."""
+        self.plan.at(parse_path(path))
+
+    def info(self, path: str) -> FileInfo:
+        """A file of this batch as it was written. Raises KeyError: it is not visible yet."""
+        segments = parse_path(path)
+        file = self.outcome[segments].file
+        if file is None:
+            raise KeyError(path)
+        return file_info(format_path(segments), file)

@@ -1,0 +1,325 @@
+"""Writing directories: read the newest, apply, publish the next revision, or do it again.
+
+The registry takes each revision once, so of two writers one is told no; it reads what the other
+wrote and applies its own changes to that. No clock is looked at. Every directory that is touched
+gets one new revision, the deepest first; a directory that is missing gets its whole first content
+before the one above it names it. What a revision no longer names is released after the registry
+has the revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+
+from fabstir.primitives.errors import (
+    AccessDenied,
+    NotFound,
+    PathRefused,
+    PortalError,
+    StorageError,
+    WriteConflict,
+)
+from fabstir.protocol.s5.directory import Cbor, DirRef, LinkKind
+from fabstir.protocol.s5.directory_cid import Capability
+from fabstir.protocol.s5.encryption import NONCE_BYTES
+from fabstir.protocol.s5.limits import MAX_REVISION
+from fabstir.storage.fs.changes import Change, PutDirectory, Slot, same_link
+from fabstir.storage.fs.directories import Directories, Loaded, State
+from fabstir.storage.fs.keys import (
+    child_of,
+    derived_child,
+    in_clear,
+    random_child,
+    sealed_write_key,
+)
+from fabstir.storage.fs.locks import KeyedLocks
+from fabstir.storage.fs.looks import Looks
+from fabstir.storage.fs.ownership import own_blobs
+from fabstir.storage.fs.paths import Segments, format_path
+from fabstir.storage.fs.plans import Plan
+from fabstir.storage.fs.rewriting import Rewriting, Rewritten
+from fabstir.storage.fs.values import split_time
+
+MAX_ATTEMPTS: Final = 40
+"""How often one directory is tried: each failure is some other writer's success."""
+
+_FIRST_WAIT, _MAX_WAIT = 0.002, 0.25
+"""Seconds; the wait is random below a bound that doubles."""
+
+Outcome = dict[Segments, Slot]
+"""What there is afterwards under each path that a plan changed."""
+
+
+class _Gone(Exception):
+    """The directory was deleted while it was to be written."""
+
+
+class _Taken(Exception):
+    """The keys of a directory that was to be made are another one's."""
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """What one plan's attempts have in common.
+
+    Attributes:
+        bases: what there was under each name at first.
+        settled: directories below that are written.
+        prepared: directories below that are written, and named by nobody yet.
+        replaced: directories below that were deleted and are made anew.
+    """
+
+    bases: dict[str, Slot] = field(default_factory=dict[str, Slot])
+    settled: set[str] = field(default_factory=set[str])
+    prepared: dict[str, DirRef] = field(default_factory=dict[str, DirRef])
+    replaced: dict[str, DirRef] = field(default_factory=dict[str, DirRef])
+
+
+@dataclass(slots=True)
+class _Edit:
+    """What one revision changes.
+
+    Attributes:
+        before, after: by names as they are spelled in the directory.
+        results: by names as the plan spells them.
+    """
+
+    before: dict[str, Slot] = field(default_factory=dict[str, Slot])
+    after: dict[str, Slot] = field(default_factory=dict[str, Slot])
+    results: dict[str, Slot] = field(default_factory=dict[str, Slot])
+
+    @property
+    def is_empty(self) -> bool:
+        return self.before == self.after
+
+    def note(self, name: str, stored: str, before: Slot, after: Slot) -> None:
+        self.before[stored] = before
+        self.after[stored] = after
+        self.results[name] = after
+
+
+class Commits:
+    """Applies plans to a tree.
+
+    Args:
+        may_release: whether blobs that are no longer named may be released at once.
+    """
+
+    def __init__(
+        self,
+        directories: Directories,
+        rewriting: Rewriting,
+        *,
+        clock: Callable[[], float],
+        is_clear: bool,
+        may_release: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._directories = directories
+        self._rewriting = rewriting
+        self._clock = clock
+        self._is_clear = is_clear
+        self._may_release = may_release
+        self._locks = KeyedLocks()
+
+    async def commit(
+        self, plan: Plan, directory: Capability, *, must_exist: bool = False
+    ) -> Outcome:
+        """Carry out a plan, and release what was stored for it in vain.
+
+        Args:
+            directory: where the plan begins.
+            must_exist: whether that directory may not be made by this.
+
+        Raises:
+            WriteConflict: somebody else changed the same name, or a condition does not hold. What
+                was published in deeper directories until then stays.
+            NotFound, PathRefused, AccessDenied, PortalError, StorageFull, QuotaExceeded
+        """
+        outcome: Outcome = {}
+        try:
+            await self._apply(
+                plan, directory, outcome, {State.PRESENT} if must_exist else set(State)
+            )
+        except _Gone as exc:
+            raise NotFound(f"the directory {format_path(plan.path)!a} was deleted") from exc
+        except PortalError:
+            # The entry may have been taken all the same: nothing that it names may go.
+            raise
+        except StorageError:
+            await self._release_unused(plan, outcome)
+            raise
+        await self._release_unused(plan, outcome)
+        return outcome
+
+    async def _release_unused(self, plan: Plan, outcome: Outcome) -> None:
+        named = {blob for slot in outcome.values() for blob in own_blobs(slot.file)}
+        unused = plan.blobs() - named
+        if unused:
+            await self._directories.release(unused)
+
+    async def _apply(
+        self, plan: Plan, capability: Capability, outcome: Outcome, allowed: set[State]
+    ) -> None:
+        path = format_path(plan.path)
+        attempts = _Attempts()
+        for attempt in range(MAX_ATTEMPTS):
+            await self._wait(attempt)
+            if plan.below:
+                loaded = await self._load(plan, capability, allowed)
+                await self._write_below(plan, loaded, attempts, outcome)
+            async with self._locks.hold(capability.cid.link):
+                loaded = await self._load(plan, capability, allowed)
+                if await self._try(plan, loaded, attempts, outcome):
+                    return
+        raise WriteConflict(path, f"{MAX_ATTEMPTS} times another writer was faster: try again")
+
+    async def _load(self, plan: Plan, capability: Capability, allowed: set[State]) -> Loaded:
+        loaded = await self._directories.load(capability, format_path(plan.path))
+        if loaded.state not in allowed:
+            raise _Taken if loaded.state is State.PRESENT else _Gone
+        return loaded
+
+    # -- directories below ------------------------------------------------------------------------
+
+    async def _write_below(
+        self, plan: Plan, loaded: Loaded, attempts: _Attempts, outcome: Outcome
+    ) -> None:
+        for name, below in plan.below.items():
+            if name in attempts.settled:
+                continue
+            slot = (await self._directories.slot(loaded, name))[1]
+            if slot.file is not None and slot.directory is None:
+                raise PathRefused(f"{format_path(below.path)!a} is a file: it can hold nothing")
+            ref = slot.directory
+            if ref is not None and not same_link(ref, attempts.replaced.get(name)):
+                child = child_of(loaded.capability, name, ref, self._directories.crypto)
+                try:
+                    await self._apply(below, child, outcome, {State.PRESENT})
+                except _Gone:
+                    attempts.replaced[name] = ref
+                    attempts.prepared.pop(name, None)
+                else:
+                    attempts.settled.add(name)
+                    attempts.prepared.pop(name, None)
+                    continue
+            if name not in attempts.prepared:
+                attempts.prepared[name] = await self._create(below, loaded.capability, outcome)
+
+    async def _create(self, plan: Plan, parent: Capability, outcome: Outcome) -> DirRef:
+        """Write a new directory with its first content; nobody names it yet."""
+        name, crypto = plan.path[-1], self._directories.crypto
+        child = derived_child(parent, name, crypto)
+        if child is None:
+            raise AccessDenied(f"{format_path(plan.path[:-1])!a} was shared for reading only")
+        if self._is_clear:
+            # S5.js finds keys by name alone, so a directory that was deleted is written on.
+            child = in_clear(child)
+            await self._apply(plan, child, outcome, set(State))
+            return self._reference(child)
+        try:
+            await self._apply(plan, child, outcome, {State.MISSING})
+        except (_Taken, _Gone):
+            child = random_child(parent, self._directories.random, crypto)
+            await self._apply(plan, child, outcome, {State.MISSING})
+            nonce = self._directories.random(NONCE_BYTES)
+            return self._reference(child, sealed_write_key(parent, child, nonce, crypto))
+        return self._reference(child)
+
+    def _reference(self, child: Capability, extra: Mapping[Cbor, Cbor] | None = None) -> DirRef:
+        seconds, nanos = split_time(self._clock())
+        return DirRef(
+            kind=LinkKind.MUTABLE,
+            link=child.cid.link,
+            encryption_key=child.cid.encryption_key,
+            timestamp=seconds,
+            timestamp_nanos=nanos,
+            extra={**(extra or {})},
+        )
+
+    # -- one revision -----------------------------------------------------------------------------
+
+    async def _try(self, plan: Plan, loaded: Loaded, attempts: _Attempts, outcome: Outcome) -> bool:
+        """Publish the next revision. Returns False where another writer did."""
+        edit = await self._edit(plan, loaded, attempts)
+        if edit is None:
+            return False
+        is_needed = not edit.is_empty or loaded.state is not State.PRESENT
+        if is_needed and not await self._publish(loaded, edit):
+            return False
+        outcome.update({(*plan.path, name): slot for name, slot in edit.results.items()})
+        return True
+
+    async def _edit(self, plan: Plan, loaded: Loaded, attempts: _Attempts) -> _Edit | None:
+        """What to change in this very version; None: directories below must be looked at again."""
+        edit = _Edit()
+        looks = Looks(self._directories, loaded)
+        for name, ref in attempts.prepared.items():
+            stored, slot = await self._directories.slot(loaded, name)
+            path = format_path((*plan.path, name))
+            link = PutDirectory(path=path, ref=ref, replaces=attempts.replaced.get(name))
+            if not link.is_done(slot) and not same_link(slot.directory, link.replaces):
+                return None
+            if slot.is_empty:
+                await looks.claim(path, name)
+            edit.note(name, stored, slot, link.apply(slot))
+        for name, changes in plan.changes.items():
+            stored, slot = await self._directories.slot(loaded, name)
+            base = attempts.bases.setdefault(name, slot)
+            linked = edit.results.get(name, slot)
+            result = _fold(changes, linked, is_same=slot == base)
+            if slot.is_empty and linked.is_empty and not result.is_empty:
+                await looks.claim(format_path((*plan.path, name)), name)
+            edit.note(name, stored, slot, result)
+        return edit
+
+    async def _publish(self, loaded: Loaded, edit: _Edit) -> bool:
+        if loaded.revision >= MAX_REVISION:
+            raise StorageError(f"the directory {loaded.path!a} has the last revision there is")
+        capability = loaded.capability
+        if capability.write_key is None:
+            raise AccessDenied(f"the directory {loaded.path!a} was shared for reading only")
+        rewritten = await self._rewriting.rewrite(loaded, edit.before, edit.after)
+        blob = await self._directories.store_directory(rewritten.directory, capability)
+        is_sealed = capability.cid.encryption_key is not None
+        try:
+            await self._directories.publish(capability, loaded.revision + 1, blob)
+        except WriteConflict:
+            if is_sealed:
+                await self._directories.release([blob, *rewritten.stored])
+            return False
+        await self._release(loaded, edit, rewritten)
+        return True
+
+    async def _release(self, loaded: Loaded, edit: _Edit, rewritten: Rewritten) -> None:
+        named = {blob for slot in edit.after.values() for blob in own_blobs(slot.file)}
+        dropped = {blob for slot in edit.before.values() for blob in own_blobs(slot.file)} - named
+        if loaded.capability.cid.encryption_key is not None:
+            dropped |= {*rewritten.dropped, *([loaded.blob] if loaded.blob else [])}
+        if dropped and await self._may_release():
+            await self._directories.release(dropped)
+
+    async def _wait(self, attempt: int) -> None:
+        if attempt == 0:
+            return
+        bound = min(_MAX_WAIT, _FIRST_WAIT * 2**attempt)
+        share = int.from_bytes(self._directories.random(4), "big") / (1 << 32)
+        await anyio.sleep(bound * share)
+
+
+def _fold(changes: Iterable[Change], slot: Slot, *, is_same: bool) -> Slot:
+    """Apply the changes of one name, one after another.
+
+    Raises:
+        WriteConflict: another writer has changed it since the first attempt.
+    """
+    for change in changes:
+        if not is_same:
+            if not change.is_done(slot):
+                raise WriteConflict(change.path, "two writers changed it at the same time")
+            continue
+        slot = change.apply(slot)
+    return slot

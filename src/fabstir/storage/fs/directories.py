@@ -1,0 +1,361 @@
+"""Directories as blobs and registry entries: fetched, verified, opened, remembered; and published.
+
+A mutable directory is the blob that its key's newest registry entry names. An entry without data
+says that the directory was deleted. What was read of an older revision is never believed again:
+this object remembers the newest entry of each key that it met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from fabstir.primitives.cid import Multihash
+from fabstir.primitives.errors import (
+    AccessDenied,
+    CorruptBlob,
+    NotFound,
+    PortalLied,
+    RemoteProtocolError,
+    WriteConflict,
+)
+from fabstir.protocol.crypto import Crypto
+from fabstir.protocol.s5 import hamt
+from fabstir.protocol.s5.dialects import decode_directory, encode_directory
+from fabstir.protocol.s5.directory import Dialect, Directory, DirRef, Entry, FileRef, LinkKind
+from fabstir.protocol.s5.directory_cid import Capability
+from fabstir.protocol.s5.encryption import (
+    MUTABLE_OVERHEAD_BYTES,
+    NONCE_BYTES,
+    is_sealed_mutable,
+    open_mutable,
+    padded_size,
+    seal_mutable,
+)
+from fabstir.protocol.s5.limits import MAX_HAMT_NODE_BYTES, MAX_MUTABLE_BYTES
+from fabstir.protocol.s5.registry import (
+    SignedEntry,
+    blob_pointer,
+    read_blob_pointer,
+    sign_entry,
+)
+from fabstir.storage.fs.cache import Cache
+from fabstir.storage.fs.changes import Slot
+from fabstir.storage.fs.paths import other_spellings
+from fabstir.storage.ports import Blobs, Registry
+
+MAX_ENTRIES_REMEMBERED: Final = 100_000
+"""Keys whose newest revision is remembered: some 30 MB at most."""
+
+_DECODED_WEIGHT: Final = 8
+"""Bytes of Python objects for one byte of an encoded directory, measured with 1,000 files."""
+
+_MAX_READS = 5
+"""How often a directory is read again whose blob was replaced between entry and blob."""
+
+FILE_KEY, DIRECTORY_KEY = "f:", "d:"
+"""What the keys of a HAMT begin with."""
+
+EMPTY: Final = Directory(files={}, dirs={})
+
+
+class State(Enum):
+    """Whether there is a directory behind a link."""
+
+    MISSING = "missing"
+    DELETED = "deleted"
+    PRESENT = "present"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A directory as it is now.
+
+    Attributes:
+        revision: of its registry entry; 0 where there is none, or the link is fixed.
+        blob: where its bytes are; None unless it is present.
+    """
+
+    capability: Capability
+    path: str
+    state: State
+    revision: int
+    directory: Directory
+    blob: Multihash | None = None
+
+    def live(self) -> Loaded:
+        """Itself. Raises NotFound: it was deleted, or never written."""
+        if self.state is not State.PRESENT:
+            raise NotFound(f"the directory {self.path!a} was deleted, or never written")
+        return self
+
+
+class Directories:
+    """Reads and publishes directories.
+
+    Args:
+        label: begins the reasons of this tree's pins.
+        cache_bytes: for decoded directories and opened nodes.
+    """
+
+    def __init__(
+        self,
+        blobs: Blobs,
+        registry: Registry,
+        crypto: Crypto,
+        *,
+        random: Callable[[int], bytes],
+        dialect: Dialect,
+        label: str,
+        cache_bytes: int,
+    ) -> None:
+        self.blobs = blobs
+        self.crypto = crypto
+        self.random = random
+        self.dialect = dialect
+        self.label = label
+        self._registry = registry
+        self._seen: Cache[bytes, SignedEntry] = Cache(MAX_ENTRIES_REMEMBERED)
+        self._decoded: Cache[tuple[bytes, bytes], Directory] = Cache(cache_bytes)
+        self._nodes: Cache[tuple[bytes, bytes], bytes] = Cache(cache_bytes)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def load(self, capability: Capability, path: str) -> Loaded:
+        """The newest version of a directory.
+
+        Raises:
+            AccessDenied: it is encrypted, and the key is missing or another one's.
+            CorruptBlob: its bytes are gone or damaged.
+            PortalLied: the registry answers an older revision than before.
+            RemoteProtocolError: the bytes are no directory.
+            PortalError: nobody answers.
+        """
+        if capability.cid.kind is LinkKind.FIXED:
+            blob = Multihash(capability.cid.link)
+            return await self._loaded(capability, path, 0, blob)
+        entry = await self._newest(capability.cid.link, path)
+        for _ in range(_MAX_READS):
+            if entry is None or not entry.data:
+                state = State.MISSING if entry is None else State.DELETED
+                return Loaded(
+                    capability=capability,
+                    path=path,
+                    state=state,
+                    revision=0 if entry is None else entry.revision,
+                    directory=EMPTY,
+                )
+            try:
+                blob = read_blob_pointer(entry.data)
+                return await self._loaded(capability, path, entry.revision, blob)
+            except CorruptBlob:
+                # Another writer may have replaced and released it since the entry was read.
+                newest = await self._newest(capability.cid.link, path)
+                if newest is None or newest.revision == entry.revision:
+                    raise
+                entry = newest
+        raise WriteConflict(path, f"it changed {_MAX_READS} times while it was read")
+
+    async def find(self, loaded: Loaded, key: str) -> Entry | None:
+        """The entry of a HAMT's key, "f:NAME" or "d:NAME"; None: there is none."""
+        directory = loaded.directory
+        if directory.sharding is not None:
+            load = self.node_loader(loaded)
+            return await hamt.lookup(directory.sharding.root, key, load, self.crypto)
+        name = key[len(FILE_KEY) :]
+        return directory.files.get(name) if key.startswith(FILE_KEY) else directory.dirs.get(name)
+
+    def entries(
+        self,
+        loaded: Loaded,
+        after: str | None,
+        *,
+        on_node: Callable[[Multihash], None] | None = None,
+    ) -> AsyncGenerator[tuple[str, Entry]]:
+        """Every entry with its HAMT's key: by name, or in a HAMT's own order.
+
+        Args:
+            on_node: told of each node's blob that is read on the way.
+        """
+        sharding = loaded.directory.sharding
+        if sharding is not None:
+            load = self.node_loader(loaded, on_node)
+            return hamt.entries(sharding.root, load, self.crypto, after=after)
+        return _in_order(loaded.directory, after)
+
+    async def slot(self, loaded: Loaded, name: str) -> tuple[str, Slot]:
+        """What is there under a name, and how the name is spelled there."""
+        for spelling in (name, *other_spellings(name)):
+            file = await self.find(loaded, FILE_KEY + spelling)
+            ref = await self.find(loaded, DIRECTORY_KEY + spelling)
+            if file is not None or ref is not None:
+                return spelling, Slot(
+                    file=file if isinstance(file, FileRef) else None,
+                    directory=ref if isinstance(ref, DirRef) else None,
+                )
+        return name, Slot()
+
+    def node_loader(
+        self, loaded: Loaded, on_node: Callable[[Multihash], None] | None = None
+    ) -> hamt.Load:
+        """Fetches and opens the nodes of a directory's HAMT."""
+
+        async def load(digest: bytes) -> bytes:
+            if on_node is not None:
+                on_node(Multihash(digest))
+            return await self._node(digest, loaded)
+
+        return load
+
+    async def _newest(self, public_key: bytes, path: str) -> SignedEntry | None:
+        entry = await self._registry.get(public_key)
+        seen = self._seen.get(public_key)
+        if entry is not None and entry.is_newer(seen):
+            self._seen.put(public_key, entry, 1)
+        if seen is None or (entry is not None and entry.revision > seen.revision):
+            return entry
+        if entry is None or entry.revision < seen.revision:
+            answer = "no revision" if entry is None else f"revision {entry.revision}"
+            raise PortalLied(
+                "the S5 registry",
+                f"it answers {answer} of the directory {path!a} after revision {seen.revision}: "
+                "an old entry is replayed, or a portal lost its newest ones; nothing was changed",
+            )
+        if entry.data != seen.data:
+            self._seen.put(public_key, entry, 1)
+            raise WriteConflict(
+                path,
+                f"the registry has two entries of revision {entry.revision}, written through "
+                "portals that do not share theirs: look at the directory and write again",
+            )
+        return entry
+
+    async def _loaded(
+        self, capability: Capability, path: str, revision: int, blob: Multihash
+    ) -> Loaded:
+        return Loaded(
+            capability=capability,
+            path=path,
+            state=State.PRESENT,
+            revision=revision,
+            directory=await self._directory(blob, capability, path),
+            blob=blob,
+        )
+
+    async def _directory(self, blob: Multihash, capability: Capability, path: str) -> Directory:
+        key = capability.cid.encryption_key
+        cached = self._decoded.get((blob.digest, key or b""))
+        if cached is not None:
+            return cached
+        data = await self._opened(blob, key, MAX_MUTABLE_BYTES, path)
+        try:
+            directory = decode_directory(data)
+        except RemoteProtocolError as exc:
+            raise RemoteProtocolError(f"the directory {path!a} cannot be read: {exc}") from exc
+        self._decoded.put((blob.digest, key or b""), directory, len(data) * _DECODED_WEIGHT)
+        return directory
+
+    async def _node(self, digest: bytes, loaded: Loaded) -> bytes:
+        key = loaded.capability.cid.encryption_key
+        cached = self._nodes.get((digest, key or b""))
+        if cached is not None:
+            return cached
+        data = await self._opened(Multihash(digest), key, MAX_HAMT_NODE_BYTES, loaded.path)
+        self._nodes.put((digest, key or b""), data, len(data))
+        return data
+
+    async def _opened(self, blob: Multihash, key: bytes | None, max_bytes: int, path: str) -> bytes:
+        try:
+            data = await self.blobs.get(blob, max_bytes=_sealed_limit(max_bytes))
+        except NotFound as exc:
+            raise CorruptBlob(blob.to_bytes().hex(), f"the directory {path!a}") from exc
+        if not is_sealed_mutable(data):
+            return data
+        if key is None:
+            raise AccessDenied(f"the directory {path!a} is encrypted, and its key was not given")
+        try:
+            return open_mutable(data, key, self.crypto, max_bytes=_sealed_limit(max_bytes))
+        except RemoteProtocolError as exc:
+            if exc.code == "DECRYPTION_FAILED":
+                raise AccessDenied(
+                    f"the directory {path!a} does not open with this key: the key is another "
+                    "directory's, or the link leads to a blob that is none"
+                ) from exc
+            raise
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def prepare_node(self, node: bytes, capability: Capability) -> tuple[bytes, bytes]:
+        """A node of a HAMT, sealed as its directory is, and the digest of that."""
+        sealed = self._sealed(node, capability)
+        digest = self.crypto.blake3(sealed)
+        self._nodes.put((digest, capability.cid.encryption_key or b""), node, len(node))
+        return sealed, digest
+
+    async def store_directory(self, directory: Directory, capability: Capability) -> Multihash:
+        """Keep a directory's bytes."""
+        data = encode_directory(directory, self.dialect)
+        sealed = self._sealed(data, capability)
+        blob = await self.blobs.put(sealed, reason=self.reason("directory"))
+        key = (blob.digest, capability.cid.encryption_key or b"")
+        self._decoded.put(key, directory, len(data) * _DECODED_WEIGHT)
+        return blob.multihash
+
+    async def publish(self, capability: Capability, revision: int, blob: Multihash | None) -> None:
+        """Let a directory's link lead to a blob; None: to nothing, it is deleted.
+
+        Raises:
+            WriteConflict: somebody else published this revision, or a higher one.
+            AccessDenied: the capability only reads.
+        """
+        if capability.write_key is None:
+            raise AccessDenied("this directory was shared for reading only")
+        data = b"" if blob is None else blob_pointer(blob)
+        entry = sign_entry(capability.write_key, revision, data, self.crypto)
+        try:
+            await self._registry.set(entry)
+        except WriteConflict:
+            newest = await self._registry.get(entry.public_key)
+            if newest is None or (newest.revision, newest.data) != (revision, data):
+                raise
+        self._seen.put(entry.public_key, entry, 1)
+
+    async def is_taken(self, public_key: bytes, path: str) -> bool:
+        """Whether there is, or ever was, a directory of this key."""
+        return await self._newest(public_key, path) is not None
+
+    async def release(self, blobs: Iterable[Multihash]) -> None:
+        """Drop pins of blobs that nothing names any more."""
+        await self.blobs.release(list(blobs))
+
+    def reason(self, what: str) -> str:
+        """Why a blob of this tree is pinned."""
+        return f"{self.label}:{what}"
+
+    def _sealed(self, data: bytes, capability: Capability) -> bytes:
+        key = capability.cid.encryption_key
+        if key is None:
+            return data
+        return seal_mutable(data, key, self.random(NONCE_BYTES), self.crypto)
+
+
+def _sealed_limit(max_bytes: int) -> int:
+    """The longest blob that may hold so many bytes: sealing pads by at most 5 %, or 4 KiB."""
+    return padded_size(max_bytes + MUTABLE_OVERHEAD_BYTES)
+
+
+async def _in_order(directory: Directory, after: str | None) -> AsyncGenerator[tuple[str, Entry]]:
+    everything: Mapping[str, Entry] = {
+        **{FILE_KEY + name: file for name, file in directory.files.items()},
+        **{DIRECTORY_KEY + name: ref for name, ref in directory.dirs.items()},
+    }
+    for key in sorted(everything, key=name_order):
+        if after is None or name_order(key) > name_order(after):
+            yield key, everything[key]
+
+
+def name_order(key: str) -> tuple[str, str]:
+    """By name, as code points are ordered; of one name the directory first."""
+    return key[len(FILE_KEY) :], key

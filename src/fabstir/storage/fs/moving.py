@@ -1,0 +1,140 @@
+"""Giving files and directories another path.
+
+Within one directory a move is one revision. Across directories it is three: what is at the source
+is marked, so that deleting it later leaves alone what the target names; the target is published;
+the source goes. At every moment there is at least one of the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fabstir.primitives.errors import NotFound, PathRefused, WriteConflict
+from fabstir.protocol.s5.directory import DirRef, FileRef
+from fabstir.protocol.s5.encryption import NONCE_BYTES
+from fabstir.storage.fs.changes import (
+    Change,
+    EditDirectory,
+    EditFile,
+    PutDirectory,
+    PutFile,
+    RemoveDirectory,
+    Slot,
+    TakeAway,
+)
+from fabstir.storage.fs.commits import Commits
+from fabstir.storage.fs.directories import Directories, Loaded
+from fabstir.storage.fs.keys import MOVING, child_of, plain_extra, sealed_write_key
+from fabstir.storage.fs.ownership import mark_shared
+from fabstir.storage.fs.paths import Segments, format_path
+from fabstir.storage.fs.plans import Plan
+
+
+class Place:
+    """A name in a directory that exists."""
+
+    def __init__(self, parent: Loaded, segments: Segments, slot: Slot) -> None:
+        self.parent = parent
+        self.segments = segments
+        self.slot = slot
+
+    @property
+    def path(self) -> str:
+        """For errors."""
+        return format_path(self.segments)
+
+
+class Moving:
+    """Moves within one tree."""
+
+    def __init__(
+        self, directories: Directories, commits: Commits, max_versions: int, *, is_clear: bool
+    ) -> None:
+        self._directories = directories
+        self._commits = commits
+        self._max_versions = max_versions
+        self._is_clear = is_clear
+
+    async def move(self, source: Place, target: Place, *, overwrite: bool) -> None:
+        """As `FileSystem.move`."""
+        if source.slot.file is not None:
+            await self._move_file(source, target, source.slot.file, overwrite=overwrite)
+        elif source.slot.directory is not None:
+            await self._move_directory(source, target, source.slot.directory)
+        else:
+            raise NotFound(f"there is no file or directory {source.path!a}")
+
+    async def _move_file(
+        self, source: Place, target: Place, file: FileRef, *, overwrite: bool
+    ) -> None:
+        if _is_same_directory(source, target):
+            taken = TakeAway(path=source.path, file=file, is_strict=True)
+            placed = self._placed(target, file, overwrite=overwrite)
+            await self._commit(source, {source.segments[-1]: taken, target.segments[-1]: placed})
+            return
+        marked = mark_shared(file)
+
+        def mark(current: FileRef) -> FileRef:
+            if current not in (file, marked):
+                raise WriteConflict(source.path, "somebody changed it while it was moved")
+            return marked
+
+        await self._commit(source, {source.segments[-1]: EditFile(path=source.path, edit=mark)})
+        placed = self._placed(target, marked, overwrite=overwrite)
+        await self._commit(target, {target.segments[-1]: placed})
+        taken = TakeAway(path=source.path, file=marked, is_strict=False)
+        await self._commit(source, {source.segments[-1]: taken})
+
+    def _placed(self, target: Place, file: FileRef, *, overwrite: bool) -> PutFile:
+        return PutFile(
+            path=target.path,
+            file=file,
+            max_versions=self._max_versions,
+            is_new=False,
+            if_none_match=not overwrite,
+        )
+
+    async def _move_directory(self, source: Place, target: Place, ref: DirRef) -> None:
+        if target.segments[: len(source.segments)] == source.segments:
+            raise PathRefused(f"{source.path!a} cannot be moved into itself")
+        if not target.slot.is_empty:
+            raise WriteConflict(target.path, "something of this name is there")
+        put = PutDirectory(path=target.path, ref=self._at_target(source, target, ref))
+        if _is_same_directory(source, target):
+            gone = RemoveDirectory(path=source.path, ref=ref)
+            await self._commit(source, {source.segments[-1]: gone, target.segments[-1]: put})
+            return
+        marked = replace(ref, extra={**ref.extra, MOVING: True})
+
+        def mark(current: DirRef) -> DirRef:
+            if current not in (ref, marked):
+                raise WriteConflict(source.path, "somebody changed it while it was moved")
+            return marked
+
+        edit = EditDirectory(path=source.path, edit=mark)
+        await self._commit(source, {source.segments[-1]: edit})
+        await self._commit(target, {target.segments[-1]: put})
+        gone = RemoveDirectory(path=source.path, ref=marked)
+        await self._commit(source, {source.segments[-1]: gone})
+
+    def _at_target(self, source: Place, target: Place, ref: DirRef) -> DirRef:
+        """The reference as it stands in the target's parent, which keeps the write key."""
+        crypto, parent = self._directories.crypto, target.parent.capability
+        child = child_of(source.parent.capability, source.segments[-1], ref, crypto)
+        if child.write_key is None:
+            return ref
+        if self._is_clear:
+            raise PathRefused(
+                f"S5.js finds the write key of {source.path!a} by its name: make a new directory "
+                "and move the files"
+            )
+        sealed = sealed_write_key(parent, child, self._directories.random(NONCE_BYTES), crypto)
+        return replace(ref, extra={**plain_extra(ref), **sealed})
+
+    async def _commit(self, place: Place, changes: dict[str, Change]) -> None:
+        plan = Plan(place.segments[:-1], {name: [change] for name, change in changes.items()})
+        await self._commits.commit(plan, place.parent.capability, must_exist=True)
+
+
+def _is_same_directory(source: Place, target: Place) -> bool:
+    return source.parent.capability.cid.link == target.parent.capability.cid.link

@@ -1,0 +1,41 @@
+"""What is to change where: a tree of directories, each with changes by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fabstir.primitives.cid import Multihash
+from fabstir.storage.fs.changes import Change, PutFile
+from fabstir.storage.fs.ownership import own_blobs
+from fabstir.storage.fs.paths import Segments
+
+
+@dataclass(slots=True)
+class Plan:
+    """Changes of one directory, and of directories in it, which are made where they are missing."""
+
+    path: Segments = ()
+    changes: dict[str, list[Change]] = field(default_factory=dict[str, list[Change]])
+    below: dict[str, Plan] = field(default_factory=dict[str, "Plan"])
+
+    def at(self, path: Segments) -> Plan:
+        """The plan of a directory below this one."""
+        plan = self
+        for name in path:
+            plan = plan.below.setdefault(name, Plan((*plan.path, name)))
+        return plan
+
+    def add(self, path: Segments, change: Change) -> None:
+        """Plan a change of the last name of a path. Changes of one name follow one another."""
+        self.at(path[:-1]).changes.setdefault(path[-1], []).append(change)
+
+    def blobs(self) -> set[Multihash]:
+        """The blobs that were stored for this plan, as far as nothing else names them."""
+        found = {
+            blob
+            for changes in self.changes.values()
+            for change in changes
+            if isinstance(change, PutFile) and change.is_new
+            for blob in own_blobs(change.file)
+        }
+        return found.union(*(plan.blobs() for plan in self.below.values()))

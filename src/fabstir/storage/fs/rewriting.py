@@ -1,0 +1,169 @@
+"""A directory with some names changed: flat maps as long as it is small, a HAMT from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
+
+import anyio
+
+from fabstir.primitives.cid import Multihash
+from fabstir.protocol.s5 import hamt
+from fabstir.protocol.s5.dialects import encode_directory
+from fabstir.protocol.s5.directory import Directory, Entry
+from fabstir.protocol.s5.hamt_nodes import HamtConfig
+from fabstir.protocol.s5.limits import HAMT_SWITCH_ENTRIES, MAX_MUTABLE_BYTES
+from fabstir.storage.fs.changes import Slot
+from fabstir.storage.fs.directories import DIRECTORY_KEY, FILE_KEY, Directories, Loaded
+from fabstir.storage.ports import Blobs
+
+MAX_FLAT_BYTES: Final = MAX_MUTABLE_BYTES // 2
+"""A directory whose entries take more is sharded early: 999 files with eight older versions each
+have some 1.5 MB, and readers take one."""
+
+_NODES_AT_ONCE: Final = 64
+"""Nodes that are stored together: 64 times some 8 KiB, and one wait for the disk or the portal."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """A directory's next version.
+
+    Attributes:
+        stored: blobs of HAMT nodes that were stored for it.
+        dropped: blobs of HAMT nodes that it no longer has.
+    """
+
+    directory: Directory
+    stored: tuple[Multihash, ...] = ()
+    dropped: tuple[Multihash, ...] = ()
+
+
+class Rewriting:
+    """Makes next versions; what they need is stored, and nothing is published.
+
+    Args:
+        leaf_entries: most entries of a HAMT's leaf, for HAMTs that are made here.
+    """
+
+    def __init__(self, directories: Directories, leaf_entries: int) -> None:
+        self._directories = directories
+        self._config = HamtConfig(max_leaf_entries=leaf_entries)
+
+    async def rewrite(
+        self, loaded: Loaded, before: Mapping[str, Slot], after: Mapping[str, Slot]
+    ) -> Rewritten:
+        """The directory with what is under some names replaced."""
+        directory = loaded.directory
+        if directory.sharding is not None:
+            return await self._reshard(loaded, before, after)
+        files = _merged(directory.files, {name: slot.file for name, slot in after.items()})
+        dirs = _merged(directory.dirs, {name: slot.directory for name, slot in after.items()})
+        return await self.arrange(loaded, replace(directory, files=files, dirs=dirs))
+
+    async def arrange(self, loaded: Loaded, directory: Directory) -> Rewritten:
+        """A flat directory as it is, or as a HAMT if it is too large."""
+        num_entries = len(directory.files) + len(directory.dirs)
+        is_small = num_entries < HAMT_SWITCH_ENTRIES
+        dialect = self._directories.dialect
+        if is_small and len(encode_directory(directory, dialect)) <= MAX_FLAT_BYTES:
+            return Rewritten(directory=directory)
+        entries: dict[str, Entry] = {
+            **{FILE_KEY + name: file for name, file in directory.files.items()},
+            **{DIRECTORY_KEY + name: ref for name, ref in directory.dirs.items()},
+        }
+        nodes = self._nodes(loaded)
+        built = await hamt.build(
+            entries,
+            nodes.store,
+            self._directories.crypto,
+            config=self._config,
+            dialect=dialect,
+        )
+        await nodes.flush()
+        return Rewritten(
+            directory=replace(directory, files={}, dirs={}, sharding=built.sharding()),
+            stored=_blobs(built.new),
+        )
+
+    async def _reshard(
+        self, loaded: Loaded, before: Mapping[str, Slot], after: Mapping[str, Slot]
+    ) -> Rewritten:
+        directory = loaded.directory
+        assert directory.sharding is not None, "only sharded directories come here"
+        changes: dict[str, Entry | None] = {}
+        for name, slot in after.items():
+            if slot.file != before[name].file:
+                changes[FILE_KEY + name] = slot.file
+            if slot.directory != before[name].directory:
+                changes[DIRECTORY_KEY + name] = slot.directory
+        nodes = self._nodes(loaded)
+        updated = await hamt.update(
+            directory.sharding.root,
+            changes,
+            self._directories.node_loader(loaded),
+            nodes.store,
+            self._directories.crypto,
+            dialect=self._directories.dialect,
+        )
+        await nodes.flush()
+        return Rewritten(
+            directory=replace(directory, sharding=updated.sharding(directory.sharding)),
+            stored=_blobs(updated.new),
+            dropped=_blobs(updated.dropped),
+        )
+
+    def _nodes(self, loaded: Loaded) -> _Nodes:
+        return _Nodes(directories=self._directories, loaded=loaded)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Nodes:
+    """Nodes on their way to the store, some at once."""
+
+    directories: Directories
+    loaded: Loaded
+    waiting: list[bytes] = field(default_factory=list[bytes])
+
+    async def store(self, node: bytes) -> bytes:
+        """The digest of the blob that will hold a node; it is stored when `flush` returns."""
+        sealed, digest = self.directories.prepare_node(node, self.loaded.capability)
+        self.waiting.append(sealed)
+        if len(self.waiting) >= _NODES_AT_ONCE:
+            await self.flush()
+        return digest
+
+    async def flush(self) -> None:
+        """Store what waits."""
+        waiting, self.waiting = self.waiting, []
+        reason = self.directories.reason("node")
+        await put_all(self.directories.blobs, waiting, reason)
+
+
+async def put_all(blobs: Blobs, data: list[bytes], reason: str) -> None:
+    """Store blobs at the same time; the first error is raised when all have ended."""
+    errors: list[Exception] = []
+
+    async def put(blob: bytes) -> None:
+        try:
+            await blobs.put(blob, reason=reason)
+        except Exception as exc:  # noqa: BLE001 - raised below, without its task group
+            errors.append(exc)
+
+    async with anyio.create_task_group() as tasks:
+        for blob in data:
+            tasks.start_soon(put, blob)
+    if errors:
+        raise errors[0]
+
+
+def _merged(entries: Mapping[str, T], changes: Mapping[str, T | None]) -> dict[str, T]:
+    merged: dict[str, T | None] = {**entries, **changes}
+    return {name: entry for name, entry in merged.items() if entry is not None}
+
+
+def _blobs(digests: tuple[bytes, ...]) -> tuple[Multihash, ...]:
+    return tuple(Multihash(digest) for digest in digests)

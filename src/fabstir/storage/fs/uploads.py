@@ -1,0 +1,76 @@
+"""From content to the change that names it."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable
+from typing import Final
+
+from fabstir.protocol.s5.directory import FileRef
+from fabstir.storage.fs.changes import PutFile
+from fabstir.storage.fs.contents import Data, store_content
+from fabstir.storage.fs.directories import Directories
+from fabstir.storage.fs.paths import Segments, format_path
+from fabstir.storage.fs.running import Write
+from fabstir.storage.fs.values import DEFAULT_MEDIA_TYPE, split_time
+
+_MEDIA_TYPES: Final = mimetypes.MimeTypes(filenames=())
+"""Python's own table, the same on every machine."""
+
+
+class Uploads:
+    """Stores the content of files."""
+
+    def __init__(
+        self, directories: Directories, clock: Callable[[], float], max_versions: int
+    ) -> None:
+        self._directories = directories
+        self._clock = clock
+        self._max_versions = max_versions
+
+    async def store(
+        self,
+        segments: Segments,
+        data: Data,
+        media_type: str | None,
+        *,
+        if_match: str | None,
+        if_none_match: bool,
+        encrypt: bool,
+        write: Write,
+    ) -> PutFile:
+        """Store a content; the change that makes it a file.
+
+        Raises:
+            StorageFull, QuotaExceeded, PortalError: nothing is kept.
+        """
+        stored = await store_content(
+            self._directories.blobs,
+            data,
+            reason=self._directories.reason("file"),
+            encrypt=encrypt,
+            crypto=self._directories.crypto,
+            random=self._directories.random,
+        )
+        write.stored.add(stored.blob.multihash)
+        seconds, nanos = split_time(self._clock())
+        file = FileRef(
+            hash=stored.blob.digest,
+            size=stored.size,
+            media_type=media_type or guess_media_type(segments[-1]),
+            timestamp=seconds,
+            timestamp_nanos=nanos,
+            encryption=stored.encryption,
+        )
+        return PutFile(
+            path=format_path(segments),
+            file=file,
+            max_versions=self._max_versions,
+            if_match=if_match,
+            if_none_match=if_none_match,
+        )
+
+
+def guess_media_type(name: str) -> str:
+    """By the name's ending."""
+    return _MEDIA_TYPES.guess_type(f"file:{name}")[0] or DEFAULT_MEDIA_TYPE
