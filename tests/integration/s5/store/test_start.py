@@ -1,0 +1,61 @@
+"""A start looks at what a kill may have left, never at every blob."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from fabstir.crypto import NATIVE
+from fabstir.primitives.cid import Multihash
+from fabstir.storage.store import BlobStore, Usage, open_store
+
+pytestmark = [pytest.mark.integration, pytest.mark.anyio]
+
+BLOBS = """
+WITH RECURSIVE numbers(n) AS (VALUES (:first) UNION ALL SELECT n + 1 FROM numbers WHERE n < :last)
+INSERT INTO blobs (id, digest, size, is_bad, num_pins, created_at)
+SELECT n, CAST(printf('%032d', n) AS BLOB), 20, 0, 1, 0 FROM numbers
+"""
+DATA = "INSERT INTO blob_data SELECT id, randomblob(20) FROM blobs"
+PINS = "INSERT INTO pins SELECT 'a', id, 'test', 0 FROM blobs"
+OWNERS = "INSERT INTO owners VALUES ('a', :n, 20 * :n, NULL), ('', :n, 20 * :n, NULL)"
+HALVES = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 100) "
+
+
+async def fill(store: BlobStore, num_blobs: int) -> None:
+    """As many rows as so many puts would have made."""
+
+    def insert(connection: Connection) -> None:
+        connection.exec_driver_sql(BLOBS, {"first": 1, "last": num_blobs})
+        connection.exec_driver_sql(DATA)
+        connection.exec_driver_sql(PINS)
+        connection.exec_driver_sql(OWNERS, {"n": num_blobs})
+        connection.exec_driver_sql(
+            HALVES + "INSERT INTO doomed_files SELECT 'blobs/00/' || i FROM n"
+        )
+
+    await store.db.write(insert, durable=True)
+
+
+async def start_up(folder: Path, num_blobs: int) -> float:
+    """Seconds that it takes to open a store of so many blobs, and answer from it."""
+    async with open_store(folder, NATIVE) as store:
+        await fill(store, num_blobs)
+    begun = time.perf_counter()
+    async with open_store(folder, NATIVE) as store:
+        name = Multihash(f"{num_blobs:032}".encode())
+        assert await store.size(name) == 20
+        assert await store.usage("a") == Usage(num_blobs=num_blobs, num_bytes=20 * num_blobs)
+        return time.perf_counter() - begun
+
+
+async def test_start_up_does_not_grow_with_the_blobs(folder: Path) -> None:
+    assert await start_up(folder, 20_000) < 1.0
+
+
+@pytest.mark.heavy
+async def test_start_up_with_a_million_blobs(folder: Path) -> None:
+    assert await start_up(folder, 1_000_000) < 1.0
