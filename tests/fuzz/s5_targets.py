@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from io import BytesIO
 from typing import Final
 
 from fabstir.crypto import NATIVE
@@ -14,6 +15,7 @@ from fabstir.protocol.s5.directory import Dialect
 from fabstir.protocol.s5.hamt import entries, lookup, update
 from fabstir.protocol.s5.hamt_nodes import read_root
 from fabstir.protocol.s5.limits import MAX_MUTABLE_BYTES
+from fabstir.storage.store.archive import ArchiveReader, ArchiveWriter
 
 Target = Callable[[bytes], None]
 
@@ -26,6 +28,7 @@ def s5_cbor(data: bytes) -> None:
             again = decode_cbor(write(value), max_bytes=10 * MAX_MUTABLE_BYTES)
             # As bytes, because NaN is not equal to itself.
             assert write(again) == write(value)
+            assert encode_canonical(again) == encode_canonical(value)
 
 
 def s5_directory(data: bytes) -> None:
@@ -60,6 +63,21 @@ def s5_hamt(data: bytes) -> None:
         run(use())
 
 
+def s5_archive(data: bytes) -> None:
+    """An archive of blobs; one that is whole is written the same."""
+    written = BytesIO()
+    reader, writer = ArchiveReader(BytesIO(data).read), ArchiveWriter(written)
+    with suppress(RemoteProtocolError):
+        reader.begin()
+        while blob := reader.next_blob():
+            writer.begin_blob(blob)
+            while piece := reader.next_piece():
+                writer.write(piece)
+            writer.end_blob(blob)
+        writer.end()
+        assert written.getvalue() == data
+
+
 ROOT: Final = bytes(32)
 
 
@@ -70,6 +88,7 @@ def run(coroutine: Coroutine[None, None, None]) -> None:
 
 
 S5_TARGETS: Final[dict[str, Target]] = {
+    "s5_archive": s5_archive,
     "s5_cbor": s5_cbor,
     "s5_directory": s5_directory,
     "s5_hamt": s5_hamt,

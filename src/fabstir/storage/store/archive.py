@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -102,6 +102,8 @@ class ArchiveReader:
             blob = BlobId.from_bytes(raw)
         except ValueError as exc:
             raise RemoteProtocolError(f"an S5 archive has a damaged identifier: {exc}") from exc
+        if blob.to_bytes() != raw:
+            raise RemoteProtocolError("an S5 archive has an identifier of an earlier form")
         self._identifiers.update(raw)
         self._remaining = blob.size
         self.num_blobs += 1
@@ -169,11 +171,9 @@ class ArchiveWriter:
         self._file.truncate()
 
     def end(self) -> None:
-        """Write the end, and flush to the disk."""
+        """No more blobs."""
         self._file.write(bytes([_END]) + self.num_blobs.to_bytes(8, "little"))
         self._file.write(self._identifiers.digest())
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
 
 async def export_archive(store: BlobStore, file: Path, owner: str | None) -> Exported:
@@ -198,7 +198,8 @@ async def export_archive(store: BlobStore, file: Path, owner: str | None) -> Exp
                     else:
                         writer.end_blob(blob)
                         num_bytes += blob.size
-                await to_thread.run_sync(writer.end)
+                writer.end()
+                await to_thread.run_sync(_flush, stream)
             part.replace(file)
             await to_thread.run_sync(sync_folder, file.parent)
         finally:
@@ -238,6 +239,11 @@ async def import_archive(store: BlobStore, file: Path, owner: str, reason: str) 
     return Imported(num_blobs=num_blobs, num_bytes=num_bytes)
 
 
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
 async def _content(reader: ArchiveReader) -> AsyncIterator[bytes]:
     while piece := await to_thread.run_sync(reader.next_piece):
         yield piece
@@ -253,18 +259,3 @@ async def _wanted(store: BlobStore, owner: str | None) -> AsyncIterator[BlobId]:
         for row in rows:
             yield row.blob
         after = rows[-1].id
-
-
-def read_all(read: Callable[[int], bytes]) -> Iterator[tuple[BlobId, int]]:
-    """Every blob of an archive with the bytes of content that came: for checks and fuzzing.
-
-    Raises:
-        RemoteProtocolError: whatever is wrong with it.
-    """
-    reader = ArchiveReader(read)
-    reader.begin()
-    while blob := reader.next_blob():
-        num_bytes = 0
-        while piece := reader.next_piece():
-            num_bytes += len(piece)
-        yield blob, num_bytes
