@@ -25,6 +25,9 @@ _SIMPLE_VALUES: Final[dict[int, Cbor]] = {0xF4: False, 0xF5: True, 0xF6: None, 0
 
 _FLOAT_FORMS: Final = {0xF9: (2, ">e"), 0xFA: (4, ">f"), 0xFB: (8, ">d")}
 
+_MAX_SAFE_INTEGER: Final = (1 << 53) - 1
+"""The largest integer that a number of JavaScript holds exactly, with all below it."""
+
 _BYTES_PER_CONTAINER: Final = 8
 """A list or map costs some 60 bytes of memory, and one byte of CBOR. Directories have one in 40
 bytes; a document with more than one in 8 is made to fill memory."""
@@ -173,6 +176,9 @@ def encode_text(value: str) -> bytes:
 def encode_canonical(value: Cbor) -> bytes:
     """Deterministic CBOR (RFC 8949, 4.2.1): shortest forms, keys in the order of their bytes.
 
+    A float with an integer's value is written as the integer, as JavaScript does, which cannot
+    tell the two apart: so both write what they read in the same bytes.
+
     Raises:
         ValueError: an integer beyond 64 bits, or a lone surrogate.
     """
@@ -217,6 +223,8 @@ def _integer(value: int) -> bytes:
 def _shortest_float(value: float) -> bytes:
     if math.isnan(value):
         return b"\xf9\x7e\x00"
+    if value.is_integer() and abs(value) <= _MAX_SAFE_INTEGER:
+        return _integer(int(value))
     for head, (_, form) in _FLOAT_FORMS.items():
         try:
             packed = struct.pack(form, value)
@@ -230,7 +238,8 @@ def _shortest_float(value: float) -> bytes:
 def encode_s5js(value: Cbor) -> bytes:
     """What cbor-x writes with the settings of S5.js: maps in the order that they have.
 
-    Numbers outside of 32 bits become floats, as JavaScript's numbers are, unless they are BigInt.
+    Numbers outside of 32 bits become floats, as JavaScript's numbers are. BigInt do not, nor what
+    no number of JavaScript holds, so that nothing is rounded.
 
     Raises:
         ValueError: an integer beyond 64 bits, a PlainObject of more than 65,535 entries, or a lone
@@ -268,7 +277,7 @@ def _s5js_map_head(value: Mapping[Cbor, Cbor]) -> bytes:
 
 
 def _s5js_integer(value: int) -> bytes:
-    if isinstance(value, BigInt):
+    if isinstance(value, BigInt) or abs(value) > _MAX_SAFE_INTEGER:
         kind, number = (_UINT, value) if value >= 0 else (_NEGATIVE, -1 - value)
         if number >= 1 << 64:
             raise ValueError(f"{value} needs more than the 64 bits that CBOR has")

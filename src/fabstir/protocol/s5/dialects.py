@@ -40,7 +40,7 @@ MAGIC: Final = b"\x5f\x5d"
 """The first bytes of a directory; readers do without them as well."""
 
 _SIGNATURE: Final = "S5.pro"
-_SIGNATURES: Final = frozenset({_SIGNATURE, "S5.pro/web"})
+_SIGNATURES: Final = (_SIGNATURE, "S5.pro/web")
 """The second is a web application of s5-rs: a directory with more header fields."""
 
 _SHARDING: Final = "sharding"
