@@ -14,6 +14,7 @@ from fabstir.storage.portals.http import (
 from fabstir.storage.portals.pool import PortalPool, PortalUsage
 from fabstir.storage.portals.portal import Portal
 from fabstir.storage.portals.presets import PRESETS, expand
+from fabstir.storage.portals.queue import PendingUpload, UploadQueue, open_upload_queue
 from fabstir.storage.portals.session import Session, load_session, sign_in
 from fabstir.storage.portals.source import OnProgress, Source, bytes_source, spooled_source
 
@@ -27,6 +28,7 @@ __all__ = [
     "OnProgress",
     "OnRequest",
     "Patience",
+    "PendingUpload",
     "Portal",
     "PortalAccount",
     "PortalHttp",
@@ -36,10 +38,12 @@ __all__ = [
     "PortalUsage",
     "Session",
     "Source",
+    "UploadQueue",
     "bytes_source",
     "expand",
     "load_session",
     "open_client",
+    "open_upload_queue",
     "parse_origin",
     "sign_in",
     "spooled_source",

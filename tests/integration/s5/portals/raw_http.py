@@ -59,6 +59,13 @@ class CutRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class StallRequest:
+    """Take so many bytes of the request's body, then nothing more."""
+
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stall:
     """Send so many bytes of the answer's body, then nothing; None: not even its head."""
 
@@ -79,7 +86,7 @@ class Refuse:
     answer: Answer
 
 
-Fault = Cut | CutRequest | Stall | Alter | Refuse
+Fault = Cut | CutRequest | StallRequest | Stall | Alter | Refuse
 
 
 def refuse(status: int, body: bytes = b"", **headers: str) -> Refuse:
@@ -131,7 +138,8 @@ class Server:
         parts = urlsplit(target)
         fault = self._next_fault(f"{method} {parts.path}")
         length = int(headers.get("content-length", "0"))
-        taken = min(length, fault.after) if isinstance(fault, CutRequest) else length
+        is_partial = isinstance(fault, CutRequest | StallRequest)
+        taken = min(length, fault.after) if is_partial else length
         body = await reader.receive_exactly(taken) if taken else b""
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         is_whole = taken == length
@@ -141,6 +149,8 @@ class Server:
             await self._send(stream, fault.answer, method, None)
             return True
         answer = await self.handle(request)
+        if isinstance(fault, StallRequest):
+            await anyio.sleep_forever()
         if not is_whole:
             return False
         if isinstance(fault, Alter):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from fabstir.db.s5 import accounts, blobs, pins, publications, registry, replicas, tus
+from fabstir.db.s5 import accounts, blobs, cache, pins, publications, registry, replicas, tus, uploads
 
 revision = "0001"
 down_revision = None
@@ -21,9 +21,11 @@ TABLES = (
     accounts.accounts,
     accounts.account_tokens,
     tus.tus_uploads,
+    uploads.uploads,
     replicas.replicas,
     publications.own_entries,
     publications.publications,
+    cache.cache_entries,
 )
 
 
