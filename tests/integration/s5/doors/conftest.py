@@ -1,0 +1,26 @@
+"""The doors of a node, on a free port of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from tests.integration.s5.doors.door import Door, open_door
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Door]:
+    """One for all tests that need no other settings: each has accounts and paths of its own."""
+    async with open_door(tmp_path_factory.mktemp("door")) as door:
+        yield door
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "node"
