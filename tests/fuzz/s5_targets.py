@@ -7,6 +7,8 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Final
 
+from tests.fuzz.s5_key_targets import S5_KEY_TARGETS
+
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.s5.cbor import decode_cbor, encode_canonical, encode_s5js
@@ -88,6 +90,7 @@ def run(coroutine: Coroutine[None, None, None]) -> None:
 
 
 S5_TARGETS: Final[dict[str, Target]] = {
+    **S5_KEY_TARGETS,
     "s5_archive": s5_archive,
     "s5_cbor": s5_cbor,
     "s5_directory": s5_directory,

@@ -91,7 +91,8 @@ async def dial(url: str, timeout: float) -> AsyncGenerator[MessageConnection]:
             open_timeout=timeout,
             close_timeout=1.0,
         )
-    except (OSError, InvalidHandshake, InvalidURI, TimeoutError) as exc:
+    except (OSError, InvalidHandshake, InvalidURI, TimeoutError, UnicodeError) as exc:
+        # UnicodeError: a host name that the resolver cannot write, such as a..b
         raise PortalUnavailable(url, f"it cannot be dialled ({exc or type(exc).__name__})") from exc
     try:
         yield _Dialled(url, socket)

@@ -57,7 +57,7 @@ async def fetch_whole(
                 data += piece
     except httpx.HTTPError as exc:
         raise PortalUnavailable(url, f"no whole answer ({exc or type(exc).__name__})") from exc
-    except httpx.InvalidURL as exc:
+    except (httpx.InvalidURL, UnicodeError) as exc:  # UnicodeError: of idna
         raise PortalRefused(url, 0, f"no URL ({exc})") from exc
     if _digest(bytes(data), blob.type, crypto) != blob.digest:
         raise PortalLied(url, f"it sent {len(data)} bytes that are not blob {blob.digest.hex()}")

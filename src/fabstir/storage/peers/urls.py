@@ -7,6 +7,8 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+import httpx
+
 from fabstir.primitives.encoding import decode_multibase, encode_multibase
 from fabstir.primitives.errors import ConfigError, RemoteProtocolError
 from fabstir.protocol.s5.multikey import decode_multikey, encode_multikey
@@ -57,7 +59,12 @@ def node_id(public_key: bytes) -> str:
 def is_http_url(text: str) -> bool:
     """Whether a location's part can be fetched: http or https, a host, no user information."""
     parts = _split(text, _HTTP_SCHEMES)
-    return parts is not None and "@" not in parts.netloc
+    if parts is None or "@" in parts.netloc:
+        return False
+    try:
+        return bool(httpx.URL(text).host)
+    except (httpx.InvalidURL, ValueError):  # of idna: http://xn--/
+        return False
 
 
 def _split(text: str, schemes: set[str]) -> SplitResult | None:
@@ -66,7 +73,8 @@ def _split(text: str, schemes: set[str]) -> SplitResult | None:
         is_usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return None
-    return parts if is_usable else None
+    is_plain = text.isascii() and text.isprintable() and " " not in text
+    return parts if is_usable and is_plain else None
 
 
 def is_near(url: str) -> bool:

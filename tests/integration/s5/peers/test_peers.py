@@ -13,6 +13,7 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import BlobTooLarge, ConfigError, NotFound, PortalUnavailable
 from fabstir.protocol.s5.registry import SignedEntry, sign_entry
+from fabstir.storage.peers.connection import dial
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -245,3 +246,10 @@ async def test_a_url_that_is_none_is_said_at_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no peer of S5"):
         async with open_node(tmp_path / "a", 1, ["http://127.0.0.1:1/"]):
             pytest.fail("it started")
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "*", "127.0.0.1:1"])
+async def test_a_host_that_no_resolver_can_write_is_only_unreachable(host: str) -> None:
+    with pytest.raises(PortalUnavailable, match="cannot be dialled"):
+        async with dial(f"ws://{host}/s5/p2p", SOON):
+            pytest.fail("it was dialled")

@@ -156,7 +156,17 @@ def test_a_peers_url_may_name_its_id() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "http://a", "ws://", "ws://a:b/", "ws://a:0/", "ws://[", "ws://me@a/", "ws://zz@a/"],
+    [
+        "",
+        "http://a",
+        "ws://",
+        "ws://a:b/",
+        "ws://a:0/",
+        "ws://[",
+        "ws://me@a/",
+        "ws://zz@a/",
+        "ws://ä/",
+    ],
 )
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(ConfigError):
@@ -197,6 +207,10 @@ def test_addresses_behind_the_firewall_are_near(url: str, near: bool) -> None:
         ("file:///etc/passwd", False),
         ("http://user:pass@a/", False),
         ("http:///b", False),
+        ("http://a b/", False),
+        ("http://ä/", False),
+        ("http://xn--/", False),
+        ("http://a:99999/", False),
         ("", False),
     ],
 )
