@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
+    bindparam,
     delete,
     insert,
     select,
@@ -82,20 +83,36 @@ class Usage:
     max_bytes: int | None = None
 
 
+# As in `blobs`: what every put runs is made once.
+_IS_PINNED = select(pins.c.blob_id).where(
+    pins.c.owner == bindparam("of_owner"), pins.c.blob_id == bindparam("of_blob")
+)
+_INSERT_PIN = insert(pins)
+_COUNT_PIN = (
+    update(blobs)
+    .where(blobs.c.id == bindparam("of_blob"))
+    .values(num_pins=blobs.c.num_pins + 1, unpinned_at=None)
+)
+_ADD_USAGE = (
+    update(owners)
+    .where(owners.c.owner == bindparam("of_owner"))
+    .values(
+        num_blobs=owners.c.num_blobs + bindparam("more_blobs"),
+        num_bytes=owners.c.num_bytes + bindparam("more_bytes"),
+    )
+    .returning(owners.c.num_blobs, owners.c.num_bytes, owners.c.max_bytes)
+)
+
+
 def insert_pin(connection: Connection, owner: str, row: BlobRow, reason: str, now: float) -> None:
     """Pin a blob; nothing changes where the owner has it pinned already.
 
     Raises:
         QuotaExceeded: it does not fit into the owner's quota.
     """
-    known = select(pins.c.blob_id).where(pins.c.owner == owner, pins.c.blob_id == row.id)
-    if connection.execute(known).first() is not None:
+    if connection.scalar(_IS_PINNED, {"of_owner": owner, "of_blob": row.id}) is not None:
         return
-    connection.execute(
-        update(blobs)
-        .where(blobs.c.id == row.id)
-        .values(num_pins=blobs.c.num_pins + 1, unpinned_at=None)
-    )
+    connection.execute(_COUNT_PIN, {"of_blob": row.id})
     insert_first_pin(connection, owner, row, reason, now)
 
 
@@ -108,7 +125,7 @@ def insert_first_pin(
         QuotaExceeded: as `insert_pin`.
     """
     connection.execute(
-        insert(pins).values(owner=owner, blob_id=row.id, reason=reason, created_at=now)
+        _INSERT_PIN, {"owner": owner, "blob_id": row.id, "reason": reason, "created_at": now}
     )
     usage = add_usage(connection, owner, 1, row.size)
     if usage.max_bytes is not None and usage.num_bytes > usage.max_bytes:
@@ -135,10 +152,7 @@ def delete_pin(connection: Connection, owner: str, row: BlobRow, now: float) -> 
 def add_usage(connection: Connection, owner: str, num_blobs: int, num_bytes: int) -> Usage:
     """Count more (or less) for an owner. Returns what it is now."""
     row = connection.execute(
-        update(owners)
-        .where(owners.c.owner == owner)
-        .values(num_blobs=owners.c.num_blobs + num_blobs, num_bytes=owners.c.num_bytes + num_bytes)
-        .returning(owners.c.num_blobs, owners.c.num_bytes, owners.c.max_bytes)
+        _ADD_USAGE, {"of_owner": owner, "more_blobs": num_blobs, "more_bytes": num_bytes}
     ).one_or_none()
     if row is not None:
         return Usage(num_blobs=row[0], num_bytes=row[1], max_bytes=row[2])

@@ -58,8 +58,8 @@ class StoreFolder:
         self.blobs = root / "blobs"
         self.incoming = root / "tmp"
 
-    def prepare(self) -> None:
-        """Make the folders, and remove what a kill left half-written.
+    def make(self) -> None:
+        """Make the folders that are not there.
 
         Raises:
             StorageError: they cannot be made.
@@ -68,9 +68,17 @@ class StoreFolder:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.blobs.mkdir(exist_ok=True)
             self.incoming.mkdir(exist_ok=True)
+            sync_folder(self.root)
+
+    def tidy(self) -> None:
+        """Remove what a kill left half-written. Only for who has the store alone.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        with disk_errors(self.incoming):
             for file in self.incoming.iterdir():
                 file.unlink()
-            sync_folder(self.root)
 
     def new_name(self, digest: bytes) -> str:
         """A name for a file that no other one has, relative to the folder."""

@@ -11,12 +11,13 @@ from sqlalchemy import Connection
 
 from fabstir.db import Database
 from fabstir.db.s5.registry import (
+    count_entries,
     load_entry,
     load_forks,
     save_entry,
     save_fork,
 )
-from fabstir.primitives.errors import WriteConflict
+from fabstir.primitives.errors import StorageFull, WriteConflict
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.registry import SignedEntry
 
@@ -30,13 +31,24 @@ class _Outcome(Enum):
 
 
 class LocalRegistry:
-    """Implements `ports.Registry` over the store's database."""
+    """Implements `ports.Registry` over the store's database.
+
+    Args:
+        max_entries: keys that may have an entry, some 250 bytes of disk each; None: any number.
+            A door for strangers sets it: a signature costs them nothing.
+    """
 
     def __init__(
-        self, db: Database, crypto: Crypto, *, clock: Callable[[], float] = time.time
+        self,
+        db: Database,
+        crypto: Crypto,
+        *,
+        max_entries: int | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
         self._crypto = crypto
+        self._max_entries = max_entries
         self._clock = clock
 
     async def get(self, public_key: bytes) -> SignedEntry | None:
@@ -50,6 +62,7 @@ class LocalRegistry:
             RemoteProtocolError: its key did not sign it, or a part is out of bounds.
             WriteConflict: what is here has a higher revision, or the same one with other data:
                 then the key signed both, and both are kept as evidence.
+            StorageFull: it is of another key than the `max_entries` that are here.
         """
         entry.verify(self._crypto)
         outcome, current = await self._db.write(lambda c: self._save(c, entry), durable=True)
@@ -78,6 +91,8 @@ class LocalRegistry:
         self, connection: Connection, entry: SignedEntry
     ) -> tuple[_Outcome, SignedEntry | None]:
         current = load_entry(connection, entry.public_key)
+        if current is None:
+            self._check_room(connection)
         if current is None or entry.revision > current.revision:
             save_entry(connection, entry, self._clock())
             return _Outcome.SAVED, current
@@ -88,6 +103,13 @@ class LocalRegistry:
         for side in (current, entry):
             save_fork(connection, side, self._clock())
         return _Outcome.FORKED, current
+
+    def _check_room(self, connection: Connection) -> None:
+        if self._max_entries is not None and count_entries(connection) >= self._max_entries:
+            raise StorageFull(
+                f"{self._db.path} has its {self._max_entries} registry entries: only those of "
+                "known keys are taken"
+            )
 
 
 def _short(data: bytes) -> str:

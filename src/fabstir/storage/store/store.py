@@ -296,9 +296,9 @@ async def open_store(
         StorageError: its folders cannot be made.
     """
     files = StoreFolder(folder)
-    await to_thread.run_sync(lambda: folder.mkdir(mode=0o700, parents=True, exist_ok=True))
+    await to_thread.run_sync(files.make)
     async with open_database(f"sqlite:///{folder}/store.sqlite", S5) as db:
-        await to_thread.run_sync(files.prepare)
+        await to_thread.run_sync(files.tidy)
         threads = CapacityLimiter(_NUM_THREADS)
         writer = BlobWriter(
             db=db, folder=files, crypto=crypto, threads=threads, max_bytes=max_bytes, clock=clock
@@ -310,8 +310,9 @@ async def open_store(
 
 def _forget_garbage(connection: Connection, unpinned_before: float) -> list[BlobRow]:
     rows = load_garbage(connection, unpinned_before, _PAGE)
-    delete_blobs(connection, rows)
-    add_usage(connection, WHOLE_STORE, -len(rows), -sum(row.size for row in rows))
+    if rows:
+        delete_blobs(connection, rows)
+        add_usage(connection, WHOLE_STORE, -len(rows), -sum(row.size for row in rows))
     return rows
 
 

@@ -22,6 +22,7 @@ from fabstir.primitives.errors import (
     HashMismatch,
     NotFound,
     QuotaExceeded,
+    StorageError,
     StorageFull,
 )
 from fabstir.storage.store import BlobStore, Collected, LocalBlobs, Usage, open_store
@@ -352,6 +353,14 @@ async def test_files_are_their_owners_alone(store: BlobStore, folder: Path) -> N
 async def test_one_process_has_a_store(store: BlobStore, folder: Path) -> None:
     with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
         async with open_store(folder, NATIVE):
+            pass
+
+
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match="cannot be used: Not a directory"):
+        async with open_store(tmp_path / "file" / "s5", NATIVE):
             pass
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.s5.store.conftest import Clock
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.errors import RemoteProtocolError, WriteConflict
+from fabstir.primitives.errors import RemoteProtocolError, StorageFull, WriteConflict
 from fabstir.protocol.s5.limits import MAX_REVISION
 from fabstir.protocol.s5.registry import SignedEntry, sign_entry
 from fabstir.storage.store import BlobStore, LocalRegistry, open_store
@@ -97,6 +97,19 @@ async def test_evidence_is_bounded(registry: LocalRegistry) -> None:
             await registry.set(entry(1, bytes([number])))
 
     assert len(await registry.forks(KEY)) == 16
+
+
+async def test_strangers_have_a_limit(store: BlobStore) -> None:
+    registry = LocalRegistry(store.db, NATIVE, max_entries=2)
+    seeds = [bytes([number]) * 32 for number in (1, 2, 3)]
+    for seed in seeds[:2]:
+        await registry.set(sign_entry(seed, 1, b"first", NATIVE))
+
+    with pytest.raises(StorageFull, match="has its 2 registry entries"):
+        await registry.set(sign_entry(seeds[2], 1, b"first", NATIVE))
+
+    await registry.set(sign_entry(seeds[0], 2, b"second", NATIVE))
+    await LocalRegistry(store.db, NATIVE).set(sign_entry(seeds[2], 1, b"first", NATIVE))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabstir.crypto import NATIVE
@@ -63,11 +63,13 @@ def test_an_archive_of_one_blob() -> None:
     )
 
 
+@settings(max_examples=30)
 @given(blobs())
 def test_what_was_written_is_read(contents: Blobs) -> None:
     assert read(write(contents)) == contents
 
 
+@settings(max_examples=30)
 @given(blobs(), st.data())
 def test_every_cut_is_noticed(contents: Blobs, data: st.DataObject) -> None:
     archive = write(contents)
@@ -86,6 +88,7 @@ def test_any_bytes_give_one_error(rest: bytes) -> None:
             continue
 
 
+@settings(max_examples=30)
 @given(blobs())
 def test_nothing_may_follow(contents: Blobs) -> None:
     with pytest.raises(RemoteProtocolError, match="goes on behind its end"):
