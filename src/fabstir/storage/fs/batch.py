@@ -9,8 +9,12 @@ from fabstir.storage.fs.contents import Data
 from fabstir.storage.fs.paths import format_path, parse_path
 from fabstir.storage.fs.plans import Plan
 from fabstir.storage.fs.running import Write
-from fabstir.storage.fs.uploads import Uploads
+from fabstir.storage.fs.uploads import Uploads, Wish
 from fabstir.storage.fs.values import FileInfo, file_info
+
+_SHORT_BYTES = 64 * 1024
+_STORED_AT_ONCE = 64
+"""Short contents that are stored together: 4 MiB, and one wait for the disk or the portal."""
 
 
 class Batch:
@@ -24,6 +28,7 @@ class Batch:
     def __init__(self, uploads: Uploads, write: Write) -> None:
         self._uploads = uploads
         self._write = write
+        self._waiting: list[bytes] = []
         self.plan = Plan()
         self.outcome: Outcome = {}
 
@@ -37,20 +42,34 @@ class Batch:
         if_none_match: bool = False,
         encrypt: bool = True,
     ) -> None:
-        """Store a content, and let it become a file with the rest. As `FileSystem.put`."""
+        """Store a content, and let it become a file with the rest. As `FileSystem.put`.
+
+        Short contents wait for others to share a wait for the disk with, until the block ends at
+        the latest; so StorageFull, QuotaExceeded and PortalError may come then.
+        """
         segments = parse_path(path)
         if not segments:
             raise PathRefused("the root is a directory: name a file in it")
-        change = await self._uploads.store(
-            segments,
-            data,
-            media_type,
+        wish = Wish(
+            segments=segments,
+            media_type=media_type,
             if_match=if_match,
             if_none_match=if_none_match,
             encrypt=encrypt,
-            write=self._write,
         )
+        if isinstance(data, bytes) and len(data) <= _SHORT_BYTES:
+            prepared, change = self._uploads.prepare(wish, data, self._write)
+            self._waiting.append(prepared)
+            if len(self._waiting) >= _STORED_AT_ONCE:
+                await self.flush()
+        else:
+            change = await self._uploads.store(wish, data, self._write)
         self.plan.add(segments, change)
+
+    async def flush(self) -> None:
+        """Store the short contents that wait for company. Raises as `put`."""
+        waiting, self._waiting = self._waiting, []
+        await self._uploads.store_all(waiting)
 
     def delete(self, path: str, *, if_match: str | None = None) -> None:
         """Delete a file with the rest. Raises NotFound when the block ends and it is not there."""

@@ -38,7 +38,7 @@ from fabstir.storage.fs.keys import (
 )
 from fabstir.storage.fs.locks import KeyedLocks
 from fabstir.storage.fs.looks import Looks
-from fabstir.storage.fs.ownership import own_blobs
+from fabstir.storage.fs.ownership import named_blobs, own_blobs
 from fabstir.storage.fs.paths import Segments, format_path
 from fabstir.storage.fs.plans import Plan
 from fabstir.storage.fs.rewriting import Rewriting, Rewritten
@@ -156,7 +156,7 @@ class Commits:
         return outcome
 
     async def _release_unused(self, plan: Plan, outcome: Outcome) -> None:
-        named = {blob for slot in outcome.values() for blob in own_blobs(slot.file)}
+        named = {blob for slot in outcome.values() for blob in named_blobs(slot.file)}
         unused = plan.blobs() - named
         if unused:
             await self._directories.release(unused)
@@ -260,8 +260,10 @@ class Commits:
         for name, ref in attempts.prepared.items():
             stored, slot = await self._directories.slot(loaded, name)
             path = format_path((*plan.path, name))
-            link = PutDirectory(path=path, ref=ref, replaces=attempts.replaced.get(name))
-            if not link.is_done(slot) and not same_link(slot.directory, link.replaces):
+            # One that was deleted may have lost its name by now.
+            replaces = attempts.replaced.get(name) if slot.directory is not None else None
+            link = PutDirectory(path=path, ref=ref, replaces=replaces)
+            if not link.is_done(slot) and not same_link(slot.directory, replaces):
                 return None
             if slot.is_empty:
                 await looks.claim(path, name)
@@ -283,7 +285,9 @@ class Commits:
         if capability.write_key is None:
             raise AccessDenied(f"the directory {loaded.path!a} was shared for reading only")
         rewritten = await self._rewriting.rewrite(loaded, edit.before, edit.after)
-        blob = await self._directories.store_directory(rewritten.directory, capability)
+        blob = await self._directories.store_directory(
+            rewritten.directory, rewritten.data, capability
+        )
         is_sealed = capability.cid.encryption_key is not None
         try:
             await self._directories.publish(capability, loaded.revision + 1, blob)
@@ -295,7 +299,7 @@ class Commits:
         return True
 
     async def _release(self, loaded: Loaded, edit: _Edit, rewritten: Rewritten) -> None:
-        named = {blob for slot in edit.after.values() for blob in own_blobs(slot.file)}
+        named = {blob for slot in edit.after.values() for blob in named_blobs(slot.file)}
         dropped = {blob for slot in edit.before.values() for blob in own_blobs(slot.file)} - named
         if loaded.capability.cid.encryption_key is not None:
             dropped |= {*rewritten.dropped, *([loaded.blob] if loaded.blob else [])}

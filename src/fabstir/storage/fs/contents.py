@@ -44,6 +44,32 @@ class Stored:
     encryption: FileEncryption | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A short content that is ready to be stored: the blob's bytes, and what will be in it."""
+
+    data: bytes
+    stored: Stored
+
+
+def prepare_content(
+    data: bytes, *, encrypt: bool, crypto: Crypto, random: Callable[[int], bytes]
+) -> Prepared:
+    """Seal a content that is in memory."""
+    if not encrypt:
+        blob = BlobId(crypto.blake3(data), len(data))
+        return Prepared(data=data, stored=Stored(blob=blob, size=blob.size, encryption=None))
+    key = random(FILE_KEY_BYTES)
+    chunks = range(0, len(data), CHUNK_BYTES)
+    sealed = b"".join(
+        seal_chunk(key, index, data[start : start + CHUNK_BYTES], crypto)
+        for index, start in enumerate(chunks)
+    )
+    encryption = FileEncryption(key=key, plaintext_hash=crypto.blake3(data))
+    blob = BlobId(crypto.blake3(sealed), len(sealed))
+    return Prepared(data=sealed, stored=Stored(blob=blob, size=len(data), encryption=encryption))
+
+
 @dataclass(slots=True)
 class _Counted:
     """A stream's length and BLAKE3, known at its end."""

@@ -23,7 +23,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5 import hamt
-from fabstir.protocol.s5.dialects import decode_directory, encode_directory
+from fabstir.protocol.s5.dialects import decode_directory
 from fabstir.protocol.s5.directory import Dialect, Directory, DirRef, Entry, FileRef, LinkKind
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.encryption import (
@@ -294,9 +294,10 @@ class Directories:
         self._nodes.put((digest, capability.cid.encryption_key or b""), node, len(node))
         return sealed, digest
 
-    async def store_directory(self, directory: Directory, capability: Capability) -> Multihash:
-        """Keep a directory's bytes."""
-        data = encode_directory(directory, self.dialect)
+    async def store_directory(
+        self, directory: Directory, data: bytes, capability: Capability
+    ) -> Multihash:
+        """Keep a directory; `data` are its bytes."""
         sealed = self._sealed(data, capability)
         blob = await self.blobs.put(sealed, reason=self.reason("directory"))
         key = (blob.digest, capability.cid.encryption_key or b"")

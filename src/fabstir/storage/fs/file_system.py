@@ -41,7 +41,7 @@ from fabstir.storage.fs.rewriting import Rewriting
 from fabstir.storage.fs.running import Running
 from fabstir.storage.fs.snapshots import Snapshot, Snapshots
 from fabstir.storage.fs.tree import ReadOnlyTree
-from fabstir.storage.fs.uploads import Uploads
+from fabstir.storage.fs.uploads import Uploads, Wish
 from fabstir.storage.fs.vacuum import Vacuum, Vacuumed
 from fabstir.storage.fs.values import (
     OWN_PREFIX,
@@ -157,18 +157,17 @@ class FileSystem(ReadOnlyTree):
             StorageFull, QuotaExceeded, PortalError
         """
         segments = _file_path(path)
+        wish = Wish(
+            segments=segments,
+            media_type=media_type,
+            if_match=if_match,
+            if_none_match=if_none_match,
+            encrypt=encrypt,
+        )
         if if_none_match or if_match is not None or not isinstance(data, bytes):
             await self._check_target(segments, if_match, if_none_match=if_none_match)
         with self._running.hold() as write:
-            change = await self._uploads.store(
-                segments,
-                data,
-                media_type,
-                if_match=if_match,
-                if_none_match=if_none_match,
-                encrypt=encrypt,
-                write=write,
-            )
+            change = await self._uploads.store(wish, data, write)
             outcome = await self._commit(segments, change)
         return _written(segments, outcome)
 
@@ -187,6 +186,7 @@ class FileSystem(ReadOnlyTree):
             batch = Batch(self._uploads, write)
             try:
                 yield batch
+                await batch.flush()
             except Exception:
                 await self._directories.release(batch.plan.blobs())
                 raise

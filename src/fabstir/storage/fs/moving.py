@@ -67,11 +67,12 @@ class Moving:
     async def _move_file(
         self, source: Place, target: Place, file: FileRef, *, overwrite: bool
     ) -> None:
+        placed = self._placed(target, file, overwrite=overwrite)
         if _is_same_directory(source, target):
             taken = TakeAway(path=source.path, file=file, is_strict=True)
-            placed = self._placed(target, file, overwrite=overwrite)
             await self._commit(source, {source.segments[-1]: taken, target.segments[-1]: placed})
             return
+        placed.apply(target.slot)
         marked = mark_shared(file)
 
         def mark(current: FileRef) -> FileRef:

@@ -25,6 +25,12 @@ def own_blobs(file: FileRef | None) -> Iterable[Multihash]:
             yield Multihash(version.hash)
 
 
+def named_blobs(file: FileRef | None) -> Iterable[Multihash]:
+    """All blobs of a file and its history."""
+    for version in versions_of(file) if file is not None else ():
+        yield Multihash(version.hash)
+
+
 def mark_shared(file: FileRef) -> FileRef:
     """The same file and history, whose blobs may be named in a second place from now on."""
     marked: FileRef | None = None

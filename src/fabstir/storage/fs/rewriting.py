@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-import anyio
-
 from fabstir.primitives.cid import Multihash
 from fabstir.protocol.s5 import hamt
 from fabstir.protocol.s5.dialects import encode_directory
@@ -16,7 +14,7 @@ from fabstir.protocol.s5.hamt_nodes import HamtConfig
 from fabstir.protocol.s5.limits import HAMT_SWITCH_ENTRIES, MAX_MUTABLE_BYTES
 from fabstir.storage.fs.changes import Slot
 from fabstir.storage.fs.directories import DIRECTORY_KEY, FILE_KEY, Directories, Loaded
-from fabstir.storage.ports import Blobs
+from fabstir.storage.fs.together import put_all
 
 MAX_FLAT_BYTES: Final = MAX_MUTABLE_BYTES // 2
 """A directory whose entries take more is sharded early: 999 files with eight older versions each
@@ -33,11 +31,13 @@ class Rewritten:
     """A directory's next version.
 
     Attributes:
+        data: its bytes.
         stored: blobs of HAMT nodes that were stored for it.
         dropped: blobs of HAMT nodes that it no longer has.
     """
 
     directory: Directory
+    data: bytes
     stored: tuple[Multihash, ...] = ()
     dropped: tuple[Multihash, ...] = ()
 
@@ -67,10 +67,11 @@ class Rewriting:
     async def arrange(self, loaded: Loaded, directory: Directory) -> Rewritten:
         """A flat directory as it is, or as a HAMT if it is too large."""
         num_entries = len(directory.files) + len(directory.dirs)
-        is_small = num_entries < HAMT_SWITCH_ENTRIES
         dialect = self._directories.dialect
-        if is_small and len(encode_directory(directory, dialect)) <= MAX_FLAT_BYTES:
-            return Rewritten(directory=directory)
+        if num_entries < HAMT_SWITCH_ENTRIES:
+            data = encode_directory(directory, dialect)
+            if len(data) <= MAX_FLAT_BYTES:
+                return Rewritten(directory=directory, data=data)
         entries: dict[str, Entry] = {
             **{FILE_KEY + name: file for name, file in directory.files.items()},
             **{DIRECTORY_KEY + name: ref for name, ref in directory.dirs.items()},
@@ -84,8 +85,10 @@ class Rewriting:
             dialect=dialect,
         )
         await nodes.flush()
+        sharded = replace(directory, files={}, dirs={}, sharding=built.sharding())
         return Rewritten(
-            directory=replace(directory, files={}, dirs={}, sharding=built.sharding()),
+            directory=sharded,
+            data=encode_directory(sharded, dialect),
             stored=_blobs(built.new),
         )
 
@@ -110,8 +113,10 @@ class Rewriting:
             dialect=self._directories.dialect,
         )
         await nodes.flush()
+        resharded = replace(directory, sharding=updated.sharding(directory.sharding))
         return Rewritten(
-            directory=replace(directory, sharding=updated.sharding(directory.sharding)),
+            directory=resharded,
+            data=encode_directory(resharded, self._directories.dialect),
             stored=_blobs(updated.new),
             dropped=_blobs(updated.dropped),
         )
@@ -141,23 +146,6 @@ class _Nodes:
         waiting, self.waiting = self.waiting, []
         reason = self.directories.reason("node")
         await put_all(self.directories.blobs, waiting, reason)
-
-
-async def put_all(blobs: Blobs, data: list[bytes], reason: str) -> None:
-    """Store blobs at the same time; the first error is raised when all have ended."""
-    errors: list[Exception] = []
-
-    async def put(blob: bytes) -> None:
-        try:
-            await blobs.put(blob, reason=reason)
-        except Exception as exc:  # noqa: BLE001 - raised below, without its task group
-            errors.append(exc)
-
-    async with anyio.create_task_group() as tasks:
-        for blob in data:
-            tasks.start_soon(put, blob)
-    if errors:
-        raise errors[0]
 
 
 def _merged(entries: Mapping[str, T], changes: Mapping[str, T | None]) -> dict[str, T]:

@@ -162,7 +162,9 @@ class Snapshots:
         cid = DirectoryCid(kind=LinkKind.FIXED, link=NOTHING, encryption_key=key)
         target = replace(source, capability=Capability(cid), directory=EMPTY)
         rewritten = await self._rewriting.arrange(target, directory)
-        blob = await self._directories.store_directory(rewritten.directory, target.capability)
+        blob = await self._directories.store_directory(
+            rewritten.directory, rewritten.data, target.capability
+        )
         return self._reference(blob.digest, key)
 
     # -- the index --------------------------------------------------------------------------------

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from fabstir.protocol.s5.directory import FileRef
 from fabstir.storage.fs.changes import PutFile
-from fabstir.storage.fs.contents import Data, store_content
+from fabstir.storage.fs.contents import Data, Stored, prepare_content, store_content
 from fabstir.storage.fs.directories import Directories
 from fabstir.storage.fs.paths import Segments, format_path
 from fabstir.storage.fs.running import Write
+from fabstir.storage.fs.together import put_all
 from fabstir.storage.fs.values import DEFAULT_MEDIA_TYPE, split_time
 
 _MEDIA_TYPES: Final = mimetypes.MimeTypes(filenames=())
 """Python's own table, the same on every machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a writer asks for besides the content; see `FileSystem.put`."""
+
+    segments: Segments
+    media_type: str | None
+    if_match: str | None
+    if_none_match: bool
+    encrypt: bool
 
 
 class Uploads:
@@ -28,17 +41,7 @@ class Uploads:
         self._clock = clock
         self._max_versions = max_versions
 
-    async def store(
-        self,
-        segments: Segments,
-        data: Data,
-        media_type: str | None,
-        *,
-        if_match: str | None,
-        if_none_match: bool,
-        encrypt: bool,
-        write: Write,
-    ) -> PutFile:
+    async def store(self, wish: Wish, data: Data, write: Write) -> PutFile:
         """Store a content; the change that makes it a file.
 
         Raises:
@@ -48,26 +51,43 @@ class Uploads:
             self._directories.blobs,
             data,
             reason=self._directories.reason("file"),
-            encrypt=encrypt,
+            encrypt=wish.encrypt,
             crypto=self._directories.crypto,
             random=self._directories.random,
         )
+        return self._change(wish, stored, write)
+
+    def prepare(self, wish: Wish, data: bytes, write: Write) -> tuple[bytes, PutFile]:
+        """The bytes to store with `store_all`, and the change that makes them a file then."""
+        prepared = prepare_content(
+            data,
+            encrypt=wish.encrypt,
+            crypto=self._directories.crypto,
+            random=self._directories.random,
+        )
+        return prepared.data, self._change(wish, prepared.stored, write)
+
+    async def store_all(self, prepared: list[bytes]) -> None:
+        """Store many short contents together. Raises as `store`; some may be kept then."""
+        await put_all(self._directories.blobs, prepared, self._directories.reason("file"))
+
+    def _change(self, wish: Wish, stored: Stored, write: Write) -> PutFile:
         write.stored.add(stored.blob.multihash)
         seconds, nanos = split_time(self._clock())
         file = FileRef(
             hash=stored.blob.digest,
             size=stored.size,
-            media_type=media_type or guess_media_type(segments[-1]),
+            media_type=wish.media_type or guess_media_type(wish.segments[-1]),
             timestamp=seconds,
             timestamp_nanos=nanos,
             encryption=stored.encryption,
         )
         return PutFile(
-            path=format_path(segments),
+            path=format_path(wish.segments),
             file=file,
             max_versions=self._max_versions,
-            if_match=if_match,
-            if_none_match=if_none_match,
+            if_match=wish.if_match,
+            if_none_match=wish.if_none_match,
         )
 
 
