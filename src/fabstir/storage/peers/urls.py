@@ -62,9 +62,12 @@ def is_http_url(text: str) -> bool:
     if parts is None or "@" in parts.netloc:
         return False
     try:
-        return bool(httpx.URL(text).host)
+        url = httpx.URL(text)
+        _ = url.host
     except (httpx.InvalidURL, ValueError):  # of idna: http://xn--/
         return False
+    # Who checks the host and who connects to it must read the same one.
+    return url.raw_host == (parts.hostname or "").encode()
 
 
 def _split(text: str, schemes: set[str]) -> SplitResult | None:
