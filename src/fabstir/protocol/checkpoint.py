@@ -9,22 +9,57 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Self, cast
 
 from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, Hash32, JobId
 from fabstir.protocol.chat import ChatMessage
-from fabstir.protocol.crypto import Crypto, DecryptionError
+from fabstir.protocol.crypto import BadSignatureError, Crypto, DecryptionError
 from fabstir.protocol.eip712 import personal_digest
 from fabstir.protocol.envelope import hkdf_sha256
 from fabstir.protocol.fields import Fields
 
 _DELTA_INFO = b"checkpoint-delta-encryption-v1"
 
+_MOST_ITEMS: Final = 100_000
+"""Checkpoints of an index, and messages of a delta: more do not fit into what is parsed at all."""
+
+_EXACT: Final = 1 << 53
+"""Numbers above are not the same in every client."""
+
+
+def index_path(host: Address, job_id: JobId) -> str:
+    """Where the index lies in the host's file system of S5."""
+    return f"home/checkpoints/{host.lower()}/{job_id}/index.json"
+
 
 def _personal_sign(secret_key: bytes, message: bytes, crypto: Crypto) -> str:
     signature = crypto.sign(secret_key, personal_digest(message, crypto))
     return "0x" + signature[:64].hex() + f"{signature[64] + 27:02x}"
+
+
+def _signer(message: bytes, signature: bytes, where: str, crypto: Crypto) -> Address:
+    try:
+        return crypto.address_of(crypto.recover(signature, personal_digest(message, crypto)))
+    except (BadSignatureError, ValueError) as exc:
+        raise RemoteProtocolError(f"{where} has no valid signature ({exc})") from exc
+
+
+def _require_host(
+    message: bytes, fields: Fields, names: tuple[str, ...], host: Address, crypto: Crypto
+) -> None:
+    signer = _signer(message, fields.hex(*names, size=65), fields.where, crypto)
+    if signer != host.lower():
+        raise RemoteProtocolError(f"{fields.where} is signed by {signer}, not by the host {host}")
+
+
+def _canonical(fields: Fields, name: str) -> bytes:
+    """The signed form of a field as it came."""
+    try:
+        return canonical_json(cast("Json", fields.get(name)))
+    except ValueError as exc:
+        raise RemoteProtocolError(f"{fields.where}: {name} cannot be signed ({exc})") from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +79,16 @@ class TimedMessage:
         if self.is_partial:
             out["metadata"] = {"partial": True}
         return out
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Raises RemoteProtocolError."""
+        metadata = fields.optional_child("metadata")
+        return cls(
+            message=ChatMessage(fields.text("role", limit=64), fields.text("content")),
+            timestamp=fields.integer("timestamp", limit=_EXACT),
+            is_partial=metadata is not None and metadata.flag("partial"),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +115,26 @@ class CheckpointDelta:
                 "messages": messages,
                 "hostSignature": _personal_sign(host_secret, canonical_json(messages), crypto),
             }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes, host: Address, crypto: Crypto) -> Self:
+        """Read the clear form.
+
+        Raises:
+            RemoteProtocolError: it is malformed, or its messages are not signed by `host`.
+        """
+        fields = Fields.parse(data, "checkpoint delta")
+        signature = ("hostSignature", "messagesSignature")
+        _require_host(_canonical(fields, "messages"), fields, signature, host, crypto)
+        messages = fields.children("messages", limit=_MOST_ITEMS)
+        return cls(
+            session_id=fields.identifier("sessionId"),
+            checkpoint_index=fields.integer("checkpointIndex", limit=_EXACT),
+            proof_hash=fields.hash32("proofHash"),
+            start_token=fields.integer("startToken", limit=_EXACT),
+            end_token=fields.integer("endToken", limit=_EXACT),
+            messages=tuple(TimedMessage.from_fields(message) for message in messages),
         )
 
 
@@ -122,6 +187,22 @@ def decrypt_delta(encrypted: bytes, recovery_secret: bytes, crypto: Crypto) -> b
         ) from exc
 
 
+def open_delta(
+    published: bytes, host: Address, recovery_secret: bytes, crypto: Crypto
+) -> CheckpointDelta:
+    """A published delta, encrypted or in clear, as its renter reads it.
+
+    Raises:
+        RemoteProtocolError: it is malformed, not signed by `host`, or does not open with this key.
+    """
+    fields = Fields.parse(published, "checkpoint delta")
+    if not fields.flag("encrypted"):
+        return CheckpointDelta.decode(published, host, crypto)
+    digest = crypto.keccak256(fields.hex("ciphertext"))
+    _require_host(digest, fields, ("hostSignature",), host, crypto)
+    return CheckpointDelta.decode(decrypt_delta(published, recovery_secret, crypto), host, crypto)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointEntry:
     """One claim in the index; token range is [start, end). Times in milliseconds."""
@@ -146,6 +227,25 @@ class CheckpointEntry:
             "encrypted": self.is_encrypted,
         }
 
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Every spelling that era-C writes. Raises RemoteProtocolError."""
+        range_ = fields.items("tokenRange", limit=2)
+        ends = Fields({str(i): end for i, end in enumerate(range_)}, f"{fields.where}.tokenRange")
+        start, end = ends.integer("0", limit=_EXACT), ends.integer("1", limit=_EXACT)
+        if end < start:
+            raise RemoteProtocolError(f"{fields.where}: the token range ends before it starts")
+        return cls(
+            index=fields.integer("index", limit=_EXACT),
+            proof_hash=fields.hash32("proofHash"),
+            proof_cid=fields.optional_text("proofCid", "proofCID", limit=128) or "",
+            delta_cid=fields.text("deltaCid", "deltaCID", limit=128),
+            start_token=start,
+            end_token=end,
+            timestamp=fields.integer("timestamp", limit=_EXACT),
+            is_encrypted=fields.flag("encrypted"),
+        )
+
 
 def encode_index(
     job_id: JobId,
@@ -164,3 +264,23 @@ def encode_index(
             "hostSignature": _personal_sign(host_secret, canonical_json(checkpoints), crypto),
         }
     )
+
+
+def decode_index(
+    data: bytes, job_id: JobId, host: Address, crypto: Crypto
+) -> tuple[CheckpointEntry, ...]:
+    """The claims of a session, as its host signed them.
+
+    Raises:
+        RemoteProtocolError: it is malformed, of another session, or not signed by `host`.
+    """
+    fields = Fields.parse(data, "checkpoint index")
+    if (
+        fields.identifier("sessionId") != str(job_id)
+        or fields.address("hostAddress") != host.lower()
+    ):
+        raise RemoteProtocolError("the checkpoint index is another session's")
+    signature = ("hostSignature", "checkpointsSignature")
+    _require_host(_canonical(fields, "checkpoints"), fields, signature, host, crypto)
+    entries = fields.children("checkpoints", limit=_MOST_ITEMS)
+    return tuple(CheckpointEntry.from_fields(entry) for entry in entries)

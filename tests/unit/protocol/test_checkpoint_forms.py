@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,22 +19,27 @@ from tests.strategies import (
 )
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.encoding import canonical_json
+from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import RemoteProtocolError
-from fabstir.primitives.ids import JobId
+from fabstir.primitives.ids import Address, Hash32, JobId
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.checkpoint import (
     CheckpointDelta,
     CheckpointEntry,
     TimedMessage,
+    decode_index,
     decrypt_delta,
     encode_index,
     encrypt_delta,
+    index_path,
+    open_delta,
 )
+from fabstir.protocol.eip712 import personal_digest
 from fabstir.protocol.envelope import hkdf_sha256
 
 HOST_SECRET, RECOVERY_SECRET = b"\1" * 32, b"\2" * 32
 HOST = NATIVE.address_of(NATIVE.public_key(HOST_SECRET))
+OTHER = NATIVE.address_of(NATIVE.public_key(b"\5" * 32))
 
 
 def signer(message: bytes, signature: str) -> str:
@@ -158,3 +164,125 @@ def test_the_index_is_signed_over_its_checkpoints(
             "timestamp": entry.timestamp,
             "encrypted": entry.is_encrypted,
         }
+
+
+def personal_sign(message: bytes) -> str:
+    signature = NATIVE.sign(HOST_SECRET, personal_digest(message, NATIVE))
+    return f"0x{signature[:64].hex()}{signature[64] + 27:02x}"
+
+
+def in_order(entries: list[CheckpointEntry]) -> list[CheckpointEntry]:
+    return [
+        replace(
+            entry,
+            start_token=min(entry.start_token, entry.end_token),
+            end_token=max(entry.start_token, entry.end_token),
+        )
+        for entry in entries
+    ]
+
+
+@given(job_ids, st.lists(checkpoint_entries, max_size=3).map(in_order))
+def test_an_index_is_read_as_it_was_written(job_id: JobId, entries: list[CheckpointEntry]) -> None:
+    index = encode_index(job_id, HOST, entries, HOST_SECRET, NATIVE)
+
+    assert decode_index(index, job_id, HOST, NATIVE) == tuple(entries)
+
+
+@given(checkpoint_deltas, secrets)
+def test_a_delta_is_read_as_it_was_published(delta: CheckpointDelta, recovery: bytes) -> None:
+    clear = delta.encode(HOST_SECRET, NATIVE)
+
+    published = encrypted(clear, NATIVE.public_key(recovery))
+
+    assert open_delta(published, HOST, recovery, NATIVE) == delta
+    assert open_delta(clear, HOST, recovery, NATIVE) == delta
+
+
+def test_nobody_signs_for_the_host() -> None:
+    delta = CheckpointDelta(
+        session_id="7",
+        checkpoint_index=0,
+        proof_hash=Hash32("0x" + "11" * 32),
+        start_token=0,
+        end_token=5,
+        messages=(),
+    )
+    clear = delta.encode(HOST_SECRET, NATIVE)
+    index = encode_index(JobId(7), HOST, [], HOST_SECRET, NATIVE)
+
+    for published in (clear, encrypted(clear, NATIVE.public_key(RECOVERY_SECRET))):
+        with pytest.raises(RemoteProtocolError, match="not by the host"):
+            open_delta(published, OTHER, RECOVERY_SECRET, NATIVE)
+    with pytest.raises(RemoteProtocolError, match="another session's"):
+        decode_index(index, JobId(7), OTHER, NATIVE)
+    with pytest.raises(RemoteProtocolError, match="another session's"):
+        decode_index(index, JobId(8), HOST, NATIVE)
+    with pytest.raises(RemoteProtocolError, match="not by the host"):
+        decode_index(index.replace(HOST.encode(), OTHER.encode()), JobId(7), OTHER, NATIVE)
+
+
+def test_a_changed_message_or_checkpoint_is_not_the_hosts() -> None:
+    message = TimedMessage(message=ChatMessage("user", "pay 5"), timestamp=5)
+    entry = CheckpointEntry(
+        index=0,
+        proof_hash=Hash32("0x" + "11" * 32),
+        proof_cid="blobb",
+        delta_cid="blobc",
+        start_token=0,
+        end_token=5,
+        timestamp=6,
+        is_encrypted=True,
+    )
+    delta = CheckpointDelta(
+        session_id="7",
+        checkpoint_index=0,
+        proof_hash=entry.proof_hash,
+        start_token=0,
+        end_token=5,
+        messages=(message,),
+    ).encode(HOST_SECRET, NATIVE)
+    index = encode_index(JobId(7), HOST, [entry], HOST_SECRET, NATIVE)
+
+    with pytest.raises(RemoteProtocolError, match="signed by"):
+        open_delta(delta.replace(b"pay 5", b"pay 9"), HOST, RECOVERY_SECRET, NATIVE)
+    with pytest.raises(RemoteProtocolError, match="signed by"):
+        decode_index(index.replace(b"blobc", b"blobd"), JobId(7), HOST, NATIVE)
+
+
+def test_the_names_of_older_hosts_are_read() -> None:
+    checkpoints: list[Json] = [
+        {
+            "index": 0,
+            "proofHash": "0x" + "11" * 32,
+            "deltaCID": "blobb",
+            "tokenRange": [0, 1000],
+            "timestamp": 1700000000000,
+        }
+    ]
+    index: Json = {
+        "sessionId": "7",
+        "hostAddress": HOST,
+        "checkpoints": checkpoints,
+        "messagesSignature": "0x00",
+        "checkpointsSignature": personal_sign(canonical_json(checkpoints)),
+    }
+
+    (entry,) = decode_index(canonical_json(index), JobId(7), HOST, NATIVE)
+
+    assert (entry.delta_cid, entry.proof_cid, entry.is_encrypted) == ("blobb", "", False)
+    assert (entry.start_token, entry.end_token) == (0, 1000)
+
+
+@given(st.binary(max_size=60))
+def test_garbage_is_no_index_and_no_delta(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_index(data, JobId(7), HOST, NATIVE)
+    with pytest.raises(RemoteProtocolError):
+        open_delta(data, HOST, RECOVERY_SECRET, NATIVE)
+
+
+def test_the_index_has_its_place() -> None:
+    mixed = Address("0x" + "aB" * 20)
+
+    assert index_path(mixed, JobId(12)) == f"home/checkpoints/0x{'ab' * 20}/12/index.json"
