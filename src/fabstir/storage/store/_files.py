@@ -15,14 +15,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from fabstir.db.s5.blobs import Content
 from fabstir.primitives.errors import StorageError, StorageFull
-from fabstir.protocol.crypto import Crypto
 from fabstir.storage.store._hashing import BlobHasher
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -128,23 +127,24 @@ def sync_folder(folder: Path) -> None:
 class IncomingFile:
     """A blob that is being written, under a temporary name."""
 
-    def __init__(self, folder: StoreFolder, crypto: Crypto, *, has_sha256: bool) -> None:
+    def __init__(self, folder: StoreFolder, *, has_sha256: bool) -> None:
         self.path = folder.incoming / secrets.token_hex(16)
-        self._hasher = BlobHasher(crypto, has_sha256=has_sha256)
+        self._hasher = BlobHasher(has_sha256=has_sha256)
         with disk_errors(self.path.parent):
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
-    def write(self, block: memoryview) -> None:
-        """Write and hash the next block: whole groups, except for the last one.
+    def write(self, block: Sequence[memoryview]) -> None:
+        """Write and hash the next pieces.
 
         Raises:
             StorageFull, StorageError: as `disk_errors`; `discard` it then.
         """
-        with disk_errors(self.path.parent):
-            rest = block
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        self._hasher.update(block)
+        for piece in block:
+            rest = piece
+            with disk_errors(self.path.parent):
+                while rest:
+                    rest = rest[os.write(self._descriptor, rest) :]
+            self._hasher.update(piece)
 
     def finish(self) -> Content:
         """Flush to the disk and close.

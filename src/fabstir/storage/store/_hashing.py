@@ -6,7 +6,6 @@ import hashlib
 from typing import Final
 
 from fabstir.crypto import Blake3
-from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.limits import CHUNK_BYTES
 
 GROUP_BYTES: Final = CHUNK_BYTES
@@ -19,21 +18,28 @@ class BlobHasher:
     Hashing twice costs little: 6.6 GB/s were measured on one core, against 2.6 GB/s for writing.
     """
 
-    def __init__(self, crypto: Crypto, *, has_sha256: bool) -> None:
-        self._crypto = crypto
+    def __init__(self, *, has_sha256: bool) -> None:
         self._whole = Blake3()
-        self._sha256 = hashlib.sha256() if has_sha256 else None
+        self._group = Blake3()
+        self._group_size = 0
         self._groups = bytearray()
+        self._sha256 = hashlib.sha256() if has_sha256 else None
         self.size = 0
 
-    def update(self, block: memoryview) -> None:
-        """Take the next block: whole groups, except for the last one."""
-        self._whole.update(block)
+    def update(self, piece: memoryview) -> None:
+        """Take the next piece, of any length."""
+        self._whole.update(piece)
         if self._sha256 is not None:
-            self._sha256.update(block)
-        for start in range(0, len(block), GROUP_BYTES):
-            self._groups += self._crypto.blake3(bytes(block[start : start + GROUP_BYTES]))
-        self.size += len(block)
+            self._sha256.update(piece)
+        self.size += len(piece)
+        while piece:
+            part = piece[: GROUP_BYTES - self._group_size]
+            self._group.update(part)
+            self._group_size += len(part)
+            piece = piece[len(part) :]
+            if self._group_size == GROUP_BYTES:
+                self._groups += self._group.digest()
+                self._group, self._group_size = Blake3(), 0
 
     @property
     def digest(self) -> bytes:
@@ -47,5 +53,6 @@ class BlobHasher:
 
     @property
     def groups(self) -> bytes:
-        """BLAKE3 of each group, one after another."""
-        return bytes(self._groups)
+        """BLAKE3 of each group, the last one maybe shorter, one after another."""
+        last = self._group.digest() if self._group_size else b""
+        return bytes(self._groups) + last

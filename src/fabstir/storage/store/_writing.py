@@ -39,12 +39,20 @@ from fabstir.storage.store._hashing import GROUP_BYTES
 
 T = TypeVar("T")
 
+_Block = list[memoryview]
+"""Pieces that are written and hashed together."""
+
+_END: Final[_Block] = []
+
 MAX_INLINE_BYTES: Final = 64 * 1024 - 1
 """Longest blob in the database. Below it a row is faster to write and read than a file of its
 own, which costs at least a block, a name and three flushes."""
 
 _STREAM_BLOCK_BYTES: Final = 4 * GROUP_BYTES
 """1 MiB of a stream is gathered, then written and hashed in a worker thread."""
+
+_SMALL_PIECE_BYTES: Final = 16 * 1024
+"""Shorter pieces are joined: a stream of single bytes would need forty times its own memory."""
 
 _WHOLE_BLOCK_BYTES: Final = 16 * GROUP_BYTES
 """What is in memory anyway is written 4 MiB at a time, so that a cancelled put ends soon."""
@@ -75,10 +83,11 @@ class BlobWriter:
         """Store and pin."""
         blocks = _slices(data) if isinstance(data, bytes) else _gathered(data)
         async with aclosing(blocks):
-            first = await anext(blocks, memoryview(b""))
-            self._check_length(len(first), wanted.max_bytes)
-            if len(first) <= MAX_INLINE_BYTES:  # shorter than a block, so there is no second one
-                return await self._put_small(bytes(first), wanted)
+            first = await anext(blocks, _END)
+            size = _size(first)
+            self._check_length(size, wanted.max_bytes)
+            if size <= MAX_INLINE_BYTES:  # shorter than a block, so there is no second one
+                return await self._put_small(b"".join(first), wanted)
             return await self._put_large(first, blocks, wanted)
 
     async def sweep(self, files: Sequence[str] | None = None) -> None:
@@ -105,13 +114,9 @@ class BlobWriter:
             await self.db.write(lambda c: self._keep(c, content, wanted), durable=True)
         return blob
 
-    async def _put_large(
-        self, first: memoryview, rest: AsyncIterator[memoryview], wanted: Put
-    ) -> BlobId:
+    async def _put_large(self, first: _Block, rest: AsyncIterator[_Block], wanted: Put) -> BlobId:
         has_sha256 = _is_sha256(wanted.expected)
-        incoming = await self._in_thread(
-            lambda: IncomingFile(self.folder, self.crypto, has_sha256=has_sha256)
-        )
+        incoming = await self._in_thread(lambda: IncomingFile(self.folder, has_sha256=has_sha256))
         try:
             await self._receive(incoming, first, rest, wanted)
             content = await self._in_thread(incoming.finish)
@@ -126,14 +131,14 @@ class BlobWriter:
     async def _receive(
         self,
         incoming: IncomingFile,
-        first: memoryview,
-        rest: AsyncIterator[memoryview],
+        first: _Block,
+        rest: AsyncIterator[_Block],
         wanted: Put,
     ) -> None:
         usage = await self.db.read(lambda connection: load_usage(connection, wanted.owner))
         size, block = 0, first
         while block:
-            size += len(block)
+            size += _size(block)
             self._check_length(size, wanted.max_bytes)
             # Only what can never fit is refused early: bytes that are here already cost nothing,
             # and whether they are is known at the end.
@@ -141,7 +146,7 @@ class BlobWriter:
                 raise QuotaExceeded(wanted.owner, usage.max_bytes, size)
             self._check_room(size)
             await self._in_thread(lambda block=block: incoming.write(block))
-            block = await anext(rest, memoryview(b""))
+            block = await anext(rest, _END)
 
     async def _install(self, incoming: IncomingFile, content: Content, wanted: Put) -> None:
         """Name the file and commit its row. Whatever happens, afterwards every file has a row."""
@@ -214,20 +219,30 @@ def _is_sha256(name: Multihash | None) -> bool:
     return name is not None and name.type is HashType.SHA256
 
 
-async def _slices(data: bytes) -> AsyncGenerator[memoryview]:
+def _size(block: _Block) -> int:
+    return sum(len(piece) for piece in block)
+
+
+async def _slices(data: bytes) -> AsyncGenerator[_Block]:
     view = memoryview(data)
     for start in range(0, len(data), _WHOLE_BLOCK_BYTES):
-        yield view[start : start + _WHOLE_BLOCK_BYTES]
+        yield [view[start : start + _WHOLE_BLOCK_BYTES]]
 
 
-async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncGenerator[memoryview]:
-    """Blocks of 1 MiB, the last one shorter, of pieces of any size."""
-    gathered = bytearray()
+async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncGenerator[_Block]:
+    """Blocks of at least 1 MiB, the last one maybe shorter; large pieces are not copied."""
+    block: _Block = []
+    small, size = bytearray(), 0
     async for piece in pieces:
-        gathered += piece
-        while len(gathered) >= _STREAM_BLOCK_BYTES:
-            block = bytes(memoryview(gathered)[:_STREAM_BLOCK_BYTES])
-            del gathered[:_STREAM_BLOCK_BYTES]
-            yield memoryview(block)
-    if gathered:
-        yield memoryview(bytes(gathered))
+        size += len(piece)
+        if len(piece) < _SMALL_PIECE_BYTES:
+            small += piece
+        else:
+            block += [memoryview(bytes(small)), memoryview(piece)] if small else [memoryview(piece)]
+            small.clear()
+        if size >= _STREAM_BLOCK_BYTES:
+            yield [*block, memoryview(bytes(small))]
+            block, size = [], 0
+            small.clear()
+    if size:
+        yield [*block, memoryview(bytes(small))]

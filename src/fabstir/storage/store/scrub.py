@@ -168,7 +168,7 @@ class Scrubber:
         """What is wrong with a file, and the hashes of its groups as it is."""
         assert row.file is not None
         path = self.folder.root / row.file
-        hasher = BlobHasher(self.crypto, has_sha256=False)
+        hasher = BlobHasher(has_sha256=False)
 
         def step(position: int) -> int:
             data = os.pread(descriptor, _STEP_BYTES, position)
