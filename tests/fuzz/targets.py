@@ -13,6 +13,7 @@ from typing import Final, Protocol, Self
 
 import coincurve
 from tests.fuzz.s5_targets import S5_TARGETS
+from tests.fuzz.s5_tree_targets import S5_TREE_TARGETS
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, Multihash
@@ -26,9 +27,15 @@ from fabstir.primitives.encoding import (
     parse_json,
 )
 from fabstir.primitives.errors import RemoteProtocolError
-from fabstir.primitives.ids import Address, ChainId, parse_address, parse_hash32
+from fabstir.primitives.ids import Address, ChainId, JobId, parse_address, parse_hash32
 from fabstir.primitives.units import format_amount, parse_amount
-from fabstir.protocol.checkpoint import decrypt_delta
+from fabstir.protocol.checkpoint import (
+    CheckpointDelta,
+    decode_index,
+    decrypt_delta,
+    encode_index,
+    open_delta,
+)
 from fabstir.protocol.client_messages import (
     EncryptedSessionInit,
     Unsupported,
@@ -54,7 +61,9 @@ from fabstir.protocol.receipts import SignedAcknowledgement
 Target = Callable[[bytes], None]
 
 HOST_SECRET: Final = b"\1" * 32
+HOST: Final = NATIVE.address_of(NATIVE.public_key(HOST_SECRET))
 RECOVERY_SECRET: Final = b"\2" * 32
+JOB_ID: Final = JobId(7)
 DOMAIN: Final = Domain(ChainId(31337), Address("0x" + "33" * 20))
 
 _SIGNATURE_CHARS = len("00" * 65 + '"}')
@@ -136,6 +145,17 @@ def checkpoint_delta(data: bytes) -> None:
     """A published delta, at the renter who recovers it."""
     with suppress(RemoteProtocolError):
         decrypt_delta(data, RECOVERY_SECRET, NATIVE)
+    with suppress(RemoteProtocolError):
+        delta = open_delta(data, HOST, RECOVERY_SECRET, NATIVE)
+        assert CheckpointDelta.decode(delta.encode(HOST_SECRET, NATIVE), HOST, NATIVE) == delta
+
+
+def checkpoint_index(data: bytes) -> None:
+    """The index of a session, at the renter who recovers it."""
+    with suppress(RemoteProtocolError):
+        entries = decode_index(data, JOB_ID, HOST, NATIVE)
+        again = encode_index(JOB_ID, HOST, entries, HOST_SECRET, NATIVE)
+        assert decode_index(again, JOB_ID, HOST, NATIVE) == entries
 
 
 def blob_id(data: bytes) -> None:
@@ -209,10 +229,12 @@ TARGETS: Final[dict[str, Target]] = {
     "acknowledgement": acknowledgement,
     "host_record": host_record,
     "checkpoint_delta": checkpoint_delta,
+    "checkpoint_index": checkpoint_index,
     "blob_id": blob_id,
     "encodings": encodings,
     "amounts": amounts,
     "json": json,
     "keys_and_signatures": keys_and_signatures,
     **S5_TARGETS,
+    **S5_TREE_TARGETS,
 }
