@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ _FIRST_SECONDS = 0.5
 """What is assumed of a portal that was never asked."""
 
 _RATIO_STEP = 0.1
-"""Portals whose success ratios differ by less are ordered by latency."""
+"""Portals whose success ratios differ by less are ordered by latency, in steps of a factor of
+two; within one step the order is that of the configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +91,10 @@ class Health:
         return max(0.0, self._open_until - self._clock())
 
     @property
-    def rank(self) -> tuple[bool, float, float]:
+    def rank(self) -> tuple[bool, int, int]:
         """Sorts the best first."""
         steps = round((1.0 - self._ratio) / _RATIO_STEP)
-        return self.closed_for > 0, steps, self._seconds
+        return self.closed_for > 0, steps, math.frexp(self._seconds)[1]
 
     def note(
         self, outcome: Outcome, seconds: float, *, error: str = "", retry_after: float = 0.0

@@ -152,10 +152,14 @@ class PortalHttp:
         *,
         patience: Patience = DEFAULT_PATIENCE,
         on_request: OnRequest | None = None,
+        only_stored: bool = False,
     ) -> None:
         """
         Args:
             url: `http(s)://host[:port]`.
+            only_stored: have the portal answer with what is on its own disk (RFC 9111,
+                only-if-cached): nodes ask each other so, lest two of them that take one another
+                for portals ask in circles.
 
         Raises:
             ConfigError: it is not such a URL.
@@ -164,6 +168,9 @@ class PortalHttp:
         self.patience = patience
         self._client = client
         self._on_request = on_request
+        self._headers = {"Accept-Encoding": "identity"}
+        if only_stored:
+            self._headers["Cache-Control"] = "only-if-cached"
 
     async def ask(
         self,
@@ -234,7 +241,7 @@ class PortalHttp:
         """
         patience, has_begun = self.patience, False
         timeout = httpx.Timeout(patience.stall_timeout, connect=patience.connect_timeout)
-        request_headers = {"Accept-Encoding": "identity"} | dict(headers)
+        request_headers = self._headers | dict(headers)
         try:
             with anyio.fail_after(patience.body_timeout(num_bytes)):
                 async with self._client.stream(

@@ -14,6 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import aclosing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -31,12 +32,14 @@ from fabstir.primitives.errors import (
 )
 from fabstir.protocol.crypto import Crypto
 from fabstir.storage.portals._conclude import conclude
+from fabstir.storage.portals.groups import has_groups, read_groups
 from fabstir.storage.portals.health import Backoff, Health, HealthReport
 from fabstir.storage.portals.http import outcome_of
 from fabstir.storage.portals.portal import Portal
 from fabstir.storage.portals.registry import PoolRegistry
 from fabstir.storage.portals.source import Source, bytes_source, spooled_source
 from fabstir.storage.portals.spool import open_spool
+from fabstir.storage.verified import GroupTree
 
 _LOG = logging.getLogger(__name__)
 
@@ -157,17 +160,62 @@ class PortalPool:
     async def read(
         self, blob: BlobId, start: int = 0, end: int | None = None
     ) -> AsyncGenerator[bytes]:
-        """See `ports.Blobs`. A portal that fails half-way is replaced before anything is yielded:
-        the whole blob is verified in a temporary file first."""
+        """See `ports.Blobs`. Of a long blob whose outboard a portal has, only what is asked for is
+        fetched, each group verified, from the next portal where one fails half-way. Of any other
+        the whole is verified in a temporary file first.
+        """
+        end = blob.size if end is None else min(end, blob.size)
+        failure: PortalError | None = None
+        if (tree := await self._tree(blob)) is not None:
+            portals = self._ordered()
+            reads = read_groups(start, end, lambda f, n: self._run(tree, f, n, portals))
+            try:
+                async with aclosing(reads):
+                    async for piece in reads:
+                        yield piece
+                        start += len(piece)
+            except PortalError as exc:
+                failure = exc  # portals without ranges, perhaps: the rest out of the whole
+            else:
+                return
         async with open_spool(self._spool_folder) as spool:
 
             async def fetch(portal: Portal) -> None:
                 await spool.clear()
                 await portal.fetch(blob.multihash, blob.size, spool, max_bytes=blob.size)
 
-            await self._first(blob.multihash, fetch, self._ordered())
-            async for piece in spool.read(start, blob.size if end is None else end):
+            try:
+                await self._first(blob.multihash, fetch, self._ordered())
+            except PortalError as exc:
+                raise failure or exc from exc
+            async for piece in spool.read(start, end):
                 yield piece
+
+    async def _tree(self, blob: BlobId) -> GroupTree | None:
+        """Of the first portal that has it; those that fail are asked for bytes later."""
+        if not has_groups(blob):
+            return None
+        for portal in self._ordered():
+            try:
+                tree = await self.guarded(portal, lambda p=portal: p.tree(blob))
+            except StorageError as exc:
+                _LOG.info("no outboard", extra={"portal": portal.url, "reason": str(exc)})
+            else:
+                if tree is not None:
+                    return tree
+        return None
+
+    async def _run(self, tree: GroupTree, first: int, count: int, portals: list[Portal]) -> bytes:
+        """Some groups, from the first portal that gives them; it stays in front."""
+        blob = tree.blob.multihash
+
+        async def fetch(portal: Portal) -> bytes:
+            data = await portal.run(tree, first, count)
+            portals.remove(portal)
+            portals.insert(0, portal)
+            return data
+
+        return await self._first(blob, fetch, tuple(portals))
 
     async def release(self, blobs: Iterable[Multihash]) -> None:
         """See `ports.Blobs`: at every portal where somebody is logged in.

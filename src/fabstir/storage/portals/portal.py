@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from fabstir.primitives.errors import (
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.multikey import encode_multikey
 from fabstir.protocol.s5.registry import SignedEntry
+from fabstir.storage.portals._persist import persist
 from fabstir.storage.portals.answers import (
     AccountStats,
     LocationAnswer,
@@ -32,6 +34,13 @@ from fabstir.storage.portals.answers import (
     registry_json,
 )
 from fabstir.storage.portals.download import Download, fetch_range
+from fabstir.storage.portals.groups import (
+    Trees,
+    fetch_tree,
+    has_groups,
+    read_groups,
+    verified_run,
+)
 from fabstir.storage.portals.http import Answer, PortalHttp
 from fabstir.storage.portals.revisions import Revisions
 from fabstir.storage.portals.session import Session
@@ -39,6 +48,7 @@ from fabstir.storage.portals.source import OnProgress, Source, bytes_source
 from fabstir.storage.portals.spool import Spool, open_spool
 from fabstir.storage.portals.tus import OnLocation, TusUpload
 from fabstir.storage.portals.upload import PlainUpload
+from fabstir.storage.verified import GroupTree
 
 SMALL_UPLOAD_BYTES: Final = 4 * 1024 * 1024
 """Longest upload of one request. Portals hold those in memory; longer ones are resumable."""
@@ -74,6 +84,7 @@ class Portal:
         self._spool_folder = spool_folder
         self._revisions = Revisions()
         self._plain = PlainUpload(http)
+        self._trees = Trees()
 
     @property
     def spool_folder(self) -> Path | None:
@@ -168,18 +179,50 @@ class Portal:
     ) -> AsyncGenerator[bytes]:
         """A part of a blob, in pieces.
 
-        The whole of it is fetched into a temporary file and verified before the first piece is
-        yielded; `verified.read_range` (storage/verified) reads parts of large blobs for less.
+        Of a long one whose outboard the portal has, only what is asked for is fetched, and each
+        group verified; of any other the whole, into a temporary file, before the first piece.
 
         Raises:
             As `get`, from the iteration; also StorageFull.
         """
+        end = blob.size if end is None else min(end, blob.size)
+        tree = await self.tree(blob)
+        if tree is not None:
+            done, reads = 0, read_groups(start, end, lambda f, n: self.run(tree, f, n))
+            async with aclosing(reads):
+                async for piece in reads:
+                    yield piece
+                    done += len(piece)
+                    if on_progress is not None:
+                        on_progress(done, end - start)
+            return
         async with open_spool(self._spool_folder) as spool:
             await self.fetch(
                 blob.multihash, blob.size, spool, max_bytes=blob.size, on_progress=on_progress
             )
-            async for piece in spool.read(start, blob.size if end is None else end):
+            async for piece in spool.read(start, end):
                 yield piece
+
+    async def tree(self, blob: BlobId) -> GroupTree | None:
+        """What the groups of a long blob hash to; None: the portal does not say."""
+        if not has_groups(blob):
+            return None
+        return await self._trees.get(
+            blob,
+            lambda: self.session.run(lambda token: fetch_tree(self.http, token, blob)),
+        )
+
+    async def run(self, tree: GroupTree, first: int, count: int) -> bytes:
+        """Some groups of a blob, verified. Raises as `unverified_range`, and PortalLied."""
+
+        async def fetch(start: int, end: int) -> bytes:
+            return await persist(
+                lambda: self.unverified_range(tree.blob, start, end),
+                lambda: 0,
+                self.http.patience,
+            )
+
+        return await verified_run(self.url, tree, first, count, fetch)
 
     async def fetch(
         self,

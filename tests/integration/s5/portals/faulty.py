@@ -20,6 +20,7 @@ from fabstir.protocol.s5.account import ChallengeKind, ChallengeResponse, verify
 from fabstir.protocol.s5.multikey import decode_multikey
 from fabstir.protocol.s5.registry import SignedEntry
 from fabstir.storage.portals.answers import encode_base64url, registry_json
+from fabstir.storage.verified import TreeBuilder
 
 NO_CONTENT = Answer(204)
 
@@ -52,6 +53,7 @@ class FaultyPortal:
     has_tus: bool = True
     takes_raw: bool = True
     has_ranges: bool = True
+    has_outboards: bool = False
     blobs: dict[Multihash, bytes] = field(default_factory=dict[Multihash, bytes])
     pins: dict[str, set[Multihash]] = field(default_factory=dict[str, set[Multihash]])
     entries: dict[bytes, SignedEntry] = field(default_factory=dict[bytes, SignedEntry])
@@ -217,6 +219,14 @@ class FaultyPortal:
         extent = f"bytes {start}-{min(end, len(data)) - 1}/{len(data)}"
         return Answer(206, data[start:end], (*headers, ("Content-Range", extent)))
 
+    def outboard(self, request: Request, match: re.Match[str]) -> Answer:
+        data = self.blobs.get(BlobId.decode(match[1]).multihash)
+        if data is None or not self.has_outboards:
+            return Answer(404, b"no outboard")
+        builder = TreeBuilder()
+        builder.update(data)
+        return Answer(200, builder.finish().encode())
+
     def pin(self, request: Request, match: re.Match[str]) -> Answer:
         owner, blob = self._owner(request), BlobId.decode(match[1]).multihash
         if not owner:
@@ -279,6 +289,7 @@ _ROUTES = (
     ("PATCH", "/s5/upload/tus/([0-9a-f]+)", FaultyPortal.tus_patch),
     ("GET", "/s5/download/([0-9A-Za-z]+)", FaultyPortal.download),
     ("GET", "/s5/blob/([0-9A-Za-z]+)", FaultyPortal.download),
+    ("GET", r"/s5/blob/([0-9A-Za-z]+)\.obao", FaultyPortal.outboard),
     ("POST", "/s5/pin/([0-9A-Za-z]+)", FaultyPortal.pin),
     ("DELETE", "/s5/delete/([0-9A-Za-z]+)", FaultyPortal.delete),
     ("GET", "/s5/debug/storage_locations/(.+)", FaultyPortal.locations),

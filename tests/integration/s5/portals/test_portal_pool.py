@@ -111,6 +111,19 @@ async def test_a_lie_is_replaced_by_the_truth(three: list[FaultyPortal], pool: P
     assert "other bytes" in health[three[0].url].last_error
 
 
+async def test_a_long_blob_goes_on_from_the_next_portal(
+    three: list[FaultyPortal], pool: PortalPool
+) -> None:
+    _, _, blob = [faulty.add(LARGE) for faulty in three]
+    three[1].has_outboards = True  # the others have none
+    three[0].fail("GET /s5/download", Alter(lambda a: a), Cut(1000))
+
+    data = b"".join([piece async for piece in pool.read(blob, 3)])
+
+    assert data == LARGE[3:]
+    assert len(three[1].server.paths("GET")) == 2
+
+
 async def test_a_failed_portal_is_left_alone_and_tried_again(
     three: list[FaultyPortal], pool: PortalPool, clock: Clock
 ) -> None:

@@ -31,7 +31,7 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
     StorageError,
 )
-from fabstir.storage.portals import Portal, Source, bytes_source, spooled_source
+from fabstir.storage.portals import Portal, PortalPool, Source, bytes_source, spooled_source
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -185,6 +185,102 @@ async def test_endless_redirects_end(faulty: FaultyPortal, portal: Portal) -> No
         await portal.get(blob.multihash, max_bytes=len(LARGE))
 
     assert len(faulty.requests) < 10
+
+
+# By groups
+
+
+async def test_of_a_long_blob_only_the_groups_that_are_read_are_fetched(
+    faulty: FaultyPortal, portal: Portal
+) -> None:
+    faulty.has_outboards = True
+    blob = faulty.add(LARGE)
+
+    first = b"".join([piece async for piece in portal.read(blob, 300_000, 300_010)])
+    second = b"".join([piece async for piece in portal.read(blob, len(LARGE) - 3)])
+    nothing = [piece async for piece in portal.read(blob, 7, 7)]
+    whole = b"".join([piece async for piece in portal.read(blob)])
+
+    assert (first, second, nothing, whole) == (LARGE[300_000:300_010], LARGE[-3:], [], LARGE)
+    ranges = [request.headers.get("range") for request in faulty.requests]
+    group = 256 * 1024
+    assert ranges == [
+        None,  # the outboard, once
+        f"bytes={group}-{2 * group - 1}",
+        f"bytes={19 * group}-{20 * group - 1}",
+        f"bytes=0-{16 * group - 1}",
+        f"bytes={16 * group}-{20 * group - 1}",
+    ]
+
+
+async def test_a_wrong_group_is_never_returned(faulty: FaultyPortal, portal: Portal) -> None:
+    faulty.has_outboards = True
+    blob = faulty.add(LARGE)
+    faulty.fail(
+        "GET /s5/download",
+        Alter(lambda a: a),
+        Alter(lambda a: replace(a, body=a.body[:-1] + bytes([a.body[-1] ^ 1]))),
+    )
+    got = bytearray()
+
+    with pytest.raises(PortalLied, match="bytes 4980736 to 5242880 are not those"):
+        async for piece in portal.read(blob):
+            got += piece
+
+    assert got == LARGE[: 16 * 256 * 1024]
+
+
+def flipped(position: int) -> Alter:
+    def flip(answer: Answer) -> Answer:
+        body = bytearray(answer.body)
+        body[position] ^= 1
+        return replace(answer, body=bytes(body))
+
+    return Alter(flip)
+
+
+@pytest.mark.parametrize("position", [0, 8, 100, -1])
+async def test_a_wrong_outboard_is_named(
+    faulty: FaultyPortal, portal: Portal, position: int
+) -> None:
+    faulty.has_outboards = True
+    blob = faulty.add(LARGE)
+    faulty.fail(f"GET /s5/blob/{blob.encode('z')}.obao", flipped(position))
+
+    with pytest.raises(PortalLied, match="outboard"):
+        await anext(aiter(portal.read(blob)))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Alter(lambda a: replace(a, body=a.body + b"x")),
+        Alter(lambda a: replace(a, body=a.body[:-1])),
+        refuse(403),
+        always(Answer(404)),
+    ],
+)
+async def test_without_an_outboard_the_whole_is_verified(
+    faulty: FaultyPortal, portal: Portal, fault: Fault
+) -> None:
+    faulty.has_outboards = True
+    blob = faulty.add(LARGE)
+    faulty.fail(f"GET /s5/blob/{blob.encode('z')}.obao", fault)
+
+    assert b"".join([piece async for piece in portal.read(blob, 9, 99)]) == LARGE[9:99]
+
+
+async def test_a_portal_without_ranges_gives_the_whole(
+    faulty: FaultyPortal, portal: Portal
+) -> None:
+    faulty.has_outboards, faulty.has_ranges = True, False
+    blob = faulty.add(LARGE)
+
+    with pytest.raises(PortalRefused, match="no ranges"):
+        await portal.unverified_range(blob, 5, 10)
+    pool = PortalPool([portal], NATIVE)
+
+    assert b"".join([piece async for piece in pool.read(blob, 5, 10)]) == LARGE[5:10]
 
 
 # Up
