@@ -38,6 +38,7 @@ class Claimer:
 
     Attributes:
         min_proven_tokens: the contract's; a remainder below it cannot be claimed and is left.
+        on_mined: told of each session that has a new claim on chain; must not wait or fail.
     """
 
     ledger: HostLedger
@@ -47,6 +48,7 @@ class Claimer:
     book: SessionBook
     min_proven_tokens: TokenCount
     observe: Callable[[int], None]
+    on_mined: Callable[[JobId], None]
     _locks: defaultdict[JobId, anyio.Lock] = field(
         default_factory=lambda: defaultdict[JobId, anyio.Lock](anyio.Lock)
     )
@@ -111,6 +113,7 @@ class Claimer:
             return
         await self.ledger.finish_claim(row.job_id, claim, ClaimState.MINED, tx_hash=mined.tx_hash)
         self.observe(claim.num_tokens)
+        self.on_mined(row.job_id)
         await self._tell(row, claim)
 
     async def _refused(self, row: SessionRow, claim: ClaimRow, error: TransactionReverted) -> None:

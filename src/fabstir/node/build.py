@@ -29,12 +29,19 @@ from fabstir.primitives.encoding import Json
 from fabstir.primitives.ids import NATIVE_TOKEN
 from fabstir.primitives.units import price_from_million
 from fabstir.protocol.host_record import HostModel, HostRecord
+from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.storage import BlobStore, LocalBlobs, adopt_folder, open_store
+from fabstir.storage.fs import FileSystem
+from fabstir.storage.identity import load_or_create_identity
+from fabstir.storage.store import LocalRegistry
 from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
 
 OWNER = "host"
 """Whose pins in the store the host's own blobs are: proofs and checkpoints."""
+
+FILES = "files"
+"""And those of the node's own file system, which has the checkpoints' indexes."""
 
 DRAIN_SECONDS = 60.0
 """Longest wait, on shutdown, for sessions that only wait for their dispute window."""
@@ -85,7 +92,10 @@ async def open_host(
         metrics_port = await enter(open_metrics_server(registry, settings.metrics.port))
         store = await enter(_open_store(settings))
         blobs = LocalBlobs(store, OWNER)
-        work = await build_work(market, model, HostMetrics.of(registry), blobs, encryption_secret)
+        files = _file_system(settings, store)
+        work = await build_work(
+            market, model, HostMetrics.of(registry), blobs, files, encryption_secret
+        )
         services = HttpServices(
             websocket=work.door,
             blobs=work.blobs,
@@ -126,6 +136,12 @@ async def _open_store(settings: Settings) -> AsyncGenerator[BlobStore]:
         yield store
 
 
+def _file_system(settings: Settings, store: BlobStore) -> FileSystem:
+    identity = load_or_create_identity(settings.s5.identity, NATIVE)
+    root = Capability.of_keys(identity.file_system_root(), writable=True)
+    return FileSystem(LocalBlobs(store, FILES), LocalRegistry(store.db, NATIVE), root, NATIVE)
+
+
 def _commands(host: Host) -> dict[str, Command]:
     async def status(_asked: Asked) -> Json:
         problem = host.advertiser.status.last_error
@@ -159,6 +175,7 @@ async def _background(market: HostMarket, work: HostWork) -> AsyncGenerator[None
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(work.settler.run)
+        tasks.start_soon(work.checkpoint_files.run)
         tasks.start_soon(work.follower.run, steps)
         yield
         tasks.cancel_scope.cancel()

@@ -14,6 +14,7 @@ from fabstir.crypto import NATIVE
 from fabstir.db.host_sessions import SessionRow
 from fabstir.jobs.answer import AnswerServices
 from fabstir.jobs.book import SessionBook
+from fabstir.jobs.checkpoint_files import CheckpointFiles
 from fabstir.jobs.checkpoints import Checkpoints
 from fabstir.jobs.claims import Claimer
 from fabstir.jobs.connection import ClientConnection, ReportError, Transmit
@@ -25,6 +26,7 @@ from fabstir.node.market import HostMarket
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.model import ServedModel
 from fabstir.protocol.eip712 import Domain
+from fabstir.storage.fs import FileSystem
 from fabstir.storage.ports import Blobs
 
 
@@ -36,6 +38,7 @@ class HostWork:
     blobs: Blobs
     book: SessionBook
     checkpoints: Checkpoints
+    checkpoint_files: CheckpointFiles
     settler: Settler
     follower: SessionFollower
     door: WebSocketDoor
@@ -46,9 +49,15 @@ async def build_work(
     model: ServedModel,
     metrics: HostMetrics,
     blobs: Blobs,
+    files: FileSystem,
     encryption_secret: bytes,
 ) -> HostWork:
-    """Make them, in the order in which they depend on one another."""
+    """Make them, in the order in which they depend on one another.
+
+    Args:
+        blobs: where proofs and checkpoints are kept.
+        files: this node's file system, where the checkpoints' indexes lie.
+    """
     settings, marketplace = market.settings, market.contracts.marketplace
     host, wallet_secret = market.signer.address, market.signer.secret_key
     domain = Domain(settings.chain.chain_id, marketplace.address)
@@ -75,6 +84,7 @@ async def build_work(
         crypto=NATIVE,
         random=secrets.token_bytes,
     )
+    checkpoint_files = CheckpointFiles(checkpoints, files)
     claimer = Claimer(
         ledger=ledger,
         checkpoints=checkpoints,
@@ -83,6 +93,7 @@ async def build_work(
         book=book,
         min_proven_tokens=terms.min_proven_tokens,
         observe=metrics.tokens_proven.inc,
+        on_mined=checkpoint_files.changed,
     )
     configured = settings.host.max_unproven_tokens
 
@@ -145,6 +156,7 @@ async def build_work(
         blobs=blobs,
         book=book,
         checkpoints=checkpoints,
+        checkpoint_files=checkpoint_files,
         settler=settler,
         follower=follower,
         door=door,
