@@ -17,10 +17,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from fabstir.db import Database, open_database
+from fabstir.db import JOURNAL, Database, Schema, open_database
 from fabstir.db.chains import bind_chain
-from fabstir.db.schema import metadata
-from fabstir.primitives.errors import ConfigError, StorageError
+from fabstir.db.s5 import S5
+from fabstir.primitives.errors import ConfigError, StorageError, StorageFull
 from fabstir.primitives.ids import ChainId, Hash32
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -158,6 +158,7 @@ async def test_a_full_disk_fails_only_what_does_not_fit(db: Database) -> None:
         tasks.start_soon(try_to_fill)
         tasks.start_soon(lambda: db.write(add(2), durable=True))
 
+    assert isinstance(failures[0], StorageFull)
     assert "disk is full" in str(failures[0])
     assert await db.read(count) == 2
 
@@ -206,12 +207,27 @@ async def test_writing_after_the_block_says_so(url: str) -> None:
         await db.write(add(1), durable=True)
 
 
-async def test_migrations_make_the_tables_that_the_code_declares(db: Database) -> None:
-    differences = await db.read(
-        lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)
-    )
+@pytest.mark.parametrize("schema", [JOURNAL, S5], ids=lambda schema: schema.what)
+async def test_every_schema_is_what_its_code_declares(tmp_path: Path, schema: Schema) -> None:
+    async with open_database(f"sqlite:///{tmp_path}/x.db", schema) as db:
+        differences = await db.read(
+            lambda c: compare_metadata(MigrationContext.configure(c), schema.metadata)
+        )
 
     assert differences == []
+
+
+async def test_a_damaged_file_is_named(url: str) -> None:
+    async with open_database(url) as db:
+        await db.write(lambda c: [add(number)(c) for number in range(2_000)], durable=False)
+        path = db.path
+    data = bytearray(path.read_bytes())
+    data[-20 * 4096 :] = b"\xff" * (20 * 4096)
+    path.write_bytes(data)
+
+    async with open_database(url) as db:
+        with pytest.raises(StorageError, match=r"journal.db cannot be read: .*malformed"):
+            await db.read(lambda c: c.exec_driver_sql("SELECT * FROM chains").all())
 
 
 async def test_a_newer_journal_is_refused(url: str) -> None:

@@ -202,8 +202,8 @@ class ShortMachine(StoreMachine):
 
 
 ShortMachine.TestCase.settings = settings(
-    max_examples=8,
-    stateful_step_count=15,
+    max_examples=6,
+    stateful_step_count=12,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
