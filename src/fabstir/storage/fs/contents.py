@@ -134,21 +134,24 @@ async def read_content(
     Raises:
         NotFound, CorruptBlob, PortalError: as `Blobs.read`.
         AccessDenied: the key does not open the blob.
-        RemoteProtocolError: the whole file was read, and it is not what its writer hashed.
+        RemoteProtocolError: at the end: the blob is shorter than the file should be, or the whole
+            file is not what its writer hashed.
     """
     if start == end:
         return
     expected = file.encryption and file.encryption.plaintext_hash
     is_checked = bool(expected) and (start, end) == (0, file.size)
     hasher = Blake3()
+    num_bytes = 0
     async for piece in _range(blobs, file, start, end, crypto):
+        num_bytes += len(piece)
         if is_checked:
             hasher.update(piece)
         yield piece
-    if is_checked and hasher.digest() != expected:
+    if num_bytes != end - start or (is_checked and hasher.digest() != expected):
         raise RemoteProtocolError(
-            f"the content of blob {blob_of(file).encode()} is not what its writer hashed: it was "
-            "written wrongly; take another version of the file"
+            f"blob {blob_of(file).encode()} does not hold what its directory says: another length, "
+            "or another content than its writer hashed; take another version of the file"
         )
 
 
