@@ -61,7 +61,8 @@ class Pin:
     Attributes:
         blob: its BLAKE3 identifier, also where it was pinned by its SHA-256.
         reason: as it was first pinned.
-        created_at: seconds of the store's clock.
+        created_at: when the owner last stored or pinned it, in seconds of the store's clock:
+            whoever releases what is no longer needed leaves alone what somebody just used again.
     """
 
     owner: str
@@ -84,8 +85,10 @@ class Usage:
 
 
 # As in `blobs`: what every put runs is made once.
-_IS_PINNED = select(pins.c.blob_id).where(
-    pins.c.owner == bindparam("of_owner"), pins.c.blob_id == bindparam("of_blob")
+_RENEW_PIN = (
+    update(pins)
+    .where(pins.c.owner == bindparam("of_owner"), pins.c.blob_id == bindparam("of_blob"))
+    .values(created_at=bindparam("at"))
 )
 _INSERT_PIN = insert(pins)
 _COUNT_PIN = (
@@ -105,12 +108,13 @@ _ADD_USAGE = (
 
 
 def insert_pin(connection: Connection, owner: str, row: BlobRow, reason: str, now: float) -> None:
-    """Pin a blob; nothing changes where the owner has it pinned already.
+    """Pin a blob; where the owner has it pinned already, that pin only becomes a new one.
 
     Raises:
         QuotaExceeded: it does not fit into the owner's quota.
     """
-    if connection.scalar(_IS_PINNED, {"of_owner": owner, "of_blob": row.id}) is not None:
+    renewed = connection.execute(_RENEW_PIN, {"of_owner": owner, "of_blob": row.id, "at": now})
+    if renewed.rowcount:
         return
     connection.execute(_COUNT_PIN, {"of_blob": row.id})
     insert_first_pin(connection, owner, row, reason, now)

@@ -174,7 +174,7 @@ async def test_pins_name_owner_and_reason(store: BlobStore, clock: Clock) -> Non
     seen = [(pin.owner, pin.blob, pin.reason, pin.created_at) async for pin in store.pins()]
 
     assert seen == [
-        ("a", first, "why", 1_000_000.0),
+        ("a", first, "why", 1_000_005.0),
         ("a", second, "later", 1_000_005.0),
         ("b", second, "because", 1_000_005.0),
     ]
