@@ -42,7 +42,7 @@ class Limits:
     requests_per_second: float = 200.0
     request_burst: int = 2000
     entries_per_second: float = 2.0
-    entry_burst: int = 30
+    entry_burst: int = 60
     fetched_bytes: int = 256 << 20
     num_addresses: int = 16_384
 

@@ -12,7 +12,7 @@ import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_DRAINED_BYTES: Final = 1 << 20
-DRAIN_SECONDS: Final = 2.0
+DRAIN_SECONDS: Final = 1.0
 
 
 class CloseUnread:
@@ -28,7 +28,8 @@ class CloseUnread:
 
         async def close(message: Message) -> None:
             if message["type"] == "http.response.start" and not body.is_read:
-                if not _waits_for_continue(scope, body):
+                # Who was too slow (408) would only be waited for again.
+                if message["status"] != 408 and not _waits_for_continue(scope, body):
                     await body.drain()
                 if not body.is_read:
                     message["headers"] = [*message.get("headers", []), (b"connection", b"close")]

@@ -220,7 +220,7 @@ async def open_door(
             is_public=is_public,
             is_secure=False,
             crypto=NATIVE,
-            limits=Limits() if limits is None else limits,
+            limits=Limits(entry_burst=100_000) if limits is None else limits,
         )
         await stack.enter_async_context(open_server(create_s5_app(services), listener))
         clients = await stack.enter_async_context(AsyncExitStack())

@@ -1,0 +1,79 @@
+"""The registry over HTTP."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+from tests.integration.s5.doors.door import Door, b64, error_of
+
+from fabstir.crypto import NATIVE
+from fabstir.protocol.s5.multikey import encode_multikey
+from fabstir.protocol.s5.registry import SignedEntry, sign_entry
+
+pytestmark = [pytest.mark.integration, pytest.mark.anyio]
+
+
+def entry_json(entry: SignedEntry) -> dict[str, str | int]:
+    return {
+        "pk": b64(encode_multikey(entry.public_key)),
+        "revision": entry.revision,
+        "data": b64(entry.data),
+        "signature": b64(entry.signature),
+    }
+
+
+async def test_an_entry_comes_back(door: Door) -> None:
+    account = await door.account()
+    seed = secrets.token_bytes(32)
+    entry = sign_entry(seed, 7, b"\x1e" + bytes(32), NATIVE)
+    body = entry_json(entry)
+    params = {"pk": str(body["pk"])}
+
+    missing = await door.http.get("/s5/registry", params=params)
+    assert (missing.status_code, error_of(missing)) == (404, "not_found")
+    assert (await account.http.post("/s5/registry", json=body)).status_code == 204
+    assert (await door.http.get("/s5/registry", params=params)).json() == body
+    assert (await account.http.post("/s5/registry", json=body)).status_code == 204
+
+    for revision in (6, 7):
+        old = entry_json(sign_entry(seed, revision, b"other", NATIVE))
+        answer = await account.http.post("/s5/registry", json=old)
+        assert (answer.status_code, error_of(answer)) == (409, "conflict")
+    newer = entry_json(sign_entry(seed, 8, b"", NATIVE))
+    assert (await account.http.post("/s5/registry", json=newer)).status_code == 204
+    assert (await door.http.get("/s5/registry", params=params)).json() == newer
+
+
+async def test_who_writes_has_a_token(door: Door) -> None:
+    body = entry_json(sign_entry(secrets.token_bytes(32), 1, b"x", NATIVE))
+
+    assert (await door.http.post("/s5/registry", json=body)).status_code == 401
+
+
+async def test_forged_and_odd_entries(door: Door) -> None:
+    good = entry_json(sign_entry(secrets.token_bytes(32), 1, b"x", NATIVE))
+    other = entry_json(sign_entry(secrets.token_bytes(32), 1, b"x", NATIVE))
+    bodies = [
+        good | {"pk": other["pk"]},
+        good | {"signature": other["signature"]},
+        good | {"revision": 2},
+        good | {"data": b64(b"y")},
+        good | {"data": b64(bytes(65))},
+        good | {"revision": -1},
+        good | {"revision": 1 << 48},
+        good | {"revision": 1.5},
+        good | {"pk": b64(bytes(33))},
+        good | {"pk": 5},
+        {name: value for name, value in good.items() if name != "signature"},
+        {},
+    ]
+
+    for body in bodies:
+        answer = await door.owner.post("/s5/registry", json=body)
+        assert (answer.status_code, error_of(answer)) == (400, "validation_error")
+    params = {"pk": str(good["pk"])}
+    assert (await door.http.get("/s5/registry", params=params)).status_code == 404
+    for pk in ("", "x", "é", b64(bytes(32)), "A" * 10_000):
+        answer = await door.http.get("/s5/registry", params={"pk": pk})
+        assert answer.status_code == 400
