@@ -25,14 +25,12 @@ def pack(*values: object) -> bytes:
 
 
 class Items:
-    """Values from the front of `data`; `what` names the message in errors.
+    """Values from the front of `data`, at most MAX_WIRE_BYTES; `what` names the message in errors.
 
     Every getter raises RemoteProtocolError, never another error.
     """
 
     def __init__(self, data: bytes, what: str) -> None:
-        if len(data) > MAX_WIRE_BYTES:
-            raise RemoteProtocolError(f"{what} is longer than {MAX_WIRE_BYTES} bytes")
         self.what = what
         self._unpacker: Any = _MSGPACK.Unpacker(
             max_buffer_size=MAX_WIRE_BYTES,

@@ -36,6 +36,7 @@ ANSWERS_ABSENT: Final = 1
 """The extension that this project's nodes have: they answer what they do not have with `Absent`,
 so that nobody waits for a deadline. Other nodes read no further than the URIs of a handshake."""
 
+_LEGACY_BLAKE3 = 0x1F
 _MULTIHASH_BYTES = 33
 _SIGNATURE_BYTES = 64
 _AFTER = 1
@@ -231,17 +232,17 @@ class HashQuery:
 
     Attributes:
         types: the LocationTypes that the asker can use.
-        hash_byte: how the asker wrote the hash's type; S5.js finds only answers that repeat it.
+        legacy: whether the asker writes BLAKE3 as 1f; S5.js finds only answers that repeat it.
     """
 
     hash: Multihash
     types: tuple[int, ...]
-    hash_byte: int = HashType.BLAKE3
+    legacy: bool = False
 
     @property
     def subject(self) -> bytes:
         """The multihash as the asker wrote it."""
-        return bytes([self.hash_byte]) + self.hash.digest
+        return _write_multihash(self.hash, legacy=self.legacy)
 
     def encode(self) -> bytes:
         return pack(int(Method.HASH_QUERY), self.subject, list(self.types))
@@ -250,7 +251,7 @@ class HashQuery:
     def read(cls, items: Items) -> Self:
         raw = items.binary("the hash", low=_MULTIHASH_BYTES, high=_MULTIHASH_BYTES)
         types = items.numbers("the types", most=MAX_QUERY_TYPES, below=256)
-        return cls(hash=_read_multihash(raw), types=types, hash_byte=raw[0])
+        return cls(hash=_read_multihash(raw), types=types, legacy=raw[0] == _LEGACY_BLAKE3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +264,7 @@ class StorageLocation:
         parts: the URL first.
         public_key: 32 bytes, the node's id.
         signature: 64 bytes, over everything before the key.
-        hash_byte: how the node wrote the hash's type: it is signed.
+        legacy: whether the node wrote BLAKE3 as 1f: it is signed.
     """
 
     hash: Multihash
@@ -272,7 +273,7 @@ class StorageLocation:
     parts: tuple[str, ...]
     public_key: bytes
     signature: bytes
-    hash_byte: int = HashType.BLAKE3
+    legacy: bool = False
 
     def encode(self) -> bytes:
         return self._signed_part() + encode_multikey(self.public_key) + self.signature
@@ -281,8 +282,8 @@ class StorageLocation:
         texts = [part.encode() for part in self.parts]
         return b"".join(
             (
-                bytes([Method.STORAGE_LOCATION, self.hash_byte]),
-                self.hash.digest,
+                bytes([Method.STORAGE_LOCATION]),
+                _write_multihash(self.hash, legacy=self.legacy),
                 bytes([self.type]),
                 self.expiry.to_bytes(4, "little"),
                 bytes([len(texts)]),
@@ -316,7 +317,7 @@ class StorageLocation:
             parts=parts,
             public_key=public_key,
             signature=signature,
-            hash_byte=multihash[0],
+            legacy=multihash[0] == _LEGACY_BLAKE3,
         )
         if not crypto.ed25519_verify(public_key, location._signed_part(), signature):
             raise RemoteProtocolError("a storage location is not signed by the node it names")
@@ -373,7 +374,7 @@ def sign_location(
         parts=parts,
         public_key=crypto.ed25519_public_key(seed),
         signature=b"",
-        hash_byte=query.hash_byte,
+        legacy=query.legacy,
     )
     signature = crypto.ed25519_sign(seed, unsigned._signed_part())  # pyright: ignore[reportPrivateUsage] - same module
     return replace(unsigned, signature=signature)
@@ -485,6 +486,11 @@ def _read_items(items: Items, crypto: Crypto) -> Message:
 
 def _read_key(items: Items) -> bytes:
     return decode_multikey(items.binary("a public key", low=MULTIKEY_BYTES, high=MULTIKEY_BYTES))
+
+
+def _write_multihash(blob: Multihash, *, legacy: bool) -> bytes:
+    is_legacy = legacy and blob.type is HashType.BLAKE3
+    return bytes([_LEGACY_BLAKE3 if is_legacy else blob.type]) + blob.digest
 
 
 def _read_multihash(raw: bytes) -> Multihash:

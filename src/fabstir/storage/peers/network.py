@@ -50,6 +50,8 @@ class Network:
     Args:
         on_message: gets what peers say after their handshake, one message of a peer at a time.
         on_gone: told of each connection that ended.
+        near_inbound: whether who dials us from this machine or its network is near. Behind a
+            reverse proxy everybody seems to.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Network:
         *,
         on_message: Callable[[PeerSession, Message], Awaitable[None]],
         on_gone: Callable[[PeerSession], None],
+        near_inbound: bool,
         monotonic: Callable[[], float],
         jitter: random.Random,
     ) -> None:
@@ -67,6 +70,7 @@ class Network:
         self._limits = limits
         self._on_message = on_message
         self._on_gone = on_gone
+        self._near_inbound = near_inbound
         self._monotonic = monotonic
         self._jitter = jitter
         self._sessions: dict[PeerSession, bool] = {}
@@ -210,7 +214,12 @@ class Network:
         is_ready: anyio.Event | None = None,
     ) -> None:
         session = PeerSession(
-            connection, self._own, self._limits, self._monotonic, expected_key=expected_key
+            connection,
+            self._own,
+            self._limits,
+            self._monotonic,
+            is_near=is_near(connection.url) and (self._near_inbound or not is_inbound),
+            expected_key=expected_key,
         )
 
         def on_ready() -> None:

@@ -83,6 +83,7 @@ class Peers:
         offer: Callable[[Multihash], Awaitable[Offer | None]],
         entries: Registry,
         limits: PeerLimits,
+        near_inbound: bool,
         client: httpx.AsyncClient,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
@@ -94,6 +95,7 @@ class Peers:
             limits,
             on_message=self._take,
             on_gone=self._forget,
+            near_inbound=near_inbound,
             monotonic=monotonic,
             jitter=jitter,
         )
@@ -274,11 +276,7 @@ class Peers:
                 pass  # streams, handshakes out of turn, and what later nodes will say
 
     async def _answer_query(self, session: PeerSession, query: HashQuery) -> None:
-        try:
-            offer = await self._offer(query.hash)
-        except StorageError:
-            _logger.warning("a peer's question is not answered", exc_info=True)
-            return
+        offer = await self._own_offer(query.hash)
         if offer is not None and offer.type in query.types:
             location = sign_location(
                 self._own.key,
@@ -294,13 +292,20 @@ class Peers:
             location
             for location in self._known(query.hash)
             if location.type in query.types
-            and location.hash_byte == query.hash_byte
+            and location.legacy == query.legacy
             and location.public_key != session.peer_key
         ]
         if relayed:
             session.send(relayed[0].encode())
         elif session.answers_absent:
             session.send(Absent(subject=query.subject).encode())
+
+    async def _own_offer(self, blob: Multihash) -> Offer | None:
+        try:
+            return await self._offer(blob)
+        except StorageError:
+            _logger.warning("a peer's question cannot be answered", exc_info=True)
+            return None
 
     def _take_location(self, session: PeerSession, location: StorageLocation) -> None:
         if location.hash not in self._blob_searches:
@@ -396,6 +401,7 @@ async def open_peers(
     entries: Registry,
     own_uris: Sequence[str] = (),
     network: str | None = None,
+    near_inbound: bool = True,
     limits: PeerLimits = _DEFAULT_LIMITS,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
@@ -412,6 +418,8 @@ async def open_peers(
         entries: this node's own registry. Must not ask peers.
         own_uris: where others can dial this node.
         network: None: the public one; peers in another are refused.
+        near_inbound: whether peers that dial this node from its own network may name addresses
+            there. False for a node that strangers reach, through a reverse proxy or not.
         clock: Unix seconds. `monotonic`: seconds that only grow.
         token_bytes, jitter: randomness; jitter None: the system's.
 
@@ -433,6 +441,7 @@ async def open_peers(
             offer=offer,
             entries=entries,
             limits=limits,
+            near_inbound=near_inbound,
             client=client,
             clock=clock,
             monotonic=monotonic,

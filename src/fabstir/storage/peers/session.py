@@ -24,7 +24,6 @@ from fabstir.protocol.s5.wire import (
 )
 from fabstir.storage.peers.connection import MessageConnection
 from fabstir.storage.peers.limits import PeerLimits, TokenBucket
-from fabstir.storage.peers.urls import is_near
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +53,12 @@ class OwnNode:
 
 
 class PeerSession:
-    """A connected peer. Read `peer_key` only after `on_ready` was called."""
+    """A connected peer. `peer_key` and `uris` are known when `on_ready` is called.
+
+    Args:
+        is_near: whether it may name addresses of this machine's own network.
+        expected_key: whose handshake is accepted; None: anybody's.
+    """
 
     def __init__(
         self,
@@ -63,10 +67,11 @@ class PeerSession:
         limits: PeerLimits,
         monotonic: Callable[[], float],
         *,
+        is_near: bool,
         expected_key: bytes | None = None,
     ) -> None:
         self.url = connection.url
-        self.is_near = is_near(connection.url)
+        self.is_near = is_near
         self.peer_key = b""
         self.uris: tuple[str, ...] = ()
         self.answers_absent = False

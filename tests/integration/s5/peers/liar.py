@@ -38,7 +38,7 @@ Lie = Callable[["Liar", HashQuery], bytes | None]
 class Liar:
     """Its state; `answered` is set when it has said its lie, `lost` when its peer is gone."""
 
-    def __init__(self, lie: Lie, port: int, body: bytes) -> None:
+    def __init__(self, lie: Lie, port: int, body: bytes, status: HTTPStatus) -> None:
         self.answered = anyio.Event()
         self.lost = anyio.Event()
         self.url = f"ws://127.0.0.1:{port}/s5/p2p"
@@ -47,6 +47,7 @@ class Liar:
         self._lie = lie
         self._port = port
         self._body = body
+        self._status = status
 
     def location(
         self, query: HashQuery, *, expiry: int = FAR_FUTURE, port: int | None = None
@@ -65,7 +66,7 @@ class Liar:
         if request.path == "/s5/p2p":
             return None
         self.num_downloads += 1
-        return http_answer(websocket, HTTPStatus.OK, self._body)
+        return http_answer(websocket, self._status, self._body)
 
     async def dial(self, url: str) -> None:
         """Be the one who connects; returns when it is dropped."""
@@ -96,9 +97,11 @@ class Liar:
 
 
 @asynccontextmanager
-async def open_liar(lie: Lie, body: bytes = b"wrong bytes") -> AsyncGenerator[Liar]:
+async def open_liar(
+    lie: Lie, body: bytes = b"wrong bytes", status: HTTPStatus = HTTPStatus.OK
+) -> AsyncGenerator[Liar]:
     with listening_socket() as sock:
-        liar = Liar(lie, sock.getsockname()[1], body)
+        liar = Liar(lie, sock.getsockname()[1], body, status)
         async with serve(
             liar.talk, sock=sock, process_request=liar.download, max_size=None, close_timeout=0.1
         ):

@@ -94,6 +94,7 @@ async def open_node(
     port: int = 0,
     limits: PeerLimits = QUICK,
     network: str | None = None,
+    near_inbound: bool = True,
     before_offer: Callable[[], Awaitable[object]] | None = None,
 ) -> AsyncGenerator[Node]:
     """A node whose key is 32 times `key`.
@@ -125,6 +126,7 @@ async def open_node(
                     entries=registry,
                     own_uris=(f"ws://127.0.0.1:{own_port}/s5/p2p",),
                     network=network,
+                    near_inbound=near_inbound,
                     limits=limits,
                     jitter=Random(key),
                 ) as peers,

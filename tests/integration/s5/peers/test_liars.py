@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 
 import anyio
@@ -21,7 +22,14 @@ from tests.integration.s5.peers.liar import (
 from tests.integration.s5.peers.nodes import QUICK, Node, listening_socket, open_node
 
 from fabstir.primitives.cid import Multihash
-from fabstir.primitives.errors import BlobTooLarge, PortalLied, PortalUnavailable
+from fabstir.primitives.errors import (
+    BlobTooLarge,
+    NotFound,
+    PortalError,
+    PortalLied,
+    PortalRefused,
+    PortalUnavailable,
+)
 from fabstir.protocol.s5.wire import HashQuery
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -143,6 +151,34 @@ async def test_a_location_that_sends_no_whole_answer_is_passed_over(tmp_path: Pa
                 await asker.peers.get(BLOB, max_bytes=100)
 
         assert len(asker.peers.network.sessions) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (HTTPStatus.NOT_FOUND, PortalRefused),
+        (HTTPStatus.FOUND, PortalRefused),
+        (HTTPStatus.SERVICE_UNAVAILABLE, PortalUnavailable),
+    ],
+)
+async def test_who_promises_and_never_gives_is_asked_no_more(
+    tmp_path: Path, status: HTTPStatus, error: type[PortalError]
+) -> None:
+    async with (
+        open_liar(wrong_bytes, status=status) as liar,
+        open_node(tmp_path, 2, [liar.url]) as asker,
+    ):
+        with anyio.fail_after(SOON):
+            await asker.peers.wait_connected()
+            for _ in range(3):
+                with pytest.raises(error):
+                    await asker.peers.get(BLOB, max_bytes=100)
+
+            with pytest.raises(NotFound):
+                await asker.peers.get(BLOB, max_bytes=100)
+
+        assert liar.num_downloads == 3
+        assert len(asker.peers.network.sessions) == 1  # what it says of the registry still counts
 
 
 async def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.cid import Multihash
+from fabstir.primitives.cid import HashType, Multihash
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
 from fabstir.protocol.s5.registry import sign_entry, sign_stream_message
@@ -40,13 +40,11 @@ MULTIKEY = b"\xed" + KEY
 raw32 = st.binary(min_size=32, max_size=32)
 uris = st.lists(st.text(max_size=40), max_size=3).map(tuple)
 challenges = st.binary(min_size=1, max_size=64)
-multihashes = st.builds(Multihash, raw32)
-hash_bytes = st.sampled_from([0x1E, 0x1F])
-queries = st.builds(
-    HashQuery,
-    hash=multihashes,
-    types=st.lists(st.integers(0, 255), max_size=16).map(tuple),
-    hash_byte=hash_bytes,
+multihashes = st.builds(Multihash, raw32, st.sampled_from(HashType))
+type_lists = st.lists(st.integers(0, 255), max_size=16).map(tuple)
+queries = st.one_of(
+    st.builds(HashQuery, hash=multihashes, types=type_lists),
+    st.builds(HashQuery, hash=st.builds(Multihash, raw32), types=type_lists, legacy=st.just(True)),
 )
 signed_bodies = st.one_of(
     st.builds(
@@ -160,12 +158,12 @@ def test_what_dart_nodes_send_is_read() -> None:
     assert announced.message == AnnouncePeers(
         peers=(PeerInfo(public_key=bytes(32), is_connected=True, uris=("wss://a/s5/p2p",)),)
     )
-    assert query == HashQuery(hash=Multihash(bytes(32)), types=(5, 3), hash_byte=0x1F)
+    assert query == HashQuery(hash=Multihash(bytes(32)), types=(5, 3), legacy=True)
     assert stream == StreamQuery(public_key=bytes(32), after=7)
 
 
 def test_an_answer_repeats_how_the_hash_was_written() -> None:
-    query = HashQuery(hash=Multihash(bytes(32)), types=(3,), hash_byte=0x1F)
+    query = HashQuery(hash=Multihash(bytes(32)), types=(3,), legacy=True)
 
     location = sign_location(
         SEED, query, location_type=LocationType.FILE, expiry=1, parts=("http://a",), crypto=NATIVE
@@ -173,6 +171,13 @@ def test_an_answer_repeats_how_the_hash_was_written() -> None:
 
     assert location.encode()[:2] == b"\x05\x1f"
     assert query.subject == b"\x1f" + bytes(32)
+
+
+def test_a_hash_of_another_type_is_asked_for_as_such() -> None:
+    query = HashQuery(hash=Multihash(bytes(32), HashType.SHA256), types=(3,))
+
+    assert query.subject == b"\x12" + bytes(32)
+    assert replace(query, legacy=True).subject == query.subject
 
 
 def test_what_is_not_known_is_a_value() -> None:

@@ -152,7 +152,7 @@ def _query(given: Inputs) -> HashQuery:
     return HashQuery(
         hash=Multihash(_hex(given["hash"])),
         types=tuple(given["types"]),
-        hash_byte=given["hashByte"],
+        legacy=given["legacy"],
     )
 
 
