@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from typing import Final
 
 from tests.fuzz.s5_key_targets import S5_KEY_TARGETS
+from tests.s5_trees import Blobs, drive, listed
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.s5.cbor import decode_cbor, encode_canonical, encode_s5js
 from fabstir.protocol.s5.dialects import decode_directory, encode_directory
 from fabstir.protocol.s5.directory import Dialect
-from fabstir.protocol.s5.hamt import entries, lookup, update
-from fabstir.protocol.s5.hamt_nodes import read_root
+from fabstir.protocol.s5.hamt import build, lookup, update
 from fabstir.protocol.s5.limits import MAX_MUTABLE_BYTES
 from fabstir.storage.store.archive import ArchiveReader, ArchiveWriter
 
@@ -24,45 +24,53 @@ Target = Callable[[bytes], None]
 
 def s5_cbor(data: bytes) -> None:
     """Any CBOR; what is read is the same after either writer."""
-    with suppress(RemoteProtocolError):
+    try:
         value = decode_cbor(data, max_bytes=MAX_MUTABLE_BYTES)
-        for write in (encode_canonical, encode_s5js):
-            again = decode_cbor(write(value), max_bytes=10 * MAX_MUTABLE_BYTES)
-            # As bytes, because NaN is not equal to itself.
-            assert write(again) == write(value)
-            assert encode_canonical(again) == encode_canonical(value)
+    except RemoteProtocolError:
+        return
+    for write in (encode_canonical, encode_s5js):
+        again = decode_cbor(write(value), max_bytes=10 * MAX_MUTABLE_BYTES)
+        # As bytes, because NaN is not equal to itself.
+        assert write(again) == write(value)
+        assert encode_canonical(again) == encode_canonical(value)
 
 
 def s5_directory(data: bytes) -> None:
     """A directory in any dialect; nothing of it is lost in either of ours."""
-    with suppress(RemoteProtocolError):
+    try:
         directory = decode_directory(data)
-        for dialect in Dialect:
-            again = decode_directory(encode_directory(directory, dialect))
-            assert encode_directory(again, Dialect.CANONICAL) == encode_directory(
-                directory, Dialect.CANONICAL
-            )
+    except RemoteProtocolError:
+        return
+    canonical = encode_directory(directory, Dialect.CANONICAL)
+    for dialect in Dialect:
+        again = decode_directory(encode_directory(directory, dialect))
+        assert encode_directory(again, Dialect.CANONICAL) == canonical
 
 
 def s5_hamt(data: bytes) -> None:
-    """A tree of two blobs: the root and, whatever the hash, one node below it."""
+    """A tree of two blobs: the root and, whatever the hash, one node below it.
+
+    What can be listed whole can be looked up, deleted and built anew.
+    """
     root, _, below = data.partition(b"<node>")
 
     async def load(link: bytes) -> bytes:
-        return root if link == ROOT else below
+        return root if link == _ROOT else below
 
-    async def store(node: bytes) -> bytes:
-        return NATIVE.blake3(node)
-
-    async def use() -> None:
-        read_root(root)
-        async for key, entry in entries(ROOT, load, NATIVE):
-            assert await lookup(ROOT, key, load, NATIVE) is not None
-            await update(ROOT, {key: entry, "f:new": None}, load, store, NATIVE)
-            await update(ROOT, {key: None}, load, store, NATIVE)
-
-    with suppress(RemoteProtocolError):
-        run(use())
+    try:
+        found = dict(drive(listed(_ROOT, load)))
+    except RemoteProtocolError:
+        return
+    for key in found:
+        assert drive(lookup(_ROOT, key, load, NATIVE)) is not None
+    for dialect in Dialect:
+        blobs = Blobs()
+        built = drive(build(found, blobs.store, NATIVE, dialect=dialect))
+        assert dict(drive(listed(built.root, blobs.load))).keys() == found.keys()
+        deleted = dict.fromkeys(found)
+        empty = drive(update(_ROOT, deleted, load, blobs.store, NATIVE, dialect=dialect))
+        assert empty.num_entries == 0
+        assert not found or drive(listed(empty.root, blobs.load)) == []
 
 
 def s5_archive(data: bytes) -> None:
@@ -80,14 +88,7 @@ def s5_archive(data: bytes) -> None:
         assert written.getvalue() == data
 
 
-ROOT: Final = bytes(32)
-
-
-def run(coroutine: Coroutine[None, None, None]) -> None:
-    """Run what only awaits functions of this module, without an event loop."""
-    with suppress(StopIteration):
-        coroutine.send(None)
-
+_ROOT: Final = bytes(32)
 
 S5_TARGETS: Final[dict[str, Target]] = {
     **S5_KEY_TARGETS,

@@ -254,7 +254,8 @@ def _write_s5js(value: Cbor, out: list[bytes]) -> None:
     if isinstance(value, Mapping):
         out.append(_s5js_map_head(value))
         for key, item in value.items():
-            _write_s5js(key, out)
+            # Not as a float: no reader takes one for a key.
+            out.append(encode_canonical(key))
             _write_s5js(item, out)
     elif isinstance(value, (list, tuple)):
         out.append(head_bytes(_ARRAY, len(value)))

@@ -60,7 +60,7 @@ def encode_directory(directory: Directory, dialect: Dialect) -> bytes:
         if problem:
             raise LocalProtocolError(problem)
     write = encode_s5js if dialect is Dialect.S5JS else encode_canonical
-    dirs = _entries(directory.dirs, lambda value: write_dir_ref(value, dialect), dialect)
+    dirs = _entries(directory.dirs, write_dir_ref, dialect)
     files = _entries(directory.files, lambda value: write_file_ref(value, dialect), dialect)
     return MAGIC + write([_SIGNATURE, _header(directory), dirs, files])
 

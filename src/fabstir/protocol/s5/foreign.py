@@ -25,6 +25,8 @@ from fabstir.protocol.s5.directory import (
 )
 from fabstir.protocol.s5.limits import CHUNK_BYTES, MAX_CBOR_DEPTH
 from fabstir.protocol.s5.references import (
+    DIR_FIELDS,
+    FILE_FIELDS,
     CborMap,
     read_bytes,
     read_link_kind,
@@ -43,8 +45,9 @@ _RUST_BLAKE3, _RUST_REGISTRY_KEY, _RUST_TOMBSTONE = 0x03, 0x11, 0x20
 _RUST_ENCRYPTED, _RUST_MULTIHASH_BLAKE3 = 0xE2, 0x1E
 _RUST_DIRECTORY_KEY = 0x0E
 _RUST_SHARDS = 5
-_RUST_FILE_FIELDS: Final = frozenset({*range(7), 22, 23})
-_RUST_DIR_FIELDS: Final = frozenset({0, 1, 3, 4, 12, 22})
+_RUST_FILE_FIELDS: Final = FILE_FIELDS | frozenset(range(7))
+_RUST_DIR_FIELDS: Final = DIR_FIELDS | frozenset({0, 1, 3, 4, 12})
+"""With those of S5.js, which mean something else there when they are written again."""
 
 
 def is_rust_reference(fields: CborMap) -> bool:
@@ -141,7 +144,8 @@ def _sequence(value: Cbor, what: str) -> Sequence[Cbor]:
 
 # -- the documents --------------------------------------------------------------------------------
 
-_DOCS_PREFIX: Final = b"\x94\xa6FS5.io"
+_DOCS_SIGNATURE: Final = "FS5.io"
+_DOCS_PREFIX: Final = b"\x94\xa6" + _DOCS_SIGNATURE.encode()
 """A msgpack list of four that begins with this text."""
 
 _FIRST_MILLISECONDS: Final = 10**11
@@ -159,10 +163,12 @@ def read_docs_directory(body: bytes) -> Directory:
     """Raises RemoteProtocolError: not what the documents describe. Never another error."""
     _, header, dirs, files = _sequence(_unpack(body), "a directory")
     dir_map, file_map = read_map(dirs, "directories"), read_map(files, "files")
+    # Under a name of its own: its numbers mean something else in the header of another dialect.
+    fields = read_map(header, "the header of a directory")
     return Directory(
         files={name: _docs_file(file_map[name]) for name in read_names(file_map)},
         dirs={name: _docs_dir(dir_map[name]) for name in read_names(dir_map)},
-        header=read_map(header, "the header of a directory"),
+        header={_DOCS_SIGNATURE: fields} if fields else {},
     )
 
 

@@ -299,10 +299,15 @@ class _Edited:
 
     children: _Children
     count: int
+    has_only_leaves: bool
 
-    @property
-    def has_only_leaves(self) -> bool:
-        return not any(isinstance(child, bytes) for child in self.children.values())
+
+def _edited(children: _Children, count: int) -> _Edited:
+    leaves = [child for child in children.values() if not isinstance(child, bytes)]
+    if len(leaves) < len(children):
+        return _Edited(children, count, has_only_leaves=False)
+    # S5.js loses nodes and goes on counting their entries: here it is known how many there are.
+    return _Edited(children, sum(map(len, leaves)), has_only_leaves=True)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -429,7 +434,7 @@ class _Editor:
                 children[slot] = after
             else:
                 del children[slot]
-        return _Edited(children, count) if is_changed else None
+        return _edited(children, count) if is_changed else None
 
     def _decoded(self, node: Node, prefix: int) -> _Children:
         function = self.writer.config.hash_function
@@ -451,7 +456,7 @@ class _Editor:
         items = _changed(leaf, changes)
         if items is None:
             return None
-        return _Edited(await self.writer.children(items, node.depth), len(items))
+        return _edited(await self.writer.children(items, node.depth), len(items))
 
     async def _in_leaf(
         self, leaf: list[Item], changes: list[_Change], depth: int

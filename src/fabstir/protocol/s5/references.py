@@ -33,8 +33,8 @@ LINK = 2
 ALGORITHM: Final = "xchacha20-poly1305"
 """The only cipher that S5.js knows."""
 
-_FILE_FIELDS: Final = frozenset({HASH, SIZE, MEDIA_TYPE, TIMESTAMP, NANOS, LOCATIONS, EXTRA, PREV})
-_DIR_FIELDS: Final = frozenset({LINK, TIMESTAMP, NANOS, EXTRA})
+FILE_FIELDS: Final = frozenset({HASH, SIZE, MEDIA_TYPE, TIMESTAMP, NANOS, LOCATIONS, EXTRA, PREV})
+DIR_FIELDS: Final = frozenset({LINK, TIMESTAMP, NANOS, EXTRA})
 
 _MAX_KEY_BYTES: Final = 64
 """Keys and hashes have 32 bytes; a longer one is not carried around."""
@@ -99,7 +99,7 @@ def read_octets(value: Cbor, what: str) -> bytes:
 def read_file_ref(value: Cbor) -> FileRef:
     """Raises RemoteProtocolError: not a file reference of S5.js, or one that we cannot open."""
     fields = read_map(value, "a file reference")
-    inner, extra = split_extra(fields, _FILE_FIELDS)
+    inner, extra = split_extra(fields, FILE_FIELDS)
     prev = fields.get(PREV)
     return FileRef(
         hash=read_bytes(fields.get(HASH), "the hash of a file", 32),
@@ -174,7 +174,7 @@ def _location(pair: Cbor) -> tuple[int, bytes | str]:
 def read_dir_ref(value: Cbor) -> DirRef:
     """Raises RemoteProtocolError: not a reference to a directory as S5.js writes it."""
     fields = read_map(value, "a directory reference")
-    inner, extra = split_extra(fields, _DIR_FIELDS)
+    inner, extra = split_extra(fields, DIR_FIELDS)
     link = read_bytes(fields.get(LINK), "the link of a directory", 33)
     return DirRef(
         kind=read_link_kind(link[0]),
@@ -222,13 +222,13 @@ def write_file_ref(file: FileRef, dialect: Dialect) -> CborMap:
     return fields
 
 
-def write_dir_ref(directory: DirRef, dialect: Dialect) -> CborMap:
+def write_dir_ref(directory: DirRef) -> CborMap:
     """The map of one directory, its keys in the order of S5.js."""
     fields: dict[Cbor, Cbor] = {LINK: bytes((directory.kind.value,)) + directory.link}
     put_optional(fields, TIMESTAMP, directory.timestamp)
     put_optional(fields, NANOS, directory.timestamp_nanos)
     key = directory.encryption_key
-    encryption = None if key is None else write_encryption(FileEncryption(key=key), dialect)
+    encryption: Cbor = None if key is None else {"algorithm": ALGORITHM, "key": key}
     put_extra(fields, directory.extra, encryption)
     return fields
 
