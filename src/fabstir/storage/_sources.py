@@ -160,7 +160,7 @@ class SourceReader:
             self._http, self._source.token, routes, headers, end - start
         ) as response:
             if response.status_code == 200:
-                self._check_total(content_length(response))
+                self._check_total(content_length(response.headers))
                 yield response, 0
                 return
             if response.status_code != 206:
@@ -176,7 +176,7 @@ class SourceReader:
         async with open_route(self._http, self._source.token, routes, {}, size) as response:
             if response.status_code != 200:
                 await self._http.refuse(response)
-            if content_length(response) not in {None, size}:
+            if content_length(response.headers) not in {None, size}:
                 return None
             data = bytearray()
             async for piece in response.aiter_raw():

@@ -2,6 +2,7 @@
 
 from fabstir.storage.portals.account import AccountFile, PortalAccount
 from fabstir.storage.portals.answers import AccountStats, LocationAnswer, PortalNode
+from fabstir.storage.portals.bridge import Bridge
 from fabstir.storage.portals.health import Backoff, HealthReport
 from fabstir.storage.portals.http import (
     OnRequest,
@@ -23,6 +24,7 @@ __all__ = [
     "AccountFile",
     "AccountStats",
     "Backoff",
+    "Bridge",
     "HealthReport",
     "LocationAnswer",
     "OnProgress",

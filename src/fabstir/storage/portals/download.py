@@ -12,10 +12,10 @@ import httpx
 
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import (
+    BlobTooLarge,
     PortalLied,
     PortalRefused,
     PortalUnavailable,
-    StorageError,
 )
 from fabstir.storage.portals._persist import persist
 from fabstir.storage.portals.http import PortalHttp, shown
@@ -75,7 +75,7 @@ class Download:
 
         Raises:
             NotFound: the portal does not have it.
-            StorageError: it is longer than `max_bytes`.
+            BlobTooLarge: it says that it is longer than `max_bytes`.
             PortalLied: other bytes, another size, or another one than it said before.
             PortalError: it does not answer, or refuses.
         """
@@ -104,7 +104,7 @@ class Download:
         if response.status_code not in {200, 206}:
             await self._http.refuse(response)
         if response.status_code == 200:
-            total = content_length(response)
+            total = content_length(response.headers)
             if offset:
                 await self._start_again()
         else:
@@ -147,16 +147,13 @@ class Download:
         if length <= self._limit:
             return
         if self._size is None:
-            raise StorageError(
-                f"{self._http.url} says that {self._blob.digest.hex()} has more than the "
-                f"{self._limit} bytes that are allowed here"
-            )
+            raise BlobTooLarge(self._limit)
         raise PortalLied(self._http.url, f"it sends more than the blob's {self._size} bytes")
 
 
-def content_length(response: httpx.Response) -> int | None:
+def content_length(headers: httpx.Headers) -> int | None:
     """What the header says."""
-    text = response.headers.get("Content-Length", "")
+    text = headers.get("Content-Length", "")
     return int(text) if _NUMBER.fullmatch(text) else None
 
 

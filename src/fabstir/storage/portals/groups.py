@@ -81,7 +81,7 @@ async def fetch_tree(http: PortalHttp, token: str | None, blob: BlobId) -> Group
                 if response.status_code != 200:
                     await http.refuse(response)
                 # The Dart node cuts off what follows a dot, and sends the blob itself.
-                if content_length(response) not in {None, size}:
+                if content_length(response.headers) not in {None, size}:
                     return None
                 data = await http.read_body(response, size)
         except (NotFound, PortalRefused):

@@ -19,13 +19,18 @@ import anyio
 import httpx
 
 from fabstir.primitives.errors import (
+    AccessDenied,
+    BlobTooLarge,
+    Busy,
     ConfigError,
     NotFound,
+    PathRefused,
     PortalError,
     PortalLied,
     PortalRefused,
     PortalUnavailable,
     RemoteProtocolError,
+    WriteConflict,
 )
 from fabstir.protocol.s5.account import portal_authority
 
@@ -185,6 +190,7 @@ class PortalHttp:
         content: bytes | AsyncIterator[bytes] | None = None,
         num_bytes: int = 0,
         max_bytes: int = MAX_ANSWER_BYTES,
+        check: Callable[[Answer], None] | None = None,
     ) -> Answer:
         """Send one request and read its whole answer.
 
@@ -195,6 +201,7 @@ class PortalHttp:
             accept: statuses that are answers; every other one is an error.
             content: the body; a stream needs `num_bytes`, its length.
             max_bytes: the longest answer that is read.
+            check: raises for an answer that is an error by other rules than statuses.
 
         Raises:
             NotFound: status 404 where `accept` lacks it.
@@ -214,11 +221,15 @@ class PortalHttp:
                 try:
                     async with self.exchange(method, url, sent, content, num_sent) as response:
                         body = await self._read_answer(response, method, accept, max_bytes)
-                        measure.bytes_in = len(body)
-                        return Answer(response.status_code, response.headers, body)
                 except _DeadConnection:
                     if not may_retry:
                         raise
+                    continue
+                measure.bytes_in = len(body)
+                answer = Answer(response.status_code, response.headers, body)
+                if check is not None:
+                    check(answer)
+                return answer
         raise AssertionError("the second try returns or raises")
 
     @asynccontextmanager
@@ -363,11 +374,11 @@ class Measure:
 
 def outcome_of(error: BaseException | None) -> Outcome | None:
     """What an error says about the portal; None: nothing, the fault is elsewhere."""
-    if error is None or isinstance(error, NotFound):
+    if error is None or isinstance(error, NotFound | WriteConflict | BlobTooLarge):
         return "ok"
     if isinstance(error, PortalLied):
         return "lied"
-    if isinstance(error, PortalRefused):
+    if isinstance(error, PortalRefused | AccessDenied | PathRefused | Busy):
         return "refused"
     return "unavailable" if isinstance(error, PortalError) else None
 

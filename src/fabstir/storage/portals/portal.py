@@ -162,7 +162,7 @@ class Portal:
 
         Raises:
             NotFound: the portal does not have it.
-            StorageError: it says that it is longer than `max_bytes`.
+            BlobTooLarge: it says that it is longer than `max_bytes`.
             PortalError: it lied, refused or does not answer.
         """
         async with open_spool(self._spool_folder) as spool:

@@ -282,7 +282,7 @@ async def test_every_request_is_counted(
 async def test_limits_hold_whatever_a_portal_says(faulty: FaultyPortal, portal: Portal) -> None:
     blob = faulty.add(LARGE)
 
-    with pytest.raises(StorageError, match="more than the 100 bytes"):
+    with pytest.raises(StorageError, match="limit of 100 bytes"):
         await portal.get(blob.multihash, max_bytes=100)
 
 

@@ -172,7 +172,7 @@ async def test_too_long_is_said_when_all_say_so(
 ) -> None:
     blobs = [faulty.add(LARGE) for faulty in three]
 
-    with pytest.raises(StorageError, match="more than the 100 bytes"):
+    with pytest.raises(StorageError, match="limit of 100 bytes"):
         await pool.get(blobs[0].multihash, max_bytes=100)
 
 
