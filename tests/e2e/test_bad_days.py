@@ -180,7 +180,7 @@ async def test_a_model_file_that_is_absent_or_has_other_bytes_is_never_loaded(
 # -- ports ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["host.port", "p2p.port", "metrics.port"])
+@pytest.mark.parametrize("name", ["host.port", "p2p.port", "metrics.port", "s5.port"])
 async def test_a_port_that_is_taken_is_named_before_anything_is_staked(
     settings: dict[str, str], owner: Signer, devnet: Devnet, tmp_path: Path, name: str
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from fabstir.config import SettingValue, load_settings
 from fabstir.config.settings import SETTING_TYPES
 from fabstir.node.metrics import HostMetrics
+from fabstir.node.s5_metrics import S5Metrics
 from fabstir.telemetry.metrics import MetricsRegistry
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -45,7 +46,7 @@ def in_words(value: SettingValue, folder: Path) -> str:
 
 def test_every_metric_is_documented_with_its_type() -> None:
     registry = MetricsRegistry()
-    metrics = HostMetrics.of(registry)
+    parts = (HostMetrics.of(registry), S5Metrics.of(registry))
     text = (DOCS / "metrics.md").read_text(encoding="utf-8")
 
     documented = dict(
@@ -53,5 +54,5 @@ def test_every_metric_is_documented_with_its_type() -> None:
     )
 
     ours = {m.name: m.type for m in registry.collector.collect() if m.name.startswith("fabstir_")}
-    assert len(ours) == len(dataclasses.fields(metrics))
+    assert len(ours) == sum(len(dataclasses.fields(part)) for part in parts)
     assert documented == ours

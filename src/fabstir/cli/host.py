@@ -12,6 +12,7 @@ from rich.panel import Panel
 
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.output import error_console, show, table
+from fabstir.cli.s5_node import s5_facts
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
 from fabstir.config.edit import set_settings
@@ -137,6 +138,7 @@ def _serving(host: Host) -> dict[str, object]:
         "max_model_len": info.max_model_len,
         "num_slots": info.num_slots,
         "engine": info.tuning,
+        **s5_facts(host.s5),
     }
 
 
@@ -148,6 +150,7 @@ def _serving_rows(host: Host) -> list[tuple[str, str]]:
         ("host", str(facts["account"])),
         ("API", str(facts["api_url"])),
         ("libp2p", "\n".join(host.p2p.addresses)),
+        ("S5", str(facts["s5_url"])),
         ("metrics", str(facts["metrics_url"])),
         (
             "price",

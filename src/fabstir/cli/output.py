@@ -30,7 +30,9 @@ def show(ctx: typer.Context, data: object, render: Callable[[], RenderableType])
     if invocation(ctx).as_json:
         typer.echo(json.dumps(data, default=_to_json, indent=2, ensure_ascii=False))
     else:
-        console.print(render(), markup=False)
+        rendered = render()
+        # A text is not wrapped: identifiers and commands are copied from it.
+        console.print(rendered, markup=False, soft_wrap=isinstance(rendered, str))
 
 
 def table(*columns: str, rows: Sequence[Sequence[RenderableType]]) -> Table:

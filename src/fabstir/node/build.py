@@ -21,27 +21,21 @@ from fabstir.node.market import HostMarket, open_market
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.model import Progress, ServedModel, open_served_model
 from fabstir.node.registration import Confirm, HostEntry
+from fabstir.node.s5 import S5Running, open_s5
 from fabstir.node.server import bind, open_server
 from fabstir.node.status import read_status, withdraw_all
 from fabstir.node.work import HostWork, build_work
 from fabstir.p2p import Advertiser, P2PConfig, P2PNode, open_advertiser, open_p2p
 from fabstir.primitives.encoding import Json
-from fabstir.primitives.ids import NATIVE_TOKEN
+from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import price_from_million
 from fabstir.protocol.host_record import HostModel, HostRecord
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.storage import BlobStore, LocalBlobs, adopt_folder, open_store
-from fabstir.storage.fs import FileSystem
-from fabstir.storage.identity import load_or_create_identity
-from fabstir.storage.store import LocalRegistry
+from fabstir.storage import adopt_folder
 from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
 
 OWNER = "host"
 """Whose pins in the store the host's own blobs are: proofs and checkpoints."""
-
-FILES = "files"
-"""And those of the node's own file system, which has the checkpoints' indexes."""
 
 DRAIN_SECONDS = 60.0
 """Longest wait, on shutdown, for sessions that only wait for their dispute window."""
@@ -56,6 +50,7 @@ class Host:
     work: HostWork
     p2p: P2PNode
     advertiser: Advertiser
+    s5: S5Running
     api_url: str
     metrics_port: int
 
@@ -84,15 +79,15 @@ async def open_host(
     encryption_secret = load_or_create_encryption_key(settings.host.encryption_key)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        listener = stack.enter_context(bind(settings.host.listen, settings.host.port))
+        host = settings.host
+        listener = stack.enter_context(bind(host.listen, host.port, setting="host.port"))
         market = await enter(open_market(settings))
+        registry = MetricsRegistry()
+        s5 = await enter(_open_s5(settings, registry, market))
         model = await enter(open_served_model(settings, market.contracts.models, on_progress))
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE))
-        registry = MetricsRegistry()
         metrics_port = await enter(open_metrics_server(registry, settings.metrics.port))
-        store = await enter(_open_store(settings))
-        blobs = LocalBlobs(store, OWNER)
-        files = _file_system(settings, store)
+        blobs, files = s5.parts.node.blobs(OWNER), s5.parts.files
         work = await build_work(
             market, model, HostMetrics.of(registry), blobs, files, encryption_secret
         )
@@ -100,7 +95,7 @@ async def open_host(
             websocket=work.door,
             blobs=work.blobs,
             checkpoint_index=work.checkpoints.index,
-            health=_health(market, model),
+            health=_health(market, model, s5),
             version=_version(settings),
             models=model.describe(settings.chain.chain_id),
             chain_id=settings.chain.chain_id,
@@ -115,31 +110,33 @@ async def open_host(
         make_record = _record_maker(market, entry, model, p2p)
         advertiser = await enter(open_advertiser(p2p, make_record, [model.model_id]))
         await enter(_background(market, work))
-        host = Host(
+        serving = Host(
             market=market,
             model=model,
             work=work,
             p2p=p2p,
             advertiser=advertiser,
+            s5=s5,
             api_url=entry.api_url,
             metrics_port=metrics_port,
         )
-        await enter(open_control(control_path(settings.paths.data_dir), _commands(host)))
-        yield host
+        await enter(open_control(control_path(settings.paths.data_dir), _commands(serving)))
+        yield serving
 
 
 @asynccontextmanager
-async def _open_store(settings: Settings) -> AsyncGenerator[BlobStore]:
-    folder = settings.s5.folder or settings.paths.data_dir / "s5"
-    async with open_store(folder, NATIVE, max_bytes=settings.s5.max_bytes) as store:
-        await adopt_folder(store, settings.paths.data_dir / "blobs", OWNER)
-        yield store
+async def _open_s5(
+    settings: Settings, registry: MetricsRegistry, market: HostMarket
+) -> AsyncGenerator[S5Running]:
+    """The S5 node, with what earlier versions of the host kept beside it."""
 
+    async def is_host(address: Address) -> bool:
+        node = await market.contracts.nodes.node(address)
+        return node is not None and node.is_active
 
-def _file_system(settings: Settings, store: BlobStore) -> FileSystem:
-    identity = load_or_create_identity(settings.s5.identity, NATIVE)
-    root = Capability.of_keys(identity.file_system_root(), writable=True)
-    return FileSystem(LocalBlobs(store, FILES), LocalRegistry(store.db, NATIVE), root, NATIVE)
+    async with open_s5(settings, registry, is_host=is_host) as s5:
+        await adopt_folder(s5.parts.store, settings.paths.data_dir / "blobs", OWNER)
+        yield s5
 
 
 def _commands(host: Host) -> dict[str, Command]:
@@ -210,7 +207,7 @@ def _version(settings: Settings) -> Json:
     }
 
 
-def _health(market: HostMarket, model: ServedModel) -> Callable[[], Awaitable[Json]]:
+def _health(market: HostMarket, model: ServedModel, s5: S5Running) -> Callable[[], Awaitable[Json]]:
     async def chain() -> CheckResult:
         await market.chain.block_number()
         return CheckResult("ok")
@@ -220,7 +217,7 @@ def _health(market: HostMarket, model: ServedModel) -> Callable[[], Awaitable[Js
         is_ready = state is EngineState.READY
         return CheckResult("ok") if is_ready else CheckResult("failing", f"the engine is {state}")
 
-    checks = HealthChecks({"chain": chain, "engine": engine})
+    checks = HealthChecks({"chain": chain, "engine": engine, "s5": s5.health.check})
 
     async def health() -> Json:
         report = await checks.report()

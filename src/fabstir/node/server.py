@@ -23,8 +23,11 @@ MAX_CONNECTIONS = 1024
 """More are refused with 503: each costs a file and some 100 KiB."""
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, setting: str) -> socket.socket:
     """Take the port now, so that a taken one is said before anything is staked.
+
+    Args:
+        setting: which one the port is, such as "host.port".
 
     Raises:
         ConfigError: the port is taken or the address is not this machine's.
@@ -41,7 +44,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise ConfigError(
             f"cannot listen on {host}:{port} ({error.strerror}): stop the program that uses the "
-            "port, or set host.port to another (0: any free one)"
+            f"port, or set {setting} to another (0: any free one)"
         ) from error
     return listener
 

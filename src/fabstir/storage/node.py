@@ -19,7 +19,6 @@ from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import (
     CorruptBlob,
     NotFound,
-    PortalError,
     QuotaExceeded,
     StorageError,
     StorageFull,
@@ -53,11 +52,6 @@ MAX_FRESH = 4096
 
 class Source(Protocol):
     """Where else a blob may be: peers or portals. What it gives is verified."""
-
-    @property
-    def name(self) -> str:
-        """For logs."""
-        ...
 
     async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
         """As of `ports.Blobs`."""
@@ -139,7 +133,9 @@ class S5Node:
         for source in self._sources:
             try:
                 data = await source.get(blob, max_bytes=max_bytes)
-            except (NotFound, CorruptBlob, PortalError) as error:
+            except (StorageFull, QuotaExceeded):
+                raise  # it is our disk, whatever the source
+            except StorageError as error:
                 failures.add(source, error)
             else:
                 await self._keep(blob, data)
@@ -151,7 +147,9 @@ class S5Node:
         for source in self._sources:
             try:
                 await self._put(blob.multihash, source.read(blob), max_bytes=blob.size)
-            except (NotFound, CorruptBlob, PortalError) as error:
+            except (StorageFull, QuotaExceeded):
+                raise
+            except StorageError as error:
                 failures.add(source, error)
             else:
                 return
@@ -218,14 +216,17 @@ class NodeRegistry:
         local: LocalRegistry,
         others: Sequence[Registry],
         *,
+        broadcast: Callable[[SignedEntry], object] = lambda _entry: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             others: asked together, with REGISTRY_TIMEOUT; what they say is verified.
+            broadcast: tells peers of an entry that was set here, and waits for nobody.
         """
         self._local = local
         self._others = others
+        self._broadcast = broadcast
         self._fresh = _Recent[bytes](MAX_FRESH, FRESH_SECONDS, clock)
 
     async def get(self, public_key: bytes) -> SignedEntry | None:
@@ -243,8 +244,9 @@ class NodeRegistry:
         return ours
 
     async def set(self, entry: SignedEntry) -> None:
-        """See `ports.Registry`; durable here."""
+        """See `ports.Registry`; durable here, and told to peers."""
         await self._local.set(entry)
+        self._broadcast(entry)
 
     async def _keep(self, entry: SignedEntry) -> SignedEntry | None:
         try:
@@ -302,20 +304,20 @@ class _Failures:
 
     def __init__(self, damaged: CorruptBlob | None) -> None:
         self._damaged = damaged
-        self._unanswered: PortalError | None = None
+        self._first: StorageError | None = None
 
     def add(self, source: Source, error: StorageError) -> None:
         """One more source failed."""
-        _logger.info("not fetched", extra={"source": source.name, "reason": str(error)})
-        if isinstance(error, PortalError):
-            self._unanswered = error
-        elif isinstance(error, CorruptBlob):
+        _logger.info("not fetched", extra={"source": type(source).__name__, "reason": str(error)})
+        if isinstance(error, CorruptBlob):
             self._damaged = error
+        elif not isinstance(error, NotFound):
+            self._first = self._first or error
 
     @property
     def worst(self) -> StorageError | None:
         """None: everybody answered that they do not have it."""
-        return self._damaged or self._unanswered
+        return self._damaged or self._first
 
 
 class _Recent(Generic[K]):

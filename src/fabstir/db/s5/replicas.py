@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,8 +15,10 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Table,
+    and_,
     delete,
     func,
+    or_,
     select,
     update,
 )
@@ -68,12 +70,14 @@ class Wanted:
 
     Attributes:
         id: of the store, in whose order they are looked for.
-        places: where copies are or will be.
+        taken: places where copies are, or will be soon.
+        late: places to which copies have been on their way for too long.
     """
 
     id: int
     blob: BlobId
-    places: frozenset[str]
+    taken: frozenset[str]
+    late: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +91,26 @@ class PlaceUsage:
 
 
 def load_wanted(
-    connection: Connection, places: Sequence[str], num_copies: int, after: int, limit: int
+    connection: Connection,
+    places: Sequence[str],
+    num_copies: int,
+    *,
+    queued_after: float,
+    after: int,
+    limit: int,
 ) -> list[Wanted]:
-    """Pinned blobs with fewer than `num_copies` in `places`, by id, a page at a time."""
-    counted = (
-        select(replicas.c.place)
-        .where(replicas.c.digest == blobs.c.digest, replicas.c.place.in_(places))
-        .correlate(blobs)
+    """Pinned blobs with fewer than `num_copies` in `places`, by id, a page at a time.
+
+    Args:
+        queued_after: what was queued earlier is no copy.
+        after: 0 first, then the last id of the page before.
+    """
+    is_copy = and_(
+        replicas.c.place.in_(places),
+        or_(replicas.c.state == ReplicaState.STORED, replicas.c.checked_at > queued_after),
+    )
+    num_there = (
+        select(func.count()).where(replicas.c.digest == blobs.c.digest, is_copy).scalar_subquery()
     )
     rows = connection.execute(
         select(blobs.c.id, blobs.c.digest, blobs.c.size)
@@ -101,21 +118,33 @@ def load_wanted(
             blobs.c.id > after,
             blobs.c.num_pins > 0,
             blobs.c.is_bad.is_(False),
-            select(func.count()).select_from(counted.subquery()).scalar_subquery() < num_copies,
+            num_there < num_copies,
         )
         .order_by(blobs.c.id)
         .limit(limit)
     ).all()
-    return [
-        Wanted(
-            id=row[0],
-            blob=BlobId(row[1], row[2]),
-            places=frozenset(
-                connection.scalars(select(replicas.c.place).where(replicas.c.digest == row[1]))
-            ),
-        )
-        for row in rows
-    ]
+    found: list[Wanted] = []
+    for row in rows:
+        of_blob = select(replicas.c.place).where(replicas.c.digest == row[1])
+        taken = frozenset(connection.scalars(of_blob.where(is_copy)))
+        late = frozenset(connection.scalars(of_blob)) - taken
+        found.append(Wanted(id=row[0], blob=BlobId(row[1], row[2]), taken=taken, late=late))
+    return found
+
+
+def newest_blob(connection: Connection) -> int:
+    """The id of the blob that came last; 0: there is none."""
+    return connection.scalar(select(func.coalesce(func.max(blobs.c.id), 0))) or 0
+
+
+def load_rotten(connection: Connection, limit: int) -> list[BlobId]:
+    """Pinned blobs of this store whose bytes were found damaged."""
+    rows = connection.execute(
+        select(blobs.c.digest, blobs.c.size)
+        .where(blobs.c.is_bad.is_(True), blobs.c.num_pins > 0)
+        .limit(limit)
+    )
+    return [BlobId(row[0], row[1]) for row in rows]
 
 
 def count_missing(connection: Connection, places: Sequence[str], num_copies: int) -> int:
@@ -138,29 +167,41 @@ def count_missing(connection: Connection, places: Sequence[str], num_copies: int
     )
 
 
-def save_replicas(
-    connection: Connection, found: Iterable[BlobId], place: str, state: ReplicaState, now: float
-) -> None:
-    """Note copies at a place, whatever was noted before."""
-    values = [
-        {
-            "digest": blob.digest,
-            "place": place,
-            "size": blob.size,
-            "state": state,
-            "checked_at": now,
-        }
-        for blob in found
-    ]
-    if values:
-        statement = insert(replicas)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=[replicas.c.digest, replicas.c.place],
-                set_={"state": state, "checked_at": now},
-            ),
-            values,
+def save_queued(connection: Connection, blob: BlobId, place: str, now: float) -> None:
+    """A copy is on its way; where it has arrived meanwhile, nothing changes."""
+    values = _values(blob, place, ReplicaState.QUEUED, now)
+    connection.execute(
+        insert(replicas)
+        .values(values)
+        .on_conflict_do_update(
+            index_elements=[replicas.c.digest, replicas.c.place],
+            set_={"checked_at": now},
+            where=replicas.c.state == ReplicaState.QUEUED,
         )
+    )
+
+
+def save_stored(connection: Connection, blob: BlobId, place: str, now: float) -> None:
+    """A copy has arrived."""
+    values = _values(blob, place, ReplicaState.STORED, now)
+    connection.execute(
+        insert(replicas)
+        .values(values)
+        .on_conflict_do_update(
+            index_elements=[replicas.c.digest, replicas.c.place],
+            set_={"state": ReplicaState.STORED, "checked_at": now},
+        )
+    )
+
+
+def _values(blob: BlobId, place: str, state: ReplicaState, now: float) -> dict[str, object]:
+    return {
+        "digest": blob.digest,
+        "place": place,
+        "size": blob.size,
+        "state": state,
+        "checked_at": now,
+    }
 
 
 def touch_replica(connection: Connection, replica: Replica, now: float) -> None:

@@ -24,7 +24,6 @@ LARGE = bytes(range(256)) * 4096
 class Neighbour(LocalBlobs):
     """Another store as a source; counts how often it is asked."""
 
-    name = "neighbour"
     num_asked = 0
 
     async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
@@ -39,8 +38,6 @@ class Neighbour(LocalBlobs):
 
 class Away:
     """A source whose portal is down."""
-
-    name = "away"
 
     async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
         raise PortalUnavailable("http://portal.example", "it does not answer")

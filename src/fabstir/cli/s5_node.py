@@ -1,0 +1,98 @@
+"""`fabstir s5 serve|login`: the node itself, and its accounts at portals."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+import typer
+from rich.filesize import decimal
+from rich.panel import Panel
+
+from fabstir.cli.context import invocation, run_async
+from fabstir.cli.output import error_console, show, table
+from fabstir.cli.s5_access import open_access
+from fabstir.cli.signals import until_interrupted
+from fabstir.config import Settings
+from fabstir.node.s5 import S5Running, open_s5
+from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
+
+app = typer.Typer()
+
+
+@app.command("serve")
+def serve(ctx: typer.Context) -> None:
+    """Serve blobs and files until Ctrl-C, without being a host. `fabstir serve` does it too."""
+    settings = invocation(ctx).settings()
+    run_async(lambda: _serve(ctx, settings))
+
+
+async def _serve(ctx: typer.Context, settings: Settings) -> None:
+    async with until_interrupted() as interruption, AsyncExitStack() as stack:
+        registry = MetricsRegistry()
+        port = await stack.enter_async_context(open_metrics_server(registry, settings.metrics.port))
+        s5 = await stack.enter_async_context(open_s5(settings, registry))
+        facts = {**s5_facts(s5), "metrics_url": f"http://127.0.0.1:{port}/metrics"}
+        show(ctx, facts, lambda: Panel(table("", "", rows=_rows(facts))))
+        # On a line of its own, however narrow the terminal: it is copied.
+        line = f"fabstir config set s5.peers={s5.p2p_uri}"
+        error_console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+        await interruption.wait()
+
+
+def s5_facts(s5: S5Running) -> dict[str, Any]:
+    """What a program needs to know of a node that serves; the token is only named."""
+    return {
+        "s5_url": s5.url,
+        "s5_local_url": s5.local_url,
+        "s5_p2p_uri": s5.p2p_uri,
+        "s5_folder": s5.parts.folder,
+        "s5_token_file": s5.token_file,
+    }
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("S5", f"{facts['s5_url']}: portal API, /s5/fs/PATH, /s5/p2p"),
+        ("here", str(facts["s5_local_url"])),
+        ("peers dial", str(facts["s5_p2p_uri"])),
+        ("folder", str(facts["s5_folder"])),
+        ("token", f"{facts['s5_token_file']} opens everything: keep it"),
+        ("metrics", str(facts["metrics_url"])),
+        ("stop", "Ctrl-C"),
+    ]
+
+
+@app.command("login")
+def login(
+    ctx: typer.Context,
+    portal: Annotated[str, typer.Argument(metavar="URL", help="https://host[:port]")],
+    *,
+    invite: Annotated[
+        str | None, typer.Option(help="The operator's token, where registration is closed.")
+    ] = None,
+) -> None:
+    """Log in at a portal, with a new account if there is none; the token is kept (0600)."""
+    settings = invocation(ctx).settings()
+
+    async def run() -> Any:
+        async with open_access(settings) as node:
+            return await node.run("login", {"url": portal, "invite": invite})
+
+    account = run_async(run)
+    show(ctx, account, lambda: table("account", "", rows=_account_rows(account)))
+
+
+def _account_rows(account: dict[str, Any]) -> list[tuple[str, str]]:
+    used, limit = account["used_bytes"], account["limit_bytes"]
+    rows = [
+        ("portal", account["url"]),
+        ("tier", account["tier"] or "-"),
+        ("used", "-" if used is None else decimal(used)),
+        ("limit", "-" if limit is None else decimal(limit)),
+    ]
+    if not account["is_configured"]:
+        rows.append(("next", f"fabstir config set s5.portals={account['url']} s5.replicas=2"))
+    return rows

@@ -1,0 +1,260 @@
+"""The S5 node without a door: store, peers, portals, copies and the file system, in start order.
+
+What `open_s5` adds doors to, and what a command opens for itself where no node runs.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+
+from fabstir.config import Settings
+from fabstir.crypto import NATIVE
+from fabstir.db.s5.replicas import save_stored
+from fabstir.primitives.cid import BlobId, Multihash
+from fabstir.protocol.s5.derivation import Identity
+from fabstir.protocol.s5.directory_cid import Capability
+from fabstir.protocol.s5.wire import LocationType
+from fabstir.storage.fs import FileSystem
+from fabstir.storage.identity import load_or_create_identity
+from fabstir.storage.node import NodeRegistry, S5Node
+from fabstir.storage.peers import Offer, Peers, open_peers
+from fabstir.storage.peers.urls import node_id, parse_peer_url
+from fabstir.storage.portals import (
+    AccountFile,
+    OnRequest,
+    Portal,
+    PortalHttp,
+    PortalPool,
+    UploadQueue,
+    expand,
+    load_session,
+    open_client,
+    open_upload_queue,
+    parse_origin,
+    sign_in,
+)
+from fabstir.storage.replication import OwnRegistry, Replication
+from fabstir.storage.store import BlobStore, LocalRegistry, open_store
+from fabstir.storage.swarm import Swarm
+
+FILES: Final = "files"
+"""Owner of what the node's own file system keeps."""
+
+PORTAL_ACCOUNTS_FILE: Final = "portals.json"
+FETCH_FOLDER: Final = "fetch"
+
+_HTTP_SCHEMES = {"ws": "http", "wss": "https"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S5:
+    """An open node.
+
+    Attributes:
+        pool: portals, and the portals of peers.
+        uploads: copies on their way.
+    """
+
+    settings: Settings
+    folder: Path
+    identity: Identity
+    store: BlobStore
+    node: S5Node
+    registry: NodeRegistry
+    files: FileSystem
+    peers: Peers
+    pool: PortalPool
+    uploads: UploadQueue
+    replication: Replication
+    offer: Callable[[Multihash], Awaitable[Offer | None]]
+    accounts: PortalAccounts
+
+    @property
+    def node_key(self) -> bytes:
+        """32 bytes of ed25519: what peers know this node by."""
+        return NATIVE.ed25519_public_key(self.identity.node_key())
+
+
+class PortalAccounts:
+    """This identity's accounts at portals, in a file of the node's folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity,
+        client: httpx.AsyncClient,
+        on_request: OnRequest | None,
+    ) -> None:
+        self._file = AccountFile(folder / PORTAL_ACCOUNTS_FILE)
+        self._identity = identity
+        self._client = client
+        self._on_request = on_request
+
+    async def portal(self, url: str, spool_folder: Path) -> Portal:
+        """A portal, with the account that is there for it."""
+        http = self._http(url)
+        session = await load_session(http, self._identity, self._file)
+        return Portal(http, NATIVE, session, spool_folder=spool_folder)
+
+    async def enter(self, portal: Portal, *, invite: str | None = None) -> None:
+        """Log in at a portal; an account is made if there is none.
+
+        Raises:
+            PortalError: it does not let us.
+        """
+        portal.session = await sign_in(
+            portal.http,
+            self._identity,
+            self._file,
+            random_bytes=secrets.token_bytes,
+            invite=invite,
+        )
+
+    def _http(self, url: str) -> PortalHttp:
+        return PortalHttp(url, self._client, on_request=self._on_request)
+
+
+def s5_folder(settings: Settings) -> Path:
+    """Where the node of these settings keeps everything."""
+    return settings.s5.folder or settings.paths.data_dir / "s5"
+
+
+def s5_control_path(settings: Settings) -> Path:
+    """Where the running node of these settings can be asked."""
+    return s5_folder(settings) / "control.sock"
+
+
+def usd_per_tb_month(settings: Settings) -> Mapping[str, Decimal]:
+    """What portals charge, by URL."""
+    prices = (text.rpartition("=") for text in settings.s5.portal_prices)
+    return {parse_origin(url)[0]: Decimal(price) for url, _, price in prices}
+
+
+@asynccontextmanager
+async def open_s5_parts(
+    settings: Settings,
+    *,
+    url: str | None = None,
+    on_request: OnRequest | None = None,
+    on_lost: Callable[[], None] = lambda: None,
+) -> AsyncGenerator[S5]:
+    """Open the node of these settings, for the length of the block.
+
+    Args:
+        url: how others reach this node's HTTP doors; None: it has none.
+        on_request: told of every request to a portal.
+        on_lost: called for every copy elsewhere that was there and is gone.
+
+    Raises:
+        ConfigError: another process has it open, or a URL is none.
+        KeystoreError: the identity cannot be read.
+    """
+    folder, s5 = s5_folder(settings), settings.s5
+    identity = load_or_create_identity(s5.identity, NATIVE)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        store = await enter(open_store(folder, NATIVE, max_bytes=s5.max_bytes))
+        client = await enter(open_client())
+        accounts = PortalAccounts(folder, identity, client, on_request)
+        portals = [await accounts.portal(place, folder / "tmp") for place in _places(settings)]
+        pool = PortalPool(
+            portals,
+            NATIVE,
+            usd_per_tb_month=usd_per_tb_month(settings),
+            spool_folder=folder / "tmp",
+        )
+        local = LocalRegistry(store.db, NATIVE)
+        offer = _offer_maker(store, url)
+        peers = await enter(
+            open_peers(
+                s5.peers,
+                node_key=identity.node_key(),
+                crypto=NATIVE,
+                offer=offer,
+                entries=local,
+                own_uris=() if url is None else (p2p_uri(url, identity),),
+            )
+        )
+        swarm = Swarm(peers, pool, client, folder / FETCH_FOLDER)
+        node = S5Node(store, [swarm, *([pool] if portals else [])])
+        others = [*([peers.registry] if s5.peers else []), *([pool.registry] if portals else [])]
+        registry = NodeRegistry(local, others, broadcast=peers.broadcast)
+        uploads = await enter(
+            open_upload_queue(
+                store,
+                portals,
+                on_stored=lambda c, blob, place: save_stored(c, blob, place, time.time()),
+            )
+        )
+        replication = Replication(
+            node,
+            local,
+            pool,
+            uploads,
+            NATIVE,
+            num_copies=s5.replicas,
+            seconds=s5.repair_seconds,
+            enter=accounts.enter,
+            on_lost=on_lost,
+        )
+        root = Capability.of_keys(identity.file_system_root(), writable=True)
+        own = OwnRegistry(registry, local, replication, root.cid.link)
+        files = FileSystem(node.blobs(FILES), own, root, NATIVE)
+        yield S5(
+            settings=settings,
+            folder=folder,
+            identity=identity,
+            store=store,
+            node=node,
+            registry=registry,
+            files=files,
+            peers=peers,
+            pool=pool,
+            uploads=uploads,
+            replication=replication,
+            offer=offer,
+            accounts=accounts,
+        )
+
+
+def p2p_uri(url: str, identity: Identity) -> str:
+    """Where other nodes dial this one, with its id."""
+    parts = urlsplit(url)
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    key = NATIVE.ed25519_public_key(identity.node_key())
+    return urlunsplit((scheme, f"{node_id(key)}@{parts.netloc}", "/s5/p2p", "", ""))
+
+
+def _places(settings: Settings) -> list[str]:
+    """URLs of portals, those of the peers too: a node of ours is a portal."""
+    return list(expand([*settings.s5.portals, *map(_portal_of_peer, settings.s5.peers)]))
+
+
+def _portal_of_peer(text: str) -> str:
+    parts = urlsplit(parse_peer_url(text).url)
+    return urlunsplit((_HTTP_SCHEMES[parts.scheme], parts.netloc, "", "", ""))
+
+
+def _offer_maker(
+    store: BlobStore, url: str | None
+) -> Callable[[Multihash], Awaitable[Offer | None]]:
+    """How this node gives what it has to peers: by its own HTTP door."""
+
+    async def offer(blob: Multihash) -> Offer | None:
+        size = None if url is None else await store.size(blob)
+        if size is None:
+            return None
+        cid = BlobId(blob.digest, size, blob.type).encode("z")
+        return Offer(LocationType.FULL, (f"{url}/s5/blob/{cid}",))
+
+    return offer

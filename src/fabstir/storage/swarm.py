@@ -1,0 +1,115 @@
+"""Peers and portals together, as one source: a large blob comes from all that have it at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import httpx
+from anyio import open_file, to_thread
+
+from fabstir.primitives.cid import BlobId, HashType, Multihash
+from fabstir.primitives.errors import ConfigError, NotFound, PortalLied, StorageError
+from fabstir.protocol.s5.wire import StorageLocation
+from fabstir.storage.fetch import BlobSource, fetch_blob
+from fabstir.storage.peers import Peers
+from fabstir.storage.portals import PortalPool
+
+_logger = logging.getLogger(__name__)
+
+LARGE_BYTES: Final = 4 << 20
+"""Longer blobs are fetched in parallel, group by group, into a file; shorter ones at once."""
+
+_PIECE_BYTES = 1 << 20
+
+
+class Swarm:
+    """What peers have, and of large blobs also what portals have.
+
+    Where only portals are known, or a blob is small, this source has what peers say and nothing
+    else: the pool of portals is the next source.
+    """
+
+    def __init__(
+        self, peers: Peers, pool: PortalPool, client: httpx.AsyncClient, folder: Path
+    ) -> None:
+        """
+        Args:
+            folder: for what is being fetched; a fetch that a kill ended goes on from there.
+        """
+        self._peers = peers
+        self._pool = pool
+        self._client = client
+        self._folder = folder
+
+    async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
+        """As of `ports.Blobs`, from peers."""
+        self._require_peers(blob)
+        return await self._peers.get(blob, max_bytes=max_bytes)
+
+    async def read(
+        self, blob: BlobId, start: int = 0, end: int | None = None
+    ) -> AsyncGenerator[bytes]:
+        """As of `ports.Blobs`; all of the blob is verified before the first piece is yielded."""
+        if blob.size <= LARGE_BYTES or blob.type is not HashType.BLAKE3:
+            self._require_peers(blob.multihash)
+            data = await self._peers.get(blob.multihash, max_bytes=blob.size)
+            yield data[start:end]
+            return
+        file = self._folder / blob.digest.hex()
+        await to_thread.run_sync(lambda: self._folder.mkdir(mode=0o700, exist_ok=True))
+        try:
+            await self._fetch(blob, file)
+            async for piece in _pieces(file, start, blob.size if end is None else end):
+                yield piece
+        finally:
+            # What is not whole yet lies beside it, and is gone on with.
+            file.unlink(missing_ok=True)
+
+    def _require_peers(self, blob: Multihash) -> None:
+        """A node that neither dials anybody nor was dialled has nobody to wait for."""
+        if not self._peers.status():
+            raise NotFound(f"no peer is known that may have blob {blob.to_bytes().hex()}")
+
+    async def _fetch(self, blob: BlobId, file: Path) -> None:
+        locations = {
+            source.origin: (location, source)
+            for location in await self._peers.find(blob.multihash)
+            if (source := _source_of(location)) is not None
+        }
+        portals = [
+            BlobSource.portal(portal.url, blob, token=portal.session.token)
+            for portal in self._pool.portals
+        ]
+        sources = [source for _, source in locations.values()] + portals
+        if not sources:
+            raise NotFound(f"no peer says where blob {blob.encode()} is")
+
+        def drop(origin: str, error: StorageError) -> None:
+            _logger.info("a source is dropped", extra={"source": origin, "reason": str(error)})
+            if origin not in locations:
+                return
+            location, _ = locations[origin]
+            if isinstance(error, PortalLied):
+                self._peers.report_bad(location)
+            else:
+                self._peers.report_unreachable(location)
+
+        await fetch_blob(blob, sources, file, client=self._client, on_dropped=drop)
+
+
+def _source_of(location: StorageLocation) -> BlobSource | None:
+    try:
+        return BlobSource.location(location.parts[0])
+    except ConfigError:
+        return None
+
+
+async def _pieces(path: Path, start: int, end: int) -> AsyncIterator[bytes]:
+    async with await open_file(path, "rb") as file:
+        await file.seek(start)
+        while start < end and (piece := await file.read(min(_PIECE_BYTES, end - start))):
+            start += len(piece)
+            yield piece
