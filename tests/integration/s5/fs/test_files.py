@@ -156,8 +156,6 @@ async def test_a_directory_grows_into_a_hamt(fs: FileSystem, other: FileSystem) 
     names = [info.path async for info in other.walk("d")]
 
     assert sorted(names) == sorted(f"d/{n}" for n in range(1005))
-    for n in range(1005):
-        assert await other.get(f"d/{n}", 10) == str(n).encode()
     page = await other.list("d", limit=600)
     rest = await other.list("d", limit=600, cursor=page.cursor)
     assert len({info.path for info in (*page.entries, *rest.entries)}) == 1005
