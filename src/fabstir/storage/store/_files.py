@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import threading
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,16 +85,6 @@ class StoreFolder:
         name = digest.hex()
         return f"blobs/{name[:2]}/{name}.{secrets.token_hex(4)}"
 
-    def install(self, temporary: Path, name: str) -> None:
-        """Give a complete, flushed file its name, durably."""
-        target = self.root / name
-        with disk_errors(target.parent):
-            if not target.parent.exists():
-                target.parent.mkdir(exist_ok=True)
-                sync_folder(self.blobs)
-            temporary.replace(target)
-            sync_folder(target.parent)
-
     def remove(self, names: Iterable[str]) -> None:
         """Unlink; those that are gone already are no error."""
         for name in names:
@@ -124,14 +115,48 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+class OpenBlob:
+    """A file that is read in worker threads. The first read opens it, so that a task which asyncio
+    cancels while its thread works leaves no descriptor behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._is_closed = False
+
+    def read(self, length: int, position: int) -> bytes:
+        """Raises OSError: FileNotFoundError only from the first read."""
+        with self._lock:
+            if self._is_closed:
+                raise StorageError("the blob was closed while it was read")
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, os.O_RDONLY)
+            return os.pread(self._descriptor, length, position)
+
+    def close(self) -> None:
+        """Waits for the read that runs."""
+        with self._lock:
+            self._is_closed = True
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+
 class IncomingFile:
-    """A blob that is being written, under a temporary name."""
+    """A blob that is being written, under a temporary name that its first piece makes.
+
+    Its steps run in worker threads, and a task that asyncio itself cancels does not wait for its
+    thread: so `discard` waits for the step that still runs, and no later one does anything.
+    """
 
     def __init__(self, folder: StoreFolder, *, has_sha256: bool) -> None:
-        self.path = folder.incoming / secrets.token_hex(16)
+        self._folder = folder
         self._hasher = BlobHasher(has_sha256=has_sha256)
-        with disk_errors(self.path.parent):
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._path = folder.incoming / secrets.token_hex(16)
+        self._lock = threading.Lock()
+        self._is_discarded = False
+        self._descriptor = -1
 
     def write(self, block: Sequence[memoryview]) -> None:
         """Write and hash the next pieces.
@@ -139,12 +164,14 @@ class IncomingFile:
         Raises:
             StorageFull, StorageError: as `disk_errors`; `discard` it then.
         """
-        for piece in block:
-            rest = piece
-            with disk_errors(self.path.parent):
+        with self._step(), disk_errors(self._folder.incoming):
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            for piece in block:
+                rest = piece
                 while rest:
                     rest = rest[os.write(self._descriptor, rest) :]
-            self._hasher.update(piece)
+                self._hasher.update(piece)
 
     def finish(self) -> Content:
         """Flush to the disk and close.
@@ -152,22 +179,42 @@ class IncomingFile:
         Raises:
             StorageFull, StorageError: the disk only now says so; `discard` it then.
         """
-        with disk_errors(self.path.parent):
-            os.fdatasync(self._descriptor)
-        self._close()
-        return Content(
-            digest=self._hasher.digest,
-            size=self._hasher.size,
-            sha256=self._hasher.sha256,
-            groups=self._hasher.groups,
-        )
+        with self._step():
+            with disk_errors(self._folder.incoming):
+                os.fdatasync(self._descriptor)
+            self._close()
+            return Content(
+                digest=self._hasher.digest,
+                size=self._hasher.size,
+                sha256=self._hasher.sha256,
+                groups=self._hasher.groups,
+            )
+
+    def install(self, name: str) -> None:
+        """Give the finished file its name below the store's folder, durably."""
+        target = self._folder.root / name
+        with self._step(), disk_errors(target.parent):
+            if not target.parent.exists():
+                target.parent.mkdir(exist_ok=True)
+                sync_folder(self._folder.blobs)
+            self._path.replace(target)
+            sync_folder(target.parent)
 
     def discard(self) -> None:
-        """Close and remove; does nothing to a file that was installed."""
-        self._close()
-        self.path.unlink(missing_ok=True)
+        """Close it, and remove what was not installed."""
+        with self._lock:
+            self._is_discarded = True
+            self._close()
+            self._path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    @contextmanager
+    def _step(self) -> Generator[None]:
+        with self._lock:
+            if self._is_discarded:
+                raise StorageError("the blob was given up while it was written")
+            yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import aclosing, contextmanager
 from typing import Final, TypeVar
@@ -26,7 +25,7 @@ from fabstir.db.s5.blobs import (
 from fabstir.primitives.cid import HashType, Multihash
 from fabstir.primitives.errors import BlobTooLarge, CorruptBlob, NotFound, StorageError
 from fabstir.protocol.crypto import Crypto
-from fabstir.storage.store._files import StoreFolder
+from fabstir.storage.store._files import OpenBlob, StoreFolder
 from fabstir.storage.store._hashing import GROUP_BYTES
 
 _LOG = logging.getLogger(__name__)
@@ -87,20 +86,19 @@ class BlobReader:
                 if piece := data[start : row.size if end is None else end]:
                     yield piece
                 return
+            file = OpenBlob(self._folder.root / row.file)
             try:
-                descriptor = await self._in_thread(lambda row=row: self._open(row))
-            except FileNotFoundError:
-                await self._lost_file(row, blob)
-                continue
-            try:
-                async with aclosing(self._pieces(row, descriptor, groups, start, end)) as pieces:
+                async with aclosing(self._pieces(row, file, groups, start, end)) as pieces:
                     async for piece in pieces:
                         yield piece
+            except FileNotFoundError:
+                await self._lost_file(row, blob)
             except _Rotten:
                 raise await self.quarantine(row) from None
+            else:
+                return
             finally:
-                os.close(descriptor)
-            return
+                file.close()
 
     def place(self, row: BlobRow) -> str:
         """Where a blob's bytes are, for people."""
@@ -148,7 +146,7 @@ class BlobReader:
         return row, load_groups(connection, row.id, start // GROUP_BYTES, last)
 
     async def _pieces(
-        self, row: BlobRow, descriptor: int, groups: bytes, start: int, end: int | None
+        self, row: BlobRow, file: OpenBlob, groups: bytes, start: int, end: int | None
     ) -> AsyncGenerator[bytes]:
         stop = row.size if end is None else min(end, row.size)
         first = start // GROUP_BYTES
@@ -157,15 +155,13 @@ class BlobReader:
             index = position // GROUP_BYTES - first
             hashes = groups[index * GROUP_HASH_BYTES : (index + _PIECE_GROUPS) * GROUP_HASH_BYTES]
             data = await self._in_thread(
-                lambda at=position, hashes=hashes: self._verified_groups(
-                    descriptor, at, row.size, hashes
-                )
+                lambda at=position, hashes=hashes: self._verified_groups(file, at, row.size, hashes)
             )
             is_whole = start <= position and position + len(data) <= stop
             yield data if is_whole else data[max(0, start - position) : stop - position]
             position += len(data)
 
-    def _verified_groups(self, descriptor: int, position: int, size: int, hashes: bytes) -> bytes:
+    def _verified_groups(self, file: OpenBlob, position: int, size: int, hashes: bytes) -> bytes:
         """Read the groups that `hashes` are of.
 
         Raises:
@@ -174,7 +170,7 @@ class BlobReader:
         num_groups = len(hashes) // GROUP_HASH_BYTES
         wanted = min(num_groups * GROUP_BYTES, size - position)
         with _unreadable_is_rotten():
-            data = os.pread(descriptor, wanted, position)
+            data = file.read(wanted, position)
         if not num_groups or len(data) != wanted:
             raise _Rotten
         view = memoryview(data)
@@ -185,13 +181,9 @@ class BlobReader:
                 raise _Rotten
         return data
 
-    def _open(self, row: BlobRow) -> int:
-        assert row.file is not None
-        with _unreadable_is_rotten():
-            return os.open(self._folder.root / row.file, os.O_RDONLY)
-
     def _whole_file(self, row: BlobRow) -> bytes:
-        with _unreadable_is_rotten(), os.fdopen(self._open(row), "rb") as file:
+        assert row.file is not None
+        with _unreadable_is_rotten(), (self._folder.root / row.file).open("rb") as file:
             return file.read(row.size)
 
     def _verified(self, row: BlobRow, blob: Multihash, data: bytes | None) -> bytes:

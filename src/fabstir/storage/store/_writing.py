@@ -115,8 +115,7 @@ class BlobWriter:
         return blob
 
     async def _put_large(self, first: _Block, rest: AsyncIterator[_Block], wanted: Put) -> BlobId:
-        has_sha256 = _is_sha256(wanted.expected)
-        incoming = await self._in_thread(lambda: IncomingFile(self.folder, has_sha256=has_sha256))
+        incoming = IncomingFile(self.folder, has_sha256=_is_sha256(wanted.expected))
         try:
             await self._receive(incoming, first, rest, wanted)
             content = await self._in_thread(incoming.finish)
@@ -155,11 +154,12 @@ class BlobWriter:
         files = [name]
         await self.db.write(lambda connection: doom(connection, files), durable=False)
         try:
-            await self._in_thread(lambda: self.folder.install(incoming.path, name))
+            await self._in_thread(lambda: incoming.install(name))
             replaced = await self.db.write(lambda c: self._keep(c, content, wanted), durable=True)
             if replaced is not None:
                 files.append(replaced)
         finally:
+            await self._in_thread(incoming.discard)  # no renaming after the sweep
             await self.sweep(files)
 
     def _keep(self, connection: Connection, content: Content, wanted: Put) -> str | None:

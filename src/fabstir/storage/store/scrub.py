@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,7 +25,7 @@ from fabstir.db.s5.blobs import (
 from fabstir.db.s5.pins import WHOLE_STORE, load_usage
 from fabstir.primitives.cid import BlobId
 from fabstir.protocol.crypto import Crypto
-from fabstir.storage.store._files import StoreFolder
+from fabstir.storage.store._files import OpenBlob, StoreFolder
 from fabstir.storage.store._hashing import GROUP_BYTES, BlobHasher
 from fabstir.storage.store._reading import BlobReader
 
@@ -167,29 +166,27 @@ class Scrubber:
     async def _check_file(self, row: BlobRow, pace: _Pace) -> tuple[Fault | None, bytes]:
         """What is wrong with a file, and the hashes of its groups as it is."""
         assert row.file is not None
-        path = self.folder.root / row.file
+        file = OpenBlob(self.folder.root / row.file)
         hasher = BlobHasher(has_sha256=False)
 
         def step(position: int) -> int:
-            data = os.pread(descriptor, _STEP_BYTES, position)
+            data = file.read(_STEP_BYTES, position)
             hasher.update(memoryview(data))
             return len(data)
 
         try:
-            descriptor = await to_thread.run_sync(os.open, path, os.O_RDONLY)
+            while num_bytes := await to_thread.run_sync(step, hasher.size):
+                await pace.spend(num_bytes)
+                if hasher.size > row.size:
+                    break
         except FileNotFoundError:
             return Fault.MISSING, b""
         except OSError:
             return Fault.ROT, b""
-        try:
-            if os.fstat(descriptor).st_size != row.size:
-                return Fault.WRONG_SIZE, b""
-            while num_bytes := await to_thread.run_sync(step, hasher.size):
-                await pace.spend(num_bytes)
-        except OSError:
-            return Fault.ROT, b""
         finally:
-            os.close(descriptor)
+            file.close()
+        if hasher.size != row.size:
+            return Fault.WRONG_SIZE, b""
         if hasher.digest != row.digest:
             return Fault.ROT, b""
         groups = hasher.groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import stat
@@ -12,7 +13,15 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.integration.s5.store.conftest import Clock
-from tests.integration.s5.store.helpers import LARGE, content, files, get, joined, stream
+from tests.integration.s5.store.helpers import (
+    LARGE,
+    content,
+    files,
+    findings,
+    get,
+    joined,
+    stream,
+)
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, HashType, Multihash
@@ -151,6 +160,22 @@ async def test_a_cancelled_put_leaves_nothing(store: BlobStore, folder: Path) ->
 
     assert files(folder) == []
     assert (await store.usage()).num_blobs == 0
+
+
+async def test_a_put_that_asyncio_cancels_leaves_no_file(folder: Path) -> None:
+    """Other than anyio's, such a task does not wait for the thread that works for it."""
+    async with open_store(folder, NATIVE) as store:
+        for turns in range(0, 600, 15):
+            data = content(turns, LARGE)
+            task = asyncio.create_task(store.put(data, owner="a", reason="test"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+
+    async with open_store(folder, NATIVE) as store:  # the last thread is done by now
+        assert await findings(store) == []
+        assert len(files(folder)) == (await store.usage("a")).num_blobs
 
 
 async def test_a_missing_blob_is_named(store: BlobStore) -> None:
