@@ -8,22 +8,28 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.integration.s5.peers.liar import open_liar, wrong_bytes
-from tests.integration.s5.peers.nodes import QUICK, open_node
+from tests.integration.s5.peers.nodes import QUICK, Accepted, listening_socket, open_node
 from tests.integration.s5.peers.raw_peer import RawPeer, dial_raw, done
+from websockets.asyncio.server import ServerConnection, serve
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import HashType, Multihash
-from fabstir.protocol.s5.registry import sign_entry, sign_stream_message
+from fabstir.primitives.errors import StorageError, StorageFull
+from fabstir.protocol.s5.registry import SignedEntry, sign_entry, sign_stream_message
 from fabstir.protocol.s5.wire import (
     Absent,
+    AnnouncePeers,
     Handshake,
     HashQuery,
     LocationType,
+    PeerInfo,
     RegistryQuery,
     StorageLocation,
     StreamQuery,
     sign_location,
+    sign_message,
 )
+from fabstir.storage.peers import Offer, open_peers
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -216,3 +222,76 @@ async def _answer_with_a_location(peer: RawPeer, url: str) -> None:
         crypto=NATIVE,
     )
     await peer.send(location.encode())
+
+
+class BrokenRegistry:
+    """A registry whose disk is full, or gone."""
+
+    async def get(self, public_key: bytes) -> SignedEntry | None:
+        raise StorageError("the disk is gone")
+
+    async def set(self, entry: SignedEntry) -> None:
+        raise StorageFull("no room")
+
+
+async def _no_offer(blob: Multihash) -> Offer | None:
+    raise StorageError("the disk is gone")
+
+
+async def test_a_disk_that_fails_ends_no_connection() -> None:
+    entry = sign_entry(b"\x09" * 32, 1, b"", NATIVE)
+    async with open_peers(
+        [],
+        node_key=b"\x01" * 32,
+        crypto=NATIVE,
+        offer=_no_offer,
+        entries=BrokenRegistry(),
+        limits=QUICK,
+    ) as peers:
+
+        async def talk(websocket: ServerConnection) -> None:
+            await peers.serve(Accepted(websocket))
+
+        async with serve(talk, "127.0.0.1", 0, close_timeout=0.1) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            async with dial_raw(f"ws://127.0.0.1:{port}") as peer:
+                await peer.send(OPENING, done(await peer.challenge(), extensions=1))
+                await peer.receive()
+                await peer.receive()
+                with anyio.fail_after(SOON):
+                    await peer.send(entry.encode(), query(MISSING, 3).encode())
+                    assert isinstance(await peer.receive(), Absent)
+                    await peer.send(RegistryQuery(public_key=entry.public_key).encode())
+                    assert isinstance(await peer.receive(), Absent)
+
+
+async def test_a_text_frame_ends_it(tmp_path: Path) -> None:
+    async def talk(websocket: ServerConnection) -> None:
+        await websocket.send("text")
+        await websocket.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0, close_timeout=0.1) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with open_node(tmp_path, 1, [f"ws://127.0.0.1:{port}"]) as node:
+            with anyio.fail_after(SOON):
+                while not node.peers.status()[0].seconds_avoided:
+                    await anyio.lowlevel.checkpoint()
+
+
+async def test_an_announced_peer_that_is_not_there_is_forgotten(tmp_path: Path) -> None:
+    with listening_socket() as closed:
+        gone = f"ws://127.0.0.1:{closed.getsockname()[1]}/s5/p2p"
+    infos = (
+        PeerInfo(public_key=b"\x0a" * 32, is_connected=True, uris=("http://no", gone)),
+        PeerInfo(public_key=b"\x0b" * 32, is_connected=True, uris=("nothing",)),
+    )
+    announcement = sign_message(b"\x55" * 32, AnnouncePeers(peers=infos), NATIVE)
+    async with open_node(tmp_path, 1) as node, dial_raw(node.url) as peer:
+        await peer.shake_hands()
+        await peer.send(announcement.encode())
+        with anyio.fail_after(SOON):
+            while len(node.peers.status()) < 2:
+                await anyio.lowlevel.checkpoint()
+            assert [status.url for status in node.peers.status()][1:] == [gone]
+            while len(node.peers.status()) > 1:
+                await anyio.lowlevel.checkpoint()
