@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, TypeVar
 
 import anyio.to_thread
@@ -34,6 +34,7 @@ from fabstir.primitives.units import Wei, cost_of, parse_amount
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import (
     Balance,
+    Conversation,
     FabstirClient,
     HostOffer,
     PaymentToken,
@@ -306,13 +307,43 @@ def close_session(
 
 
 @sessions.command("recover")
-def recover_sessions(ctx: typer.Context) -> None:
+def recover_sessions(
+    ctx: typer.Context,
+    *,
+    conversation: Annotated[
+        str | None,
+        typer.Option(help="Instead: show what the host of this session published, decrypted."),
+    ] = None,
+) -> None:
     """Look at every unfinished session on chain now, and bring home what can come."""
+    if conversation is not None:
+        _show_conversation(ctx, conversation)
+        return
 
     async def recover(client: FabstirClient, _: Settings) -> list[Settlement]:
         return await client.recover()
 
     _show_settlements(ctx, _with_client(ctx, recover))
+
+
+def _show_conversation(ctx: typer.Context, session: str) -> None:
+    """What was said, as far as the host published it; what is lost is said on standard error."""
+
+    async def read(client: FabstirClient, _: Settings) -> Conversation:
+        return await client.conversation(session)
+
+    found = _with_client(ctx, read)
+    lines = [f"{m.message.role}: {m.message.content}" for m in found.messages]
+    for part in found.missing:
+        lost = f"tokens {part.start_token} to {part.end_token} are missing: {part.reason}"
+        typer.echo(lost, err=True)
+    data = {
+        "job_id": found.job_id,
+        "messages": [message.to_json() for message in found.messages],
+        "num_checkpoints": found.num_checkpoints,
+        "missing": [asdict(part) for part in found.missing],
+    }
+    show(ctx, data, lambda: "\n".join(lines) if lines else "the host published no messages")
 
 
 def _show_settlements(ctx: typer.Context, settlements: list[Settlement]) -> None:

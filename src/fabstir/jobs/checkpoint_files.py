@@ -38,7 +38,7 @@ class CheckpointFiles:
         max_delay: float = MAX_DELAY,
     ) -> None:
         self._checkpoints = checkpoints
-        self._files = files
+        self.files = files
         self._first_delay = first_delay
         self._max_delay = max_delay
         self._stale: dict[JobId, None] = {}
@@ -86,9 +86,9 @@ class CheckpointFiles:
             return
         path = index_path(self._checkpoints.host, job_id)
         try:
-            is_there = await self._files.get(path, MAX_FRAME_BYTES) == index
+            is_there = await self.files.get(path, MAX_FRAME_BYTES) == index
         except (NotFound, CorruptBlob):
             is_there = False
         if not is_there:
             # In clear: it is what everybody gets at /v1/checkpoints, and signed.
-            await self._files.put(path, index, "application/json", encrypt=False)
+            await self.files.put(path, index, "application/json", encrypt=False)

@@ -1,6 +1,7 @@
 """The renter's side: find a host, lock a deposit, talk, check receipts, get the rest back."""
 
 from fabstir.sdk.answer import Answer
+from fabstir.sdk.checkpoints import Conversation, MissingPart
 from fabstir.sdk.client import open_client
 from fabstir.sdk.events import AnswerEvent, Finished, ReceiptVerified, Text
 from fabstir.sdk.money import PaymentToken, Settlement
@@ -12,9 +13,11 @@ __all__ = [
     "Answer",
     "AnswerEvent",
     "Balance",
+    "Conversation",
     "FabstirClient",
     "Finished",
     "HostOffer",
+    "MissingPart",
     "Model",
     "PaymentToken",
     "Quote",

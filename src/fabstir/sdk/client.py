@@ -21,6 +21,7 @@ from fabstir.config import Settings
 from fabstir.crypto import NATIVE as NATIVE_CRYPTO
 from fabstir.db import open_database
 from fabstir.p2p import P2PConfig, open_p2p
+from fabstir.sdk.checkpoints import CheckpointReader
 from fabstir.sdk.deposits import Deposits
 from fabstir.sdk.discovery import Discovery
 from fabstir.sdk.journal import RenterJournal
@@ -28,6 +29,8 @@ from fabstir.sdk.money import NATIVE, read_token
 from fabstir.sdk.renter import FabstirClient
 from fabstir.sdk.session import SessionServices
 from fabstir.sdk.watcher import Watcher
+from fabstir.storage.portals import expand
+from fabstir.storage.portals import open_client as open_portal_client
 
 
 @asynccontextmanager
@@ -86,6 +89,7 @@ async def _open_parts(
         queue = await enter(open_transaction_queue(chain, wallet, db, options))
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE_CRYPTO, clock=clock))
         http = await enter(httpx.AsyncClient(trust_env=False))
+        portals = await enter(open_portal_client())
 
         contracts = Contracts.of(chain, deployment)
         contract = contracts.marketplace.address
@@ -115,6 +119,13 @@ async def _open_parts(
             crypto=NATIVE_CRYPTO,
             http=http,
         )
+        checkpoints = CheckpointReader(
+            chain=chain,
+            marketplace=contracts.marketplace,
+            client=portals,
+            portals=expand(settings.s5.portals),
+            crypto=NATIVE_CRYPTO,
+        )
         tokens = (NATIVE, await read_token(chain, deployment.usdc, "usdc"))
         tasks = await enter(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
@@ -126,6 +137,7 @@ async def _open_parts(
             discovery=discovery,
             services=services,
             deposits=deposits,
+            checkpoints=checkpoints,
             tokens=tokens,
         )
 

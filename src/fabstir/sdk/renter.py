@@ -16,6 +16,7 @@ from fabstir.db.renter import RenterSession, RenterState
 from fabstir.primitives.errors import ConfigError, InsufficientFunds
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import TokenCount, Wei, tokens_for
+from fabstir.sdk.checkpoints import CheckpointReader, Conversation
 from fabstir.sdk.deposits import Deposits, offer_of
 from fabstir.sdk.discovery import FIND_TIMEOUT, Discovery
 from fabstir.sdk.drafts import draft_session, spending_cap
@@ -63,6 +64,7 @@ class FabstirClient:
         discovery: Discovery,
         services: SessionServices,
         deposits: Deposits,
+        checkpoints: CheckpointReader,
         tokens: tuple[PaymentToken, ...],
     ) -> None:
         self.wallet = services.wallet.address
@@ -73,6 +75,7 @@ class FabstirClient:
         self._discovery = discovery
         self._services = services
         self._deposits = deposits
+        self._checkpoints = checkpoints
         self._journal = services.journal
         self._watcher = services.watcher
 
@@ -218,6 +221,20 @@ class FabstirClient:
         await self._watcher.look_at_all()
         rows = [row for row in await self._journal.sessions() if row.id in unfinished]
         return [await self._watcher.settlement(row, await self._token_of(row)) for row in rows]
+
+    async def conversation(self, session: str) -> Conversation:
+        """What a session's host published of the conversation, opened with its recovery key.
+
+        It is what was said until the host's last claim.
+
+        Args:
+            session: its id or its number.
+
+        Raises:
+            ConfigError: the journal knows no such session, so its key is not here.
+            NotFound: nothing was claimed for it.
+        """
+        return await self._checkpoints.conversation(await self._find(session))
 
     async def balances(self) -> tuple[Balance, ...]:
         """What the wallet has, by payment token."""

@@ -29,6 +29,7 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
     StorageError,
 )
+from fabstir.protocol.crypto import Crypto
 from fabstir.storage._group_fetch import GroupFetch, Report
 from fabstir.storage._part import PartFile, open_part
 from fabstir.storage._runs import Runs
@@ -37,7 +38,7 @@ from fabstir.storage.portals._persist import persist
 from fabstir.storage.portals.http import DEFAULT_PATIENCE, Patience
 from fabstir.storage.verified import GroupTree, num_groups
 
-__all__ = ["BlobSource", "Fetched", "OnDropped", "OnProgress", "fetch_blob"]
+__all__ = ["BlobSource", "Fetched", "OnDropped", "OnProgress", "fetch_blob", "read_whole"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,6 +100,28 @@ async def fetch_blob(
         if not await fetch.run():
             raise fetch.failure()
     return Fetched(bytes_from=report.bytes_from, dropped=report.dropped)
+
+
+async def read_whole(
+    blob: BlobId,
+    source: BlobSource,
+    *,
+    client: httpx.AsyncClient,
+    crypto: Crypto,
+    patience: Patience = DEFAULT_PATIENCE,
+) -> bytes:
+    """A short blob in memory, from one source.
+
+    Raises:
+        PortalLied: its bytes are not the blob's.
+        NotFound, PortalError: it has nothing, refuses, or does not answer.
+    """
+    data = bytearray()
+    if blob.size:
+        await SourceReader(source, blob, client, patience).read_range(0, blob.size, data)
+    if crypto.blake3(bytes(data)) != blob.digest:
+        raise PortalLied(source.origin, f"its bytes are not those of blob {blob.encode()}")
+    return bytes(data)
 
 
 class _Fetch:
