@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final, Protocol, Self
 
 import coincurve
+from tests.fuzz.s5_door_targets import S5_DOOR_TARGETS
 from tests.fuzz.s5_path_targets import S5_PATH_TARGETS
 from tests.fuzz.s5_targets import S5_TARGETS
 from tests.fuzz.s5_tree_targets import S5_TREE_TARGETS
@@ -237,6 +238,7 @@ TARGETS: Final[dict[str, Target]] = {
     "json": json,
     "keys_and_signatures": keys_and_signatures,
     **S5_TARGETS,
+    **S5_DOOR_TARGETS,
     **S5_PATH_TARGETS,
     **S5_TREE_TARGETS,
 }

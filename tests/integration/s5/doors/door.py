@@ -162,8 +162,11 @@ async def open_door(
     listener = bind("127.0.0.1", port, setting="s5.port")
     port = listener.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    identity = Identity(secrets.token_bytes(16), NATIVE)
     folder.mkdir(parents=True, exist_ok=True)
+    seed = folder / "seed"
+    if not seed.exists():
+        seed.write_bytes(secrets.token_bytes(16))
+    identity = Identity(seed.read_bytes(), NATIVE)
     token = load_owner_token(folder)
     async with AsyncExitStack() as stack:
         stack.enter_context(listener)

@@ -24,4 +24,4 @@ async def main(folder: str) -> None:
 
 if __name__ == "__main__":
     resumable.SYNC_BYTES = SYNC_BYTES
-    anyio.run(main, *sys.argv[1:])
+    anyio.run(main, sys.argv[1])

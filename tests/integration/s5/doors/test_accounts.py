@@ -6,6 +6,7 @@ import secrets
 import stat
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -31,6 +32,7 @@ from fabstir.storage.owner_token import OWNER_TOKEN_FILE, load_owner_token
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
+MSGPACK: Any = msgpack  # it has no types
 LOGIN, REGISTER = ChallengeKind.LOGIN, ChallengeKind.REGISTER
 
 
@@ -206,7 +208,7 @@ async def test_pins_as_portals_list_them(door: Door) -> None:
     async def listed(cursor: int | None = None) -> tuple[int, list[bytes]]:
         params = {} if cursor is None else {"cursor": str(cursor)}
         answer = await account.http.get("/s5/account/pins.bin", params=params)
-        unpacker = msgpack.Unpacker()
+        unpacker = MSGPACK.Unpacker()
         unpacker.feed(answer.content)
         kind, newest, hashes = list(unpacker)
         assert kind == 0

@@ -307,10 +307,9 @@ async def test_who_comes_back_takes_over(door: Door) -> None:
                 while answer.status_code == 409:
                     offset = await offset_of(again, url)
                     answer = await send(again, url, offset, data[offset:])
+            assert answer.status_code == 204
+            assert answer.headers["upload-cid"] == blob_of(data).encode("z")
         tasks.cancel_scope.cancel()
-
-    assert answer.status_code == 204
-    assert answer.headers["upload-cid"] == blob_of(data).encode("z")
 
 
 async def test_uploads_expire(folder: Path) -> None:
