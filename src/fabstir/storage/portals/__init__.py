@@ -15,6 +15,7 @@ from fabstir.storage.portals.http import (
 from fabstir.storage.portals.pool import PortalPool, PortalUsage
 from fabstir.storage.portals.portal import Portal
 from fabstir.storage.portals.presets import PRESETS, expand
+from fabstir.storage.portals.probe import Check, PortalReport, probe
 from fabstir.storage.portals.queue import PendingUpload, UploadQueue, open_upload_queue
 from fabstir.storage.portals.session import Session, load_session, sign_in
 from fabstir.storage.portals.source import OnProgress, Source, bytes_source, spooled_source
@@ -25,6 +26,7 @@ __all__ = [
     "AccountStats",
     "Backoff",
     "Bridge",
+    "Check",
     "HealthReport",
     "LocationAnswer",
     "OnProgress",
@@ -36,6 +38,7 @@ __all__ = [
     "PortalHttp",
     "PortalNode",
     "PortalPool",
+    "PortalReport",
     "PortalRequest",
     "PortalUsage",
     "Session",
@@ -47,6 +50,7 @@ __all__ = [
     "open_client",
     "open_upload_queue",
     "parse_origin",
+    "probe",
     "sign_in",
     "spooled_source",
 ]
