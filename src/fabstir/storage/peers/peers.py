@@ -317,11 +317,8 @@ class Peers:
 
     def _accepts(self, session: PeerSession, location: StorageLocation) -> bool:
         if location.expiry <= self._clock():
-            is_relayed = location.public_key != session.peer_key
-            skew = 0 if is_relayed else self._limits.clock_tolerance
-            if location.expiry + skew <= self._clock() and self.network.standing.strike(
-                session.peer_key
-            ):
+            is_late = location.expiry + self._limits.clock_tolerance <= self._clock()
+            if is_late and self.network.standing.strike(session.peer_key):
                 self._drop(session.peer_key, "it sends expired locations")
             return False
         if location.type not in _USABLE_TYPES or not location.parts:
