@@ -77,9 +77,16 @@ class PutFile:
         return Slot(file=with_history(self.file, older, self.max_versions))
 
     def is_done(self, slot: Slot) -> bool:
-        """The same content, however it is encrypted."""
+        """The same content, however it is encrypted; or this very file, which a registry took and
+        then said no, because its answer was lost on the way and somebody went on from there."""
+        if slot.file is None:
+            return False
+        if self.file.encryption is not None and self.file.size > 0:
+            versions = versions_of(slot.file)
+            if any(version.hash == self.file.hash for version in versions):
+                return True
         is_conditional = self.if_none_match or self.if_match is not None
-        return not is_conditional and slot.file is not None and same_content(slot.file, self.file)
+        return not is_conditional and same_content(slot.file, self.file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

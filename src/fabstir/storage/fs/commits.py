@@ -28,7 +28,7 @@ from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.encryption import NONCE_BYTES
 from fabstir.protocol.s5.limits import MAX_REVISION
 from fabstir.storage.fs.changes import Change, PutDirectory, Slot, same_link
-from fabstir.storage.fs.directories import Directories, Loaded, State
+from fabstir.storage.fs.directories import Directories, Loaded, LostRace, State
 from fabstir.storage.fs.keys import (
     child_of,
     derived_child,
@@ -263,11 +263,12 @@ class Commits:
             # One that was deleted may have lost its name by now.
             replaces = attempts.replaced.get(name) if slot.directory is not None else None
             link = PutDirectory(path=path, ref=ref, replaces=replaces)
-            if not link.is_done(slot) and not same_link(slot.directory, replaces):
+            if same_link(slot.directory, replaces):
+                if slot.is_empty:
+                    await looks.claim(path, name)
+                edit.note(name, stored, slot, link.apply(slot))
+            elif not link.is_done(slot):
                 return None
-            if slot.is_empty:
-                await looks.claim(path, name)
-            edit.note(name, stored, slot, link.apply(slot))
         for name, changes in plan.changes.items():
             stored, slot = await self._directories.slot(loaded, name)
             base = attempts.bases.setdefault(name, slot)
@@ -291,8 +292,8 @@ class Commits:
         is_sealed = capability.cid.encryption_key is not None
         try:
             await self._directories.publish(capability, loaded.revision + 1, blob)
-        except WriteConflict:
-            if is_sealed:
+        except LostRace as lost:
+            if is_sealed and lost.is_certain:
                 await self._directories.release([blob, *rewritten.stored])
             return False
         await self._release(loaded, edit, rewritten)

@@ -7,6 +7,7 @@ this object remembers the newest entry of each key that it met.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +20,7 @@ from fabstir.primitives.errors import (
     NotFound,
     PortalLied,
     RemoteProtocolError,
+    StorageError,
     WriteConflict,
 )
 from fabstir.protocol.crypto import Crypto
@@ -46,6 +48,8 @@ from fabstir.storage.fs.changes import Slot
 from fabstir.storage.fs.paths import other_spellings
 from fabstir.storage.ports import Blobs, Registry
 
+_LOG = logging.getLogger(__name__)
+
 MAX_ENTRIES_REMEMBERED: Final = 100_000
 """Keys whose newest revision is remembered: some 30 MB at most."""
 
@@ -67,6 +71,19 @@ class State(Enum):
     MISSING = "missing"
     DELETED = "deleted"
     PRESENT = "present"
+
+
+class LostRace(WriteConflict):
+    """Another writer's revision is there.
+
+    Attributes:
+        is_certain: whether ours was never there. Behind a portal whose answer was lost it may have
+            been, and been gone on from.
+    """
+
+    def __init__(self, what: str, *, is_certain: bool) -> None:
+        super().__init__(what, "its next revision was published meanwhile")
+        self.is_certain = is_certain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +325,7 @@ class Directories:
         """Let a directory's link lead to a blob; None: to nothing, it is deleted.
 
         Raises:
-            WriteConflict: somebody else published this revision, or a higher one.
+            LostRace: somebody else published this revision, or a higher one.
             AccessDenied: the capability only reads.
         """
         if capability.write_key is None:
@@ -317,10 +334,11 @@ class Directories:
         entry = sign_entry(capability.write_key, revision, data, self.crypto)
         try:
             await self._registry.set(entry)
-        except WriteConflict:
+        except WriteConflict as exc:
             newest = await self._registry.get(entry.public_key)
             if newest is None or (newest.revision, newest.data) != (revision, data):
-                raise
+                is_certain = newest is not None and newest.revision == revision
+                raise LostRace(exc.what, is_certain=is_certain) from exc
         self._seen.put(entry.public_key, entry, 1)
 
     async def is_taken(self, public_key: bytes, path: str) -> bool:
@@ -328,8 +346,14 @@ class Directories:
         return await self._newest(public_key, path) is not None
 
     async def release(self, blobs: Iterable[Multihash]) -> None:
-        """Drop pins of blobs that nothing names any more."""
-        await self.blobs.release(list(blobs))
+        """Drop pins of blobs that nothing names any more.
+
+        What was written is durable by now, so a store that fails here only keeps too much.
+        """
+        try:
+            await self.blobs.release(list(blobs))
+        except StorageError as exc:
+            _LOG.warning("old blobs stay until the next vacuum", extra={"reason": str(exc)})
 
     def reason(self, what: str) -> str:
         """Why a blob of this tree is pinned."""

@@ -413,7 +413,8 @@ class FileSystem(ReadOnlyTree):
         Raises:
             CorruptBlob, AccessDenied, PortalError: a part of the tree cannot be read, so nothing
                 is released.
-            WriteConflict: the tree never stood still.
+            WriteConflict: the tree never stood still, or a snapshot is being made; nothing is
+                released.
         """
         return await self._vacuum.run(pins, min_age)
 

@@ -8,18 +8,26 @@ nothing that was deleted can come back under an old key.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from fabstir.primitives.cid import Multihash
-from fabstir.primitives.errors import PathRefused, WriteConflict
+from fabstir.primitives.errors import (
+    PathRefused,
+    RemoteProtocolError,
+    StorageError,
+    WriteConflict,
+)
 from fabstir.protocol.s5.directory import DirRef, FileRef
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.limits import MAX_PATH_DEPTH
 from fabstir.storage.fs.commits import MAX_ATTEMPTS
-from fabstir.storage.fs.directories import FILE_KEY, Directories, Loaded, State
+from fabstir.storage.fs.directories import FILE_KEY, Directories, Loaded, LostRace, State
 from fabstir.storage.fs.keys import MOUNTED, MOVING, child_of
 from fabstir.storage.fs.ownership import own_blobs
 from fabstir.storage.fs.paths import Segments, format_path
+
+_LOG = logging.getLogger(__name__)
 
 _RELEASED_AT_ONCE = 512
 
@@ -58,9 +66,13 @@ class Removal:
             await self._end_below(loaded, segments, is_recursive=is_recursive)
             try:
                 await self._directories.publish(child, loaded.revision + 1, None)
-            except WriteConflict:
+            except LostRace:
                 continue
-            await self._release(loaded)
+            try:
+                await self._release(loaded)
+            except (StorageError, RemoteProtocolError) as exc:
+                # It is deleted, durably; what cannot be read now is left to a vacuum.
+                _LOG.warning("old blobs stay until the next vacuum", extra={"reason": str(exc)})
             return
         raise WriteConflict(path, f"{MAX_ATTEMPTS} times somebody wrote into it meanwhile")
 

@@ -9,11 +9,12 @@ read for it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fabstir.primitives.errors import NotFound, PathRefused
+from fabstir.primitives.errors import NotFound, PathRefused, RemoteProtocolError, StorageError
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.derivation import KEY_BYTES, child_directory
 from fabstir.protocol.s5.directory import Directory, DirRef, FileRef, LinkKind
@@ -26,6 +27,8 @@ from fabstir.storage.fs.keys import child_of, plain_extra
 from fabstir.storage.fs.plans import Plan
 from fabstir.storage.fs.rewriting import Rewriting
 from fabstir.storage.fs.values import split_time
+
+_LOG = logging.getLogger(__name__)
 
 _INDEX: Final = "\0snapshots"
 """Derives the index's keys from the root's. No name begins with NUL, so no directory has them."""
@@ -77,8 +80,13 @@ class Snapshots:
         )
 
     async def has_none(self) -> bool:
-        """Whether there is no snapshot, and none is being made."""
-        loaded = await self._directories.load(self._index, "the index of snapshots")
+        """Whether there is certainly no snapshot, and none is being made."""
+        try:
+            loaded = await self._directories.load(self._index, "the index of snapshots")
+        except (StorageError, RemoteProtocolError) as exc:
+            # What this decides comes after a write that is durable: it must not fail it.
+            _LOG.warning("the index of snapshots cannot be read", extra={"reason": str(exc)})
+            return False
         return not loaded.directory.dirs and loaded.directory.sharding is None
 
     async def make(self, source: Loaded, file: tuple[str, FileRef] | None) -> Snapshot:

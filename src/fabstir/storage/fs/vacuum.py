@@ -161,9 +161,18 @@ class Vacuum:
     def _below(
         self, parent: Capability, name: str, ref: DirRef, index: Capability
     ) -> Capability | None:
-        """What may hold pins of this tree: what it may write, and its snapshots."""
+        """What may hold pins of this tree: what it may write, and its snapshots.
+
+        Raises:
+            WriteConflict: one of them is being made.
+        """
         if ref.kind is LinkKind.MUTABLE:
             child = child_of(parent, name, ref, self._directories.crypto)
             return None if child.write_key is None else child
         is_snapshot = parent.cid.kind is LinkKind.FIXED or parent.cid == index.cid
-        return Capability(DirectoryCid.of(ref)) if is_snapshot and ref.link != NOTHING else None
+        if is_snapshot and ref.link == NOTHING:
+            raise WriteConflict(
+                "the tree",
+                "a snapshot is being made, whose files are not known yet: try again later",
+            )
+        return Capability(DirectoryCid.of(ref)) if is_snapshot else None

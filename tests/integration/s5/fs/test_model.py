@@ -239,5 +239,5 @@ class TestTwoWritersForLong(TwoWriters.TestCase):  # type: ignore[misc]
     """The same for minutes."""
 
     settings = settings(
-        max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=_CHECKS
+        max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=_CHECKS
     )

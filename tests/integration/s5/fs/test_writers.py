@@ -10,10 +10,16 @@ import anyio
 import pytest
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.errors import FabstirError, NotFound, PathRefused, WriteConflict
+from fabstir.primitives.errors import (
+    FabstirError,
+    NotFound,
+    PathRefused,
+    PortalUnavailable,
+    WriteConflict,
+)
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.registry import SignedEntry
-from fabstir.storage.fs import FileSystem
+from fabstir.storage.fs import FileSystem, open_tree
 from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -23,12 +29,14 @@ class HeldRegistry:
     """The real registry, where another writer comes in between reading and writing.
 
     Attributes:
-        before_set: what the other writer does before the next entry is set.
+        before_set: what happens before the next entry is set: another writer comes in.
+        after_set: what happens after it: the answer is lost.
     """
 
     def __init__(self, registry: LocalRegistry) -> None:
         self._registry = registry
         self.before_set: list[Callable[[], object]] = []
+        self.after_set: list[Callable[[], object]] = []
         self.num_sets = 0
 
     async def get(self, public_key: bytes) -> SignedEntry | None:
@@ -41,6 +49,10 @@ class HeldRegistry:
             await pending
         self.num_sets += 1
         await self._registry.set(entry)
+        if self.after_set:
+            pending = self.after_set.pop(0)()
+            assert asyncio.iscoroutine(pending)
+            await pending
 
 
 @pytest.fixture
@@ -108,9 +120,13 @@ async def test_conditions_are_checked_again(
     assert await fs.get("d/a", 10) == b"new"
 
 
+@pytest.mark.parametrize("is_compatible", [False, True])
 async def test_both_make_the_same_directories(
-    slow: FileSystem, fs: FileSystem, held: HeldRegistry
+    blobs: LocalBlobs, held: HeldRegistry, root: Capability, *, is_compatible: bool
 ) -> None:
+    slow, fs = (
+        FileSystem(blobs, held, root, NATIVE, is_compatible=is_compatible) for _ in range(2)
+    )
     await fs.put("first", b"")
     for before in range(3):
         name = f"d{before}"
@@ -286,3 +302,52 @@ async def test_one_name_however_it_was_typed(fs: FileSystem, other: FileSystem) 
 
     assert [info.path async for info in fs.walk()] == ["caf\u00e9"]
     assert await fs.get("cafe\u0301", 10) == b"2"
+
+
+async def test_a_registry_whose_answer_is_lost(
+    slow: FileSystem, fs: FileSystem, held: HeldRegistry, store: BlobStore
+) -> None:
+    """The entry was taken, and the writer hears something else."""
+
+    async def no_answer() -> None:
+        raise PortalUnavailable("http://portal", "the connection broke")
+
+    async def went_on_and_said_no() -> None:
+        await fs.put("d/other", b"other")
+        raise WriteConflict("the entry", "a higher revision is there")
+
+    await fs.make_directory("d")
+    held.after_set = [no_answer]
+    with pytest.raises(PortalUnavailable):
+        await slow.put("d/a", b"1", if_none_match=True)
+    held.after_set = [went_on_and_said_no]
+    info = await slow.put("d/b", b"2", if_none_match=True)
+
+    await store.collect(grace_seconds=-60)
+    assert await fs.get("d/a", 1) == b"1"
+    assert await fs.get("d/b", 1) == b"2"
+    assert await fs.stat("d/b") == info
+    await slow.put("d/c", b"3")
+    assert [found.path async for found in fs.walk("d")] == ["d/a", "d/b", "d/c", "d/other"]
+
+
+async def test_a_vacuum_waits_for_a_snapshot(
+    slow: FileSystem, fs: FileSystem, held: HeldRegistry, store: BlobStore
+) -> None:
+    await slow.put("d/f", b"1")
+    refused: list[WriteConflict] = []
+
+    async def vacuum() -> None:
+        await fs.delete("d/f")
+        with pytest.raises(WriteConflict) as caught:
+            await fs.vacuum(store.pins())
+        refused.append(caught.value)
+
+    held.before_set = [asyncio_nothing, vacuum]
+    snapshot = await slow.snapshot("d")
+    await fs.vacuum(store.pins(), min_age=-60)
+    await store.collect(grace_seconds=-60)
+
+    assert len(refused) == 1
+    tree = open_tree(snapshot.capability, LocalBlobs(store, "bob"), held, NATIVE)
+    assert await tree.get("f", 1) == b"1"
