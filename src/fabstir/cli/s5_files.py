@@ -204,8 +204,8 @@ def mv(
 
 
 @app.command("share")
-def share(ctx: typer.Context, path: PathArgument) -> None:
-    """Print a capability: whoever has this text can read the file or directory, and go on so."""
+def share(ctx: typer.Context, path: Annotated[str, typer.Argument(metavar="PATH")] = "") -> None:
+    """Print a directory's capability: whoever has this text reads all below, now and later."""
     settings = invocation(ctx).settings()
 
     async def run() -> Any:

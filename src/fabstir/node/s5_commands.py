@@ -108,6 +108,9 @@ class S5Commands:
     async def mv(self, asked: Asked) -> Json:
         """Move or rename."""
         path, to = asked.arguments.text("path"), asked.arguments.text("to")
+        above, _, _name = to.strip("/").rpartition("/")
+        if above:
+            await self._s5.files.make_directory(above)
         await self._s5.files.move(path, to)
         return {"path": path, "to": to}
 

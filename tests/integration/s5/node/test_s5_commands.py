@@ -1,0 +1,209 @@
+"""`fabstir s5 ...`: every command on a node that runs, and on the folder of one that does not."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.s5.process import options, s5_process
+
+from fabstir.cli.app import run
+from fabstir.crypto import NATIVE
+from fabstir.primitives.cid import BlobId
+from fabstir.telemetry import configure_logging
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quiet")]
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    yield
+    configure_logging("warning")
+
+
+@pytest.fixture(scope="module", params=["alone", "serving"])
+def folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Of a node that runs, or that does not."""
+    made = tmp_path_factory.mktemp(request.param)
+    if request.param == "alone":
+        yield made
+        return
+    with s5_process(made):
+        yield made
+
+
+@pytest.fixture
+def s5(folder: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command; returns its JSON, or what it said on stderr where it must fail."""
+
+    def command(*args: str, code: int = 0) -> Any:
+        capsys.readouterr()
+        status = run([*options(folder, {}), "--json", "s5", *args])
+        said = capsys.readouterr()
+        assert status == code, said.err
+        if code:
+            return said.err
+        return json.loads(said.out) if said.out.startswith("{") else said.out
+
+    return command
+
+
+def test_a_file_goes_in_and_comes_out(s5: Command, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 8192
+    (tmp_path / "a.bin").write_bytes(content)
+
+    stored = s5("put", str(tmp_path / "a.bin"), "docs/")
+    fetched = s5("get", "docs/a.bin", "-o", str(tmp_path / "out"))
+    as_blob = s5("get", stored["cid"], "-o", str(tmp_path / "sealed"))
+
+    assert (stored["path"], stored["size"]) == ("docs/a.bin", len(content))
+    assert stored["blake3"] == NATIVE.blake3(content).hex()
+    assert Path(fetched["file"]).read_bytes() == content
+    sealed = (tmp_path / "sealed").read_bytes()
+    assert as_blob["size"] == len(sealed) > len(content)
+    assert NATIVE.blake3(sealed) == BlobId.decode(stored["cid"]).digest
+    assert content[:64] not in sealed
+
+
+def test_an_interrupted_download_goes_on(s5: Command, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 4096
+    (tmp_path / "a.bin").write_bytes(content)
+    stored = s5("put", str(tmp_path / "a.bin"), "part.bin")
+    part = tmp_path / f".out.{stored['cid'][-16:]}.part"
+    part.write_bytes(content[:300_000])
+
+    s5("get", "part.bin", "-o", str(tmp_path / "out"))
+
+    assert (tmp_path / "out").read_bytes() == content
+    assert not part.exists()
+
+
+def test_a_part_that_was_damaged_is_not_believed(s5: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"a" * 1000)
+    stored = s5("put", str(tmp_path / "a.bin"), "damaged.bin")
+    (tmp_path / f".out.{stored['cid'][-16:]}.part").write_bytes(b"b" * 500)
+
+    said = s5("get", "damaged.bin", "-o", str(tmp_path / "out"), code=1)
+    s5("get", "damaged.bin", "-o", str(tmp_path / "out"))
+
+    assert "are not what was stored" in said
+    assert (tmp_path / "out").read_bytes() == b"a" * 1000
+
+
+def test_standard_input_and_output(s5: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from a pipe")))
+
+    s5("put", "-", "piped.txt")
+    out = s5("get", "piped.txt", "-o", "-")
+
+    assert out == "from a pipe"
+
+
+def test_a_folder_is_one_commit_and_lists_page_by_page(s5: Command, tmp_path: Path) -> None:
+    for index in range(12):
+        file = tmp_path / "site" / f"{index % 3}" / f"{index}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(index))
+
+    stored = s5("put", "-r", str(tmp_path / "site"), "www")
+    first = s5("ls", "www/0", "--limit", "3")
+    rest = s5("ls", "www/0", "--limit", "3", "--cursor", first["cursor"])
+    everything = s5("ls", "www/0", "--limit", "3", "--all")
+
+    assert (stored["num_files"], stored["num_bytes"]) == (12, 14)
+    names = [entry["path"] for entry in first["entries"] + rest["entries"]]
+    assert names == [entry["path"] for entry in everything["entries"]]
+    assert sorted(names) == ["www/0/0.txt", "www/0/3.txt", "www/0/6.txt", "www/0/9.txt"]
+
+
+def test_moving_deleting_and_what_does_not_exist(s5: Command, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    s5("put", str(tmp_path / "a"), "x/a")
+
+    s5("mv", "x/a", "y/b")
+
+    assert "no file or directory" in s5("get", "x/a", "-o", "-", code=1)
+    assert "not empty" in s5("rm", "y", code=1)
+    s5("rm", "-r", "y")
+    assert "there is no directory" in s5("rm", "y/b", code=1)
+    assert "paths are written out in full" in s5("put", str(tmp_path / "a"), "../a", code=1)
+    assert "no such file" in s5("put", str(tmp_path / "missing"), "a", code=2)
+    assert "add -r" in s5("put", str(tmp_path), "a", code=2)
+
+
+def test_pins_usage_places_collection_and_scrub(s5: Command, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("pinned")
+    cid = s5("put", str(tmp_path / "a"), "pinned.txt")["cid"]
+
+    s5("pin", cid, "--reason", "a test")
+    s5("rm", "pinned.txt")
+    s5("gc", "--grace", "0")
+    usage = s5("du", "--where")
+    where = s5("where", cid)
+    scrubbed = s5("scrub")
+    s5("unpin", cid)
+    s5("gc", "--grace", "0")
+
+    assert {"owner": "pins", "reason": "a test"}.items() <= next(
+        line for line in usage["owners"] if line["owner"] == "pins"
+    ).items()
+    assert usage["num_missing"] == 0
+    assert [copy["place"] for copy in where["copies"]] == ["this node"]
+    assert scrubbed["num_bad"] == 0
+    assert scrubbed["num_blobs"] > 0
+    assert "has blob" in s5("pin", cid, code=1)
+    assert "no blob's identifier" in s5("pin", "blobb", code=1)
+
+
+def test_everything_leaves_in_one_file_and_comes_back(s5: Command, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("exported")
+    s5("put", str(tmp_path / "a"), "exported.txt")
+
+    exported = s5("export", str(tmp_path / "all.s5car"))
+    imported = s5("import", str(tmp_path / "all.s5car"))
+
+    assert exported["num_blobs"] == imported["num_blobs"] > 0
+    assert "exists already" in s5("export", str(tmp_path / "all.s5car"), code=2)
+    assert "no such file" in s5("import", str(tmp_path / "none"), code=2)
+
+
+def test_sharing_the_queue_and_the_identity(s5: Command, folder: Path) -> None:
+    shared = s5("share")
+    identity = s5("identity", "show")
+    words = s5("identity", "show", "--phrase")
+
+    assert shared["capability"].startswith("b")
+    assert s5("queue", "--wait") == {"uploads": []}
+    assert identity["node_id"].startswith("z")
+    assert len(words["phrase"].split()) == 12
+    assert Path(identity["file"]) == folder / "s5.identity"
+    assert "is not overwritten" in s5("identity", "import", code=1)
+
+
+def test_an_identity_comes_in_as_hex_or_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def imported(folder: Path, text: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text + "\n"))
+        status = run([*options(folder, {}), "--json", "s5", "identity", "import"])
+        said = capsys.readouterr()
+        return status, said.err or said.out
+
+    status, said = imported(tmp_path / "hex", "00" * 16)
+    zeros = json.loads(said)["node_id"]
+    same = imported(tmp_path / "words", "abandon " * 11 + "about")
+    wrong = imported(tmp_path / "wrong", "abandon " * 12)
+
+    assert (status, same[0]) == (0, 0)
+    assert json.loads(same[1])["node_id"] == zeros
+    assert wrong[0] == 1
+    assert "not an S5 identity" in wrong[1]
