@@ -10,6 +10,7 @@ import anyio
 import uvicorn
 from starlette.types import ASGIApp
 
+from fabstir.node.head_timeout import HeadTimeoutProtocol
 from fabstir.primitives.errors import ConfigError
 from fabstir.protocol.limits import MAX_FRAME_BYTES
 
@@ -62,6 +63,7 @@ async def open_server(app: ASGIApp, listener: socket.socket) -> AsyncGenerator[N
     """Serve `app` on a bound socket for the length of the block."""
     config = uvicorn.Config(
         app,
+        http=HeadTimeoutProtocol,
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -162,12 +162,22 @@ class ResumableUploads:
         return Upload.of(row)
 
     async def find(self, upload_id: str, owner: str) -> Upload:
-        """How far it is.
+        """How far it is. Whole is said only of what the store has: until then this waits.
 
         Raises:
             NotFound: there is none of this id and owner, or it has expired.
+            StorageFull, QuotaExceeded, HashMismatch: all bytes are here, and the store cannot take
+                them; see `append`.
         """
-        return Upload.of(await self._row(upload_id, owner))
+        row = await self._row(upload_id, owner)
+        if row.blob is None and row.offset == row.length:
+            # Its client may have given up waiting for the last answer, and would take an upload
+            # for done that can still fail.
+            async with self._turn(upload_id, takes_over=False):
+                row = await self._row(upload_id, owner)
+                if row.blob is None and row.offset == row.length:
+                    row = await self._finish(row)
+        return Upload.of(row)
 
     async def append(
         self,
@@ -234,7 +244,7 @@ class ResumableUploads:
             if row.blob is not None or row.offset < row.length:
                 continue
             try:
-                await self.append(row.id, row.owner, row.length, _nothing())
+                await self.find(row.id, row.owner)
             except StorageError as error:
                 logger.warning("an upload cannot be finished", extra={"reason": str(error)})
 
@@ -269,12 +279,12 @@ class ResumableUploads:
         return row
 
     @asynccontextmanager
-    async def _turn(self, upload_id: str) -> AsyncGenerator[None]:
-        """One writer at a time; the newest stops the one before."""
+    async def _turn(self, upload_id: str, *, takes_over: bool = True) -> AsyncGenerator[None]:
+        """One writer at a time; the newest stops the one before, if it `takes_over`."""
         turn = self._turns.setdefault(upload_id, _Turn())
         turn.num_users += 1
         try:
-            if turn.scope is not None:
+            if takes_over and turn.scope is not None:
                 turn.scope.cancel()
             async with turn.lock:
                 with anyio.CancelScope() as turn.scope:
@@ -340,11 +350,6 @@ class ResumableUploads:
     async def _drop(self, row: TusRow) -> None:
         await self._store.db.write(lambda db: delete_upload(db, row.id), durable=True)
         await anyio.Path(self._path(row)).unlink(missing_ok=True)
-
-
-async def _nothing() -> AsyncGenerator[bytes]:
-    for piece in ():
-        yield piece
 
 
 def _require_fit(size: int, length: int) -> None:

@@ -46,8 +46,9 @@ def require_caller(request: HTTPConnection) -> Caller:
         raise HttpRefusal(
             401,
             "unauthorized",
-            "this needs a token: Authorization: Bearer, the cookie s5-auth-token or ?auth_token= "
-            "(fabstir s5 login, or the owner's token in the node's folder)",
+            "this needs a token: Authorization: Bearer or ?auth_token= (fabstir s5 login, or the "
+            "owner's token in the node's folder); the cookie s5-auth-token writes only from this "
+            "node's own pages",
             headers={"WWW-Authenticate": "Bearer"},
         )
     return caller
@@ -126,12 +127,7 @@ class Guard:
         if token is None:
             token = QueryParams(connection.scope["query_string"]).get("auth_token")
         if token is None:
-            token = connection.cookies.get(COOKIE)
-            if token is not None and not self._may_use_cookie(connection):
-                raise AccessDenied(
-                    "a cookie writes only from this node's own pages: send the token as "
-                    "Authorization: Bearer"
-                )
+            token = connection.cookies.get(COOKIE) if self._may_use_cookie(connection) else None
         return None if token is None else await self._services.accounts.identify(token)
 
     def _may_use_cookie(self, connection: HTTPConnection) -> bool:

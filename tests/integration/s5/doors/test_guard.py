@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from tests.integration.s5.doors.door import Door, error_of, open_door
-from tests.integration.s5.doors.raw import exchange, status_of
+from tests.integration.s5.doors.raw import connect, exchange, read_all, status_of
 
 from fabstir.api.s5 import Limits
+from fabstir.node import head_timeout
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -38,7 +40,9 @@ async def test_a_cookie_writes_from_the_nodes_own_pages_only(door: Door) -> None
     delete = await with_cookie(door, "DELETE", "/s5/delete/x", Origin="http://localhost:1")
 
     assert own.status_code == 200
-    for answer in (none, null, other_port, foreign, delete):
+    for answer in (none, other_port, delete):
+        assert (answer.status_code, error_of(answer)) == (401, "unauthorized")
+    for answer in (null, foreign):
         assert (answer.status_code, error_of(answer)) == (403, "forbidden")
 
 
@@ -156,3 +160,28 @@ async def test_authorization_twice(door: Door) -> None:
     answer = await door.http.get("/s5/account", headers=headers)
 
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: "])
+async def test_a_head_that_never_ends(
+    door: Door, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(head_timeout, "HEAD_SECONDS", 0.05)
+
+    with anyio.fail_after(10):
+        async with await connect(door) as stream:
+            if sent:
+                await stream.send(sent)
+            assert await read_all(stream) == b""
+
+
+async def test_a_second_head_that_never_ends(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_timeout, "HEAD_SECONDS", 0.05)
+    request = f"GET /health HTTP/1.1\r\nHost: {door.authority}\r\n\r\n".encode()
+
+    with anyio.fail_after(10):
+        async with await connect(door) as stream:
+            await stream.send(request + b"GET /hea")
+            answer = await read_all(stream)
+
+    assert answer.count(b"HTTP/1.1 200") == 1
