@@ -2,6 +2,8 @@
 # make test    everything that must pass: check, integration (the contracts' too), end to end
 # make check   the fast half: format, lint, types, layers, unit tests
 # make bench   our host against the same engine asked directly
+# make test-s5   every test of the storage, also those that take minutes
+# make bench-s5  the storage against cp and b3sum, in one directory, through a portal
 #
 # Needs python3 (3.11 or later, with venv), make and the package registries. Everything it makes
 # is in .venv and node_modules; the stamps there are older than the lock files when those changed.
@@ -18,7 +20,7 @@ BIN := .venv/bin
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 .DEFAULT_GOAL := check
-.PHONY: demo test check bench setup
+.PHONY: demo test check bench test-s5 bench-s5 setup
 
 demo: setup
 	$(BIN)/fabstir demo
@@ -35,6 +37,13 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+test-s5: setup
+	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --heavy --durations=15 \
+	  tests/unit/s5 tests/integration/s5 tests/e2e/s5 tests/fuzz
+
+bench-s5: setup
+	$(BIN)/python -m bench.s5
 
 setup: $(PYTHON_STAMP) $(NODE_STAMP)
 

@@ -24,7 +24,8 @@ from fabstir.cli.host_process import prepare_wallet
 from fabstir.config import Settings, load_settings
 from fabstir.engines import LlamaCppEngine
 from fabstir.models import DEMO_MODEL
-from fabstir.node import Host, RegistrationPlan, open_host
+from fabstir.node.build import Host, open_host
+from fabstir.node.registration import RegistrationPlan
 
 STREAMS = (1, 4, 8)
 NUM_ROUNDS = 12

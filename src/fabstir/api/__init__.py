@@ -1,6 +1,1 @@
-"""Doors that only translate."""
-
-from fabstir.api.http import HttpServices, create_app
-from fabstir.api.websocket import WebSocketDoor
-
-__all__ = ["HttpServices", "WebSocketDoor", "create_app"]
+"""Doors that only translate: of a host (`http`, `websocket`), and of an S5 node (`s5`)."""

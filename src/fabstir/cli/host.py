@@ -17,17 +17,11 @@ from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
 from fabstir.config.edit import set_settings
 from fabstir.crypto import checksum_address
-from fabstir.node import (
-    Confirm,
-    Host,
-    HostStatus,
-    RegistrationPlan,
-    ask_running_host,
-    open_host,
-    open_market,
-    read_status,
-    withdraw_all,
-)
+from fabstir.node.build import Host, open_host
+from fabstir.node.control import ask_running_host
+from fabstir.node.market import open_market
+from fabstir.node.registration import Confirm, RegistrationPlan
+from fabstir.node.status import HostStatus, read_status, withdraw_all
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import Wei, format_amount, price_per_million
 

@@ -1,4 +1,4 @@
-"""`fabstir s5 serve|login`: the node itself, and its accounts at portals."""
+"""`fabstir s5 serve|login|probe`: the node itself, and the portals that it may use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from fabstir.cli.output import error_console, show, table
 from fabstir.cli.s5_access import open_access
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
+from fabstir.crypto import NATIVE
 from fabstir.node.s5 import S5Running, open_s5
+from fabstir.node.s5_parts import PORTAL_ACCOUNTS_FILE, s5_folder
+from fabstir.storage.portals import (
+    AccountFile,
+    Check,
+    PortalReport,
+    open_client,
+    parse_origin,
+    probe,
+)
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
 
 app = typer.Typer()
@@ -96,3 +106,29 @@ def _account_rows(account: dict[str, Any]) -> list[tuple[str, str]]:
     if not account["is_configured"]:
         rows.append(("next", f"fabstir config set s5.portals={account['url']} s5.replicas=2"))
     return rows
+
+
+@app.command("probe")
+def probe_portal(
+    ctx: typer.Context,
+    portal: Annotated[str, typer.Argument(metavar="URL", help="https://host[:port]")],
+) -> None:
+    """Try once what a portal can do, in the name of our account there if we have one."""
+    settings = invocation(ctx).settings()
+
+    async def run() -> PortalReport:
+        url, _authority = parse_origin(portal)
+        account = await AccountFile(s5_folder(settings) / PORTAL_ACCOUNTS_FILE).load(url)
+        async with open_client() as client:
+            token = account.token if account is not None else None
+            return await probe(url, client, NATIVE, token=token or None)
+
+    report = run_async(run)
+    show(ctx, report, lambda: table(report.url, "", "", rows=list(map(_check_row, report.checks))))
+    if report.seconds is None:
+        raise typer.Exit(1)
+
+
+def _check_row(check: Check) -> tuple[str, str, str]:
+    marks = {True: "yes", False: "no", None: "-"}
+    return check.name, marks[check.ok], check.detail

@@ -1,21 +1,4 @@
-"""The host: its composition root, and what it does on the chain for itself."""
+"""The composition roots of a host (`build`) and of an S5 node (`s5`), and what both can be asked.
 
-from fabstir.node.build import Host, open_host
-from fabstir.node.control import ask_running_host
-from fabstir.node.market import HostMarket, open_market
-from fabstir.node.registration import Confirm, HostEntry, RegistrationPlan
-from fabstir.node.status import HostStatus, read_status, withdraw_all
-
-__all__ = [
-    "Confirm",
-    "Host",
-    "HostEntry",
-    "HostMarket",
-    "HostStatus",
-    "RegistrationPlan",
-    "ask_running_host",
-    "open_host",
-    "open_market",
-    "read_status",
-    "withdraw_all",
-]
+Nothing is imported here: a command for files need not wait for libp2p and the chain's libraries.
+"""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import anyio
 
 from fabstir import __version__
-from fabstir.api import HttpServices, create_app
+from fabstir.api.http import HttpServices, create_app
 from fabstir.chain.encryption_key import load_or_create_encryption_key
 from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, event_filter
 from fabstir.chain.follower import follow_logs

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from anyio.abc import TaskGroup
 
-from fabstir.api import WebSocketDoor
+from fabstir.api.websocket import WebSocketDoor
 from fabstir.crypto import NATIVE
 from fabstir.db.host_sessions import SessionRow
 from fabstir.jobs.answer import AnswerServices

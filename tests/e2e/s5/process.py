@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import subprocess
 import sys
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 
 from fabstir.chain.anvil import die_with_parent
+from fabstir.cli.app import run
 
 STOP_TIMEOUT = 30.0
 
@@ -109,16 +111,13 @@ def _facts(process: subprocess.Popen[bytes], folder: Path) -> Mapping[str, Any]:
     raise AssertionError(f"the node did not start: {(folder / 's5.log').read_text()[-2000:]}")
 
 
-def run_cli(node_folder: Path, *args: str, stdin: bytes | None = None) -> tuple[int, Any, str]:
-    """A command in a process of its own: exit code, JSON or text, and what it said on stderr."""
-    command: Sequence[str] = [sys.executable, "-m", "fabstir", *options(node_folder, {}), "--json"]
-    done = subprocess.run([*command, "s5", *args], input=stdin, capture_output=True, check=False)
-    out = done.stdout.decode()
-    return (
-        done.returncode,
-        json.loads(out) if out.startswith(("{", "[")) else out,
-        (done.stderr.decode()),
-    )
+def run_cli(node_folder: Path, *args: str) -> tuple[int, Any, str]:
+    """A command, in this process: exit code, JSON or text, and what it said on stderr."""
+    out, said = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(said):
+        code = run([*options(node_folder, {}), "--json", "s5", *args])
+    text = out.getvalue()
+    return code, json.loads(text) if text.startswith("{") else text, said.getvalue()
 
 
 def free_port() -> int:

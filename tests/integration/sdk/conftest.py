@@ -11,7 +11,8 @@ from fabstir.chain.devnet import DevModel, Devnet, DevnetParameters, open_devnet
 from fabstir.chain.keystore import Signer, import_keystore, write_secret_file
 from fabstir.config import Settings, load_settings
 from fabstir.models import DEMO_MODEL
-from fabstir.node import Host, RegistrationPlan, open_host
+from fabstir.node.build import Host, open_host
+from fabstir.node.registration import RegistrationPlan
 from fabstir.primitives.ids import parse_hash32
 from fabstir.sdk import FabstirClient, open_client
 

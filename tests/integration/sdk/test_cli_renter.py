@@ -18,7 +18,7 @@ from anyio.abc import Process
 
 from fabstir.chain.devnet import Devnet
 from fabstir.config import Settings
-from fabstir.node import Host
+from fabstir.node.build import Host
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.slow]
 

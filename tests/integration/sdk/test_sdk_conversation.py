@@ -20,7 +20,7 @@ from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.db.renter import RenterSession
 from fabstir.jobs.checkpoint_files import CheckpointFiles
-from fabstir.node import Host
+from fabstir.node.build import Host
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import NotFound
 from fabstir.primitives.ids import JobId

@@ -17,7 +17,7 @@ from fabstir.chain.transactions import TransactionQueue, open_transaction_queue
 from fabstir.config import Settings
 from fabstir.db import Database, open_database
 from fabstir.db.renter import RenterSession, RenterState
-from fabstir.node import Host
+from fabstir.node.build import Host
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS

@@ -8,7 +8,7 @@ import pytest
 from fabstir.chain.devnet import Devnet
 from fabstir.config import Settings
 from fabstir.db.renter import RenterState
-from fabstir.node import Host
+from fabstir.node.build import Host
 from fabstir.primitives.errors import (
     ConfigError,
     ContextLengthExceeded,

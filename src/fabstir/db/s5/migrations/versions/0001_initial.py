@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from alembic import op
 
-from fabstir.db.s5 import accounts, blobs, cache, pins, publications, registry, replicas, tus, uploads
+from fabstir.db.s5 import (
+    accounts,
+    blobs,
+    cache,
+    pins,
+    publications,
+    registry,
+    replicas,
+    tus,
+    uploads,
+)
 
 revision = "0001"
 down_revision = None
