@@ -19,7 +19,7 @@ from fabstir.engines import EngineState
 from fabstir.node.control import Asked, Command, control_path, open_control
 from fabstir.node.market import HostMarket, open_market
 from fabstir.node.metrics import HostMetrics
-from fabstir.node.model import Progress, ServedModel, open_served_model
+from fabstir.node.model import Progress, ServedModel, open_served_model, s5_places
 from fabstir.node.registration import Confirm, HostEntry
 from fabstir.node.s5 import S5Running, open_s5
 from fabstir.node.server import bind, open_server
@@ -84,7 +84,8 @@ async def open_host(
         market = await enter(open_market(settings))
         registry = MetricsRegistry()
         s5 = await enter(_open_s5(settings, registry, market))
-        model = await enter(open_served_model(settings, market.contracts.models, on_progress))
+        models = market.contracts.models
+        model = await enter(open_served_model(settings, models, s5_places(s5), on_progress))
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE))
         metrics_port = await enter(open_metrics_server(registry, settings.metrics.port))
         blobs, files = s5.parts.node.blobs(OWNER), s5.parts.files

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from fabstir.chain.contracts import ModelRegistry
 from fabstir.config import Settings
@@ -20,12 +19,12 @@ from fabstir.models import (
     ensure_verified,
     fetch_model,
 )
+from fabstir.node.s5 import S5Running
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import ChainId, Hash32, ModelId
 from fabstir.storage.fetch import BlobSource
-from fabstir.storage.portals import expand
 
 Progress = Callable[[str, str], None]
 """(what, how far): one line for people, whenever it changes."""
@@ -56,21 +55,18 @@ class ServedModel:
         return {"models": [model], "chain_id": chain_id}
 
 
-def _s5_places(settings: Settings) -> FindSources:
-    """The portals and peers of the settings, asked as portals: S5's nodes are both on one port."""
+def s5_places(s5: S5Running) -> FindSources:
+    """Where this node knows a blob: in its own store, at peers, at portals."""
 
     async def find(blob: BlobId) -> Sequence[BlobSource]:
-        urls = [*expand(settings.s5.portals), *map(_http_origin, settings.s5.peers)]
-        return [BlobSource.portal(url, blob) for url in dict.fromkeys(urls)]
+        places = await s5.parts.swarm.sources(blob)
+        if await s5.parts.store.size(blob.multihash) is None:
+            return places
+        # By its own door, which serves it and its tree as any other node's.
+        own = f"{s5.local_url}/s5/blob/{blob.encode('z')}"
+        return [BlobSource.location(own), *places]
 
     return find
-
-
-def _http_origin(peer: str) -> str:
-    """Of `ws://host:port/s5/p2p`, or with a node id before the host."""
-    parts = urlsplit(peer)
-    scheme = {"ws": "http", "wss": "https"}[parts.scheme]
-    return f"{scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def model_spec(settings: Settings) -> ModelSpec:
@@ -79,14 +75,6 @@ def model_spec(settings: Settings) -> ModelSpec:
     Raises:
         ConfigError: only some of repo, file and sha256 are set.
     """
-    spec = _named_spec(settings)
-    if settings.model.cid is None:
-        return spec
-    source = S5Source(blob=BlobId.decode(settings.model.cid), find=_s5_places(settings))
-    return dataclasses.replace(spec, source=source)
-
-
-def _named_spec(settings: Settings) -> ModelSpec:
     wanted = settings.model
     named = (wanted.repo, wanted.file, wanted.sha256)
     if not any(named):
@@ -102,18 +90,29 @@ def _named_spec(settings: Settings) -> ModelSpec:
     )
 
 
+def with_source(spec: ModelSpec, settings: Settings, find: FindSources) -> ModelSpec:
+    """The model from S5 if the settings name its blob, else from where it comes anyway."""
+    if settings.model.cid is None:
+        return spec
+    source = S5Source(blob=BlobId.decode(settings.model.cid), find=find)
+    return dataclasses.replace(spec, source=source)
+
+
 @asynccontextmanager
 async def open_served_model(
-    settings: Settings, registry: ModelRegistry, on_progress: Progress
+    settings: Settings, registry: ModelRegistry, find: FindSources, on_progress: Progress
 ) -> AsyncGenerator[ServedModel]:
     """Check, fetch and load the model for the length of the block.
+
+    Args:
+        find: says where the blob of `model.cid` is.
 
     Raises:
         ConfigError: the registry does not approve it.
         ModelError: the file is missing, or its bytes are not the approved ones.
         EngineUnavailable: it does not load.
     """
-    spec = model_spec(settings)
+    spec = with_source(model_spec(settings), settings, find)
     model_id = registry.model_id(spec.repo, spec.file)
     await _check_approved(registry, model_id, spec)
     path = await _model_file(settings, spec, on_progress)

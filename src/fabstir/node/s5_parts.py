@@ -25,6 +25,7 @@ from fabstir.protocol.s5.derivation import Identity
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.wire import LocationType
 from fabstir.storage.fs import FileSystem
+from fabstir.storage.hidden import HiddenAccounts, HiddenDb
 from fabstir.storage.identity import load_or_create_identity
 from fabstir.storage.node import NodeRegistry, S5Node
 from fabstir.storage.peers import Offer, Peers, open_peers
@@ -33,6 +34,7 @@ from fabstir.storage.portals import (
     AccountFile,
     OnRequest,
     Portal,
+    PortalAccount,
     PortalHttp,
     PortalPool,
     UploadQueue,
@@ -49,6 +51,9 @@ from fabstir.storage.swarm import Swarm
 
 FILES: Final = "files"
 """Owner of what the node's own file system keeps."""
+
+HIDDEN: Final = "hidden"
+"""Owner of what the identity's hidden DB keeps."""
 
 PORTAL_ACCOUNTS_FILE: Final = "portals.json"
 FETCH_FOLDER: Final = "fetch"
@@ -74,10 +79,12 @@ class S5:
     files: FileSystem
     peers: Peers
     pool: PortalPool
+    swarm: Swarm
     uploads: UploadQueue
     replication: Replication
     offer: Callable[[Multihash], Awaitable[Offer | None]]
     accounts: PortalAccounts
+    hidden_accounts: HiddenAccounts
 
     @property
     def node_key(self) -> bytes:
@@ -119,6 +126,24 @@ class PortalAccounts:
             random_bytes=secrets.token_bytes,
             invite=invite,
         )
+
+    async def take_from(self, hidden: HiddenAccounts, url: str) -> None:
+        """Use the account that this identity made elsewhere, where none is known here.
+
+        Raises:
+            StorageError, RemoteProtocolError: what is elsewhere cannot be read.
+        """
+        if await self._file.load(url) is None and (seed := await hidden.find(url)) is not None:
+            await self._file.save(PortalAccount(url, seed))
+
+    async def tell(self, hidden: HiddenAccounts, url: str) -> None:
+        """Let the identity's other machines find the account that is used here.
+
+        Raises:
+            StorageError, RemoteProtocolError: it cannot be written.
+        """
+        if (account := await self._file.load(url)) is not None:
+            await hidden.remember(url, account.seed)
 
     def _http(self, url: str) -> PortalHttp:
         return PortalHttp(url, self._client, on_request=self._on_request)
@@ -183,6 +208,7 @@ async def open_s5_parts(
                 offer=offer,
                 entries=local,
                 own_uris=() if url is None else (p2p_uri(url, identity),),
+                near_inbound=not s5.public,
             )
         )
         swarm = Swarm(peers, pool, client, folder / FETCH_FOLDER)
@@ -210,6 +236,7 @@ async def open_s5_parts(
         root = Capability.of_keys(identity.file_system_root(), writable=True)
         own = OwnRegistry(registry, local, replication, root.cid.link)
         files = FileSystem(node.blobs(FILES), own, root, NATIVE)
+        hidden = HiddenDb(node.blobs(HIDDEN), own, identity.hidden_db_root(), NATIVE)
         yield S5(
             settings=settings,
             folder=folder,
@@ -220,10 +247,12 @@ async def open_s5_parts(
             files=files,
             peers=peers,
             pool=pool,
+            swarm=swarm,
             uploads=uploads,
             replication=replication,
             offer=offer,
             accounts=accounts,
+            hidden_accounts=HiddenAccounts(hidden),
         )
 
 

@@ -73,17 +73,27 @@ class Swarm:
         if not self._peers.status():
             raise NotFound(f"no peer is known that may have blob {blob.to_bytes().hex()}")
 
-    async def _fetch(self, blob: BlobId, file: Path) -> None:
-        locations = {
+    async def sources(self, blob: BlobId) -> list[BlobSource]:
+        """Where a blob may be now: what peers say, and every portal."""
+        locations = await self._locations(blob)
+        return [*(source for _, source in locations.values()), *self._portals(blob)]
+
+    async def _locations(self, blob: BlobId) -> dict[str, tuple[StorageLocation, BlobSource]]:
+        return {
             source.origin: (location, source)
             for location in await self._peers.find(blob.multihash)
             if (source := _source_of(location)) is not None
         }
-        portals = [
+
+    def _portals(self, blob: BlobId) -> list[BlobSource]:
+        return [
             BlobSource.portal(portal.url, blob, token=portal.session.token)
             for portal in self._pool.portals
         ]
-        sources = [source for _, source in locations.values()] + portals
+
+    async def _fetch(self, blob: BlobId, file: Path) -> None:
+        locations = await self._locations(blob)
+        sources = [*(source for _, source in locations.values()), *self._portals(blob)]
         if not sources:
             raise NotFound(f"no peer says where blob {blob.encode()} is")
 

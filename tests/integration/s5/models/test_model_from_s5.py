@@ -12,13 +12,15 @@ import anyio
 import pytest
 from tests.integration.s5.fetch.server import Conduct, Sample, Server, noise, open_server
 
-from fabstir.config import load_settings
-from fabstir.models import ModelSpec, Patience, S5Source, fetch_model
-from fabstir.node.model import model_spec
+from fabstir.config import Settings, load_settings
+from fabstir.models import DEMO_MODEL, ModelSpec, Patience, S5Source, fetch_model
+from fabstir.node.model import model_spec, s5_places, with_source
+from fabstir.node.s5 import S5Running, open_s5
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ModelDownloadFailed, ModelHashMismatch, NotFound
 from fabstir.primitives.ids import hash32
 from fabstir.storage.fetch import BlobSource
+from fabstir.telemetry.metrics import MetricsRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -117,20 +119,62 @@ async def test_nobody_has_it_says_what_to_do(tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, NotFound)
 
 
-async def test_the_settings_name_the_identifier_and_the_places(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    async with open_server(SAMPLE) as portal, open_server(SAMPLE) as peer:
-        p2p = peer.url.replace("http://", "ws://") + "/s5/p2p"
-        digest = hashlib.sha256(GGUF).hexdigest()
-        config.write_text(
-            f'[model]\nrepo = "org/tiny"\nfile = "tiny.gguf"\nsha256 = "{digest}"\n'
-            f'cid = "{SAMPLE.blob.encode()}"\n'
-            f'[s5]\nportals = ["{portal.url}"]\npeers = ["{p2p}"]\n'
-        )
-        settings = load_settings(file=config, environ={}, overrides={})
+def settings_of(folder: Path, **overrides: str) -> Settings:
+    folder.mkdir()
+    (folder / "config.toml").touch()
+    chosen = {"paths.data_dir": str(folder / "data"), "metrics.port": "0", "s5.port": "0"}
+    chosen |= {
+        "model.repo": "org/tiny",
+        "model.file": "tiny.gguf",
+        "model.sha256": hashlib.sha256(GGUF).hexdigest(),
+        "model.cid": SAMPLE.blob.encode(),
+    }
+    return load_settings(file=folder / "config.toml", environ={}, overrides={**chosen, **overrides})
 
-        path = await fetch_model(model_spec(settings), tmp_path / "models")
+
+def model_of(settings: Settings, s5: S5Running) -> ModelSpec:
+    return with_source(model_spec(settings), settings, s5_places(s5))
+
+
+async def put_model(s5: S5Running) -> None:
+    blob = await s5.parts.store.put(GGUF, owner="files", reason="model")
+    assert blob == SAMPLE.blob
+
+
+async def test_a_host_gets_it_from_the_nodes_of_its_settings(tmp_path: Path) -> None:
+    async with (
+        open_s5(settings_of(tmp_path / "one"), MetricsRegistry()) as one,
+        open_s5(settings_of(tmp_path / "two"), MetricsRegistry()) as two,
+    ):
+        await put_model(one)
+        await put_model(two)
+        places = {"s5.portals": one.url, "s5.peers": two.p2p_uri}
+        settings = settings_of(tmp_path / "host", **places)
+        async with open_s5(settings, MetricsRegistry()) as host:
+            with anyio.fail_after(30):
+                await host.parts.peers.wait_connected()
+                path = await fetch_model(model_of(settings, host), tmp_path / "models")
+            kept = await host.parts.store.size(SAMPLE.blob.multihash)
 
     assert path.read_bytes() == GGUF
-    assert portal.num_body_bytes > 0
-    assert peer.num_body_bytes > 0
+    assert kept is None  # in its own folder, and not in the store a second time
+
+
+async def test_what_was_put_on_this_machine_needs_nobody(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "host")
+    async with open_s5(settings, MetricsRegistry()) as host:
+        await put_model(host)
+
+        path = await fetch_model(model_of(settings, host), tmp_path / "models")
+
+    assert path.read_bytes() == GGUF
+
+
+async def test_without_an_identifier_it_comes_from_where_it_always_does(tmp_path: Path) -> None:
+    (config := tmp_path / "config.toml").touch()
+    settings = load_settings(file=None, environ={"FABSTIR_CONFIG": str(config)}, overrides={})
+
+    async def find(_blob: BlobId) -> Sequence[BlobSource]:
+        raise AssertionError("nothing of S5 is asked for")
+
+    assert with_source(model_spec(settings), settings, find) == DEMO_MODEL
