@@ -95,10 +95,16 @@ class Upload:
 
 @dataclass(slots=True)
 class _Turn:
-    """Who may write to one upload."""
+    """Who may write to one upload.
+
+    Attributes:
+        scope: of the one that does.
+        newest: how many have come to take over.
+    """
 
     lock: anyio.Lock = field(default_factory=anyio.Lock)
     scope: anyio.CancelScope | None = None
+    newest: int = 0
     num_users: int = 0
 
 
@@ -218,7 +224,7 @@ class ResumableUploads:
                 with anyio.CancelScope(shield=True):
                     row = await self._finish(row)
             return Upload.of(row)
-        raise WriteConflict(f"upload {upload_id[:8]}...", "another request goes on with it")
+        raise _taken_over(upload_id)
 
     async def terminate(self, upload_id: str, owner: str) -> None:
         """Forget an upload; a blob that it became stays pinned.
@@ -253,10 +259,14 @@ class ResumableUploads:
         expired = await self._store.db.read(
             lambda db: list_expired(db, int(self._clock()), limit=1000)
         )
+        num_dropped = 0
         for row in expired:
-            async with self._turn(row.id):
-                await self._drop(row)
-        return len(expired)
+            async with self._turn(row.id, takes_over=False):
+                newest = await self._store.db.read(lambda db, name=row.id: find_upload(db, name))
+                if newest is not None and newest.expires_at <= self._clock():
+                    await self._drop(newest)
+                    num_dropped += 1
+        return num_dropped
 
     async def reserved_bytes(self, owner: str) -> int:
         """What the owner's unfinished uploads will have."""
@@ -280,16 +290,26 @@ class ResumableUploads:
 
     @asynccontextmanager
     async def _turn(self, upload_id: str, *, takes_over: bool = True) -> AsyncGenerator[None]:
-        """One writer at a time; the newest stops the one before, if it `takes_over`."""
+        """One writer at a time. Who `takes_over` stops the one before, and those that wait.
+
+        Raises:
+            WriteConflict: a newer one came while this one waited.
+        """
         turn = self._turns.setdefault(upload_id, _Turn())
         turn.num_users += 1
         try:
+            ticket = turn.newest = turn.newest + takes_over
             if takes_over and turn.scope is not None:
                 turn.scope.cancel()
             async with turn.lock:
-                with anyio.CancelScope() as turn.scope:
-                    yield
-                turn.scope = None
+                # Else one whose connection hangs could get its turn after its successor came.
+                if takes_over and ticket != turn.newest:
+                    raise _taken_over(upload_id)
+                try:
+                    with anyio.CancelScope() as turn.scope:
+                        yield
+                finally:
+                    turn.scope = None
         finally:
             turn.num_users -= 1
             if not turn.num_users:
@@ -350,6 +370,10 @@ class ResumableUploads:
     async def _drop(self, row: TusRow) -> None:
         await self._store.db.write(lambda db: delete_upload(db, row.id), durable=True)
         await anyio.Path(self._path(row)).unlink(missing_ok=True)
+
+
+def _taken_over(upload_id: str) -> WriteConflict:
+    return WriteConflict(f"upload {upload_id[:8]}...", "another request goes on with it")
 
 
 def _require_fit(size: int, length: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.multikey import encode_multikey
 from fabstir.protocol.s5.wire import LocationType
 from fabstir.storage.accounts import IsHost, load_accounts
+from fabstir.storage.cache import open_result_cache
 from fabstir.storage.fs import FileSystem
 from fabstir.storage.outboards import Outboards
 from fabstir.storage.owner_token import load_owner_token
@@ -199,6 +201,18 @@ async def open_door(
                 (), node_key=identity.node_key(), crypto=NATIVE, offer=offer, entries=registry
             )
         )
+        results = await stack.enter_async_context(
+            open_result_cache(
+                store,
+                owner="results",
+                key=bytes(32),
+                crypto=NATIVE,
+                random=secrets.token_bytes,
+                clock=time.time,
+                max_bytes=1 << 26,
+                default_ttl=3600.0,
+            )
+        )
         services = S5Services(
             store=store,
             blobs=files if elsewhere is None else elsewhere,
@@ -211,7 +225,7 @@ async def open_door(
             ),
             accounts=accounts,
             uploads=uploads,
-            outboards=Outboards(store),
+            outboards=Outboards(store, results),
             find=peers.find,
             offer=offer,
             serve_peer=peers.serve,

@@ -15,6 +15,7 @@ import pytest
 from tests.integration.s5.doors.door import Account, Door, b64, blob_of, error_of, open_door
 from tests.integration.s5.doors.raw import connect, head
 
+from fabstir.primitives.errors import WriteConflict
 from fabstir.storage import resumable
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -310,6 +311,40 @@ async def test_who_comes_back_takes_over(door: Door) -> None:
             assert answer.status_code == 204
             assert answer.headers["upload-cid"] == blob_of(data).encode("z")
         tasks.cancel_scope.cancel()
+
+
+async def test_the_newest_of_many_goes_on(door: Door) -> None:
+    """One that waits for its turn gives way too, or its dead connection would get it later."""
+    uploads, data = door.services.uploads, secrets.token_bytes(1000)
+    upload = await uploads.create("owner", 1000, expected=None, metadata="", quota=None)
+    begun = anyio.Event()
+    refused: list[int] = []
+
+    async def hanging() -> AsyncIterator[bytes]:
+        begun.set()
+        await anyio.sleep_forever()
+        yield b""
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield data
+
+    async def hang(number: int) -> None:
+        with pytest.raises(WriteConflict, match="another request"):
+            await uploads.append(upload.id, "owner", 0, hanging())
+        refused.append(number)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hang, 0)
+            await begun.wait()
+            for number in range(1, 4):
+                tasks.start_soon(hang, number)
+            while not refused:
+                await anyio.sleep(0)
+            done = await uploads.append(upload.id, "owner", 0, whole())
+            assert done.blob == blob_of(data)
+
+    assert sorted(refused) == [0, 1, 2, 3]
 
 
 async def test_uploads_expire(folder: Path) -> None:
