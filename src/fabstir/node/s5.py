@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import socket
+import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import anyio
@@ -25,7 +28,9 @@ from fabstir.node.server import bind, open_server
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import StorageError
 from fabstir.protocol.s5.account import portal_authority
+from fabstir.protocol.s5.derivation import Purpose, derive_str
 from fabstir.storage.accounts import IsHost, load_accounts
+from fabstir.storage.cache import ResultCache, open_result_cache
 from fabstir.storage.outboards import Outboards
 from fabstir.storage.owner_token import OWNER_TOKEN_FILE, load_owner_token
 from fabstir.storage.resumable import open_resumable_uploads
@@ -37,6 +42,13 @@ COLLECT_SECONDS = 3600.0
 """Between two collections of what nobody pins."""
 
 UPLOADS_FOLDER = "uploads"
+
+RESULTS_OWNER: Final = "results"
+MAX_RESULT_BYTES: Final = 1 << 30
+"""What is worth keeping and may be lost: so far the trees of large blobs, 256 bytes for a MiB."""
+
+RESULT_SECONDS: Final = 30 * 86_400.0
+"""How long a result is kept. It never gets wrong; what nobody asks for in a month goes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +141,7 @@ async def _services(
         uploads=await stack.enter_async_context(
             open_resumable_uploads(store, folder / UPLOADS_FOLDER)
         ),
-        outboards=Outboards(store),
+        outboards=Outboards(store, await stack.enter_async_context(_results(parts))),
         find=parts.peers.find,
         offer=parts.offer,
         serve_peer=parts.peers.serve,
@@ -142,6 +154,19 @@ async def _services(
         is_secure=url.startswith("https://"),
         crypto=NATIVE,
         limits=Limits(max_upload_bytes=s5.max_upload_bytes),
+    )
+
+
+def _results(parts: S5) -> AbstractAsyncContextManager[ResultCache]:
+    return open_result_cache(
+        parts.store,
+        owner=RESULTS_OWNER,
+        key=derive_str(parts.identity.seed(Purpose.EXTENSION), "results", NATIVE),
+        crypto=NATIVE,
+        random=secrets.token_bytes,
+        clock=time.time,
+        max_bytes=MAX_RESULT_BYTES,
+        default_ttl=RESULT_SECONDS,
     )
 
 

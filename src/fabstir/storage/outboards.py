@@ -1,14 +1,25 @@
-"""The verification trees of blobs that this node serves, made when somebody first asks."""
+"""The verification trees of blobs that this node serves, made when somebody first asks.
+
+Those of large blobs outlive the process in the cache of results: making one reads the whole blob.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Final
 
 import anyio
 
 from fabstir.primitives.cid import BlobId, HashType
-from fabstir.primitives.errors import CorruptBlob, NotFound
+from fabstir.primitives.errors import (
+    BlobTooLarge,
+    CorruptBlob,
+    NotFound,
+    QuotaExceeded,
+    StorageFull,
+)
+from fabstir.storage.cache import MAX_VALUE_BYTES, ResultCache
 from fabstir.storage.store import BlobStore
 from fabstir.storage.verified import build_tree
 
@@ -18,12 +29,16 @@ MAX_CACHED_BYTES: Final = 64 << 20
 MAX_BUILDING: Final = 2
 """Trees made at once. Each takes one core, 2.8 s for a GB."""
 
+MIN_KEPT_BYTES: Final = 16 << 20
+"""Blobs from this size on have their tree kept on disk: others take less than 0.1 s."""
+
 
 class Outboards:
     """Outboards by blob, the last used ones kept."""
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, results: ResultCache) -> None:
         self._store = store
+        self._results = results
         self._cached: OrderedDict[BlobId, bytes] = OrderedDict()
         self._num_bytes = 0
         self._building: dict[BlobId, anyio.Lock] = {}
@@ -42,13 +57,26 @@ class Outboards:
         try:
             async with lock:
                 if (outboard := self._cached.get(blob)) is None:
-                    outboard = await self._build(blob)
+                    outboard = await self._load(blob)
                     self._keep(blob, outboard)
                 self._cached.move_to_end(blob)
                 return outboard
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._building.pop(blob, None)
+
+    async def _load(self, blob: BlobId) -> bytes:
+        if blob.size < MIN_KEPT_BYTES:
+            return await self._build(blob)
+        path = f"outboards/{blob.encode()}"
+        if (kept := await self._results.get(path)) is not None:
+            return kept
+        outboard = await self._build(blob)
+        if len(outboard) <= MAX_VALUE_BYTES:
+            # Without room it is made again the next time.
+            with suppress(BlobTooLarge, QuotaExceeded, StorageFull):
+                await self._results.put(path, outboard)
+        return outboard
 
     async def _build(self, blob: BlobId) -> bytes:
         async with self._limiter:
