@@ -154,19 +154,23 @@ def gc(
 def export(
     ctx: typer.Context, file: Annotated[Path, typer.Argument(help="Must not exist yet.")]
 ) -> None:
-    """Write all blobs, pins and registry entries into one file, verified on the way."""
+    """Write all blobs into one file, verified on the way."""
     target = file.expanduser().absolute()
     if target.exists():
         raise ConfigError(f"{file} exists already and is not overwritten")
     answer = _transfer(ctx, "export", target)
     show(ctx, answer, lambda: f"{answer['num_blobs']} blobs are in {file}")
+    if answer["damaged"]:
+        raise StorageError(
+            f"{len(answer['damaged'])} blobs are damaged and not in it: `fabstir s5 scrub` first"
+        )
 
 
 @app.command("import")
 def import_(
     ctx: typer.Context, file: Annotated[Path, typer.Argument(help="Made by `export`.")]
 ) -> None:
-    """Take in what `export` wrote; every blob is verified, what is here already stays."""
+    """Store and pin what `export` wrote; every blob is verified, what is here already stays."""
     source = file.expanduser().absolute()
     if not source.is_file():
         raise ConfigError(f"no such file: {file}")
@@ -175,7 +179,7 @@ def import_(
 
 
 def _transfer(ctx: typer.Context, command: str, file: Path) -> Any:
-    with bar(ctx, command, in_bytes=False) as advance:
+    with bar(ctx, command) as advance:
         return _ask(
             ctx,
             command,

@@ -6,8 +6,10 @@ seconds.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -31,6 +33,9 @@ from fabstir.primitives.errors import (
 from fabstir.storage.fs import DirectoryInfo, FileInfo
 from fabstir.storage.portals import parse_origin
 from fabstir.storage.store import Fault, Finding
+from fabstir.telemetry.background import running
+
+_logger = logging.getLogger(__name__)
 
 PINNED: Final = "pins"
 """Owner of what is pinned and imported by hand."""
@@ -219,7 +224,9 @@ class S5Commands:
 
     async def export(self, asked: Asked) -> Json:
         """Write all blobs into a file of this machine."""
-        exported = await self._s5.store.export(Path(asked.arguments.text("file")))
+        file, whole = Path(asked.arguments.text("file")), await self._s5.store.usage()
+        async with _reporting(asked, whole.num_bytes) as on_progress:
+            exported = await self._s5.store.export(file, on_progress=on_progress)
         damaged: list[Json] = [blob.encode() for blob in exported.damaged]
         return {
             "num_blobs": exported.num_blobs,
@@ -230,7 +237,9 @@ class S5Commands:
     async def import_(self, asked: Asked) -> Json:
         """Take in what such a file has."""
         file = Path(asked.arguments.text("file"))
-        return asdict(await self._s5.store.import_(file, owner=PINNED))
+        async with _reporting(asked, await to_thread.run_sync(_size, file)) as on_progress:
+            imported = await self._s5.store.import_(file, owner=PINNED, on_progress=on_progress)
+        return asdict(imported)
 
     # -- elsewhere --------------------------------------------------------------------------------
 
@@ -272,7 +281,12 @@ class S5Commands:
         (url, _authority) = parse_origin(asked.arguments.text("url"))
         known = (portal for portal in self._s5.pool.portals if portal.url == url)
         portal = next(known, None) or await self._s5.accounts.portal(url, self._s5.folder / "tmp")
-        await self._s5.accounts.enter(portal, invite=asked.arguments.optional_text("invite"))
+        accounts, hidden = self._s5.accounts, self._s5.hidden_accounts
+        with _not_vital("the accounts of this identity's other machines are not read"):
+            await accounts.take_from(hidden, url)
+        await accounts.enter(portal, invite=asked.arguments.optional_text("invite"))
+        with _not_vital("this identity's other machines are not told of the account"):
+            await accounts.tell(hidden, url)
         stats = await portal.stats()
         self._s5.replication.wake()
         return {
@@ -282,6 +296,15 @@ class S5Commands:
             "limit_bytes": stats.limit_bytes,
             "is_configured": portal in self._s5.pool.portals,
         }
+
+
+@contextmanager
+def _not_vital(message: str) -> Generator[None]:
+    """Go on without what fails."""
+    try:
+        yield
+    except (StorageError, RemoteProtocolError) as error:
+        _logger.warning(message, extra={"reason": str(error)})
 
 
 class _Pace:
@@ -296,6 +319,31 @@ class _Pace:
         if now >= self._next:
             self._next = now + _PROGRESS_SECONDS
             await self._asked.report({"done": done, "total": total})
+
+
+@asynccontextmanager
+async def _reporting(asked: Asked, total: int) -> AsyncGenerator[Callable[[int], None]]:
+    """Say from time to time how far it is, for the length of the block; yields who is to know."""
+    done = 0
+
+    def note(num_bytes: int) -> None:
+        nonlocal done
+        done = min(num_bytes, total)
+
+    async def say() -> None:
+        while True:
+            await asked.report({"done": done, "total": total})
+            await anyio.sleep(_PROGRESS_SECONDS)
+
+    async with running(say):
+        yield note
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise StorageError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def _blob_of(target: str) -> BlobId | None:

@@ -45,6 +45,14 @@ _NAMED: Final = 5
 """Damaged blobs that an error names; the result of an export has them all."""
 
 
+OnProgress = Callable[[int], None]
+"""Gets the bytes of the archive that are done."""
+
+
+def unseen(_num_bytes: int) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
     """What an archive was made of.
@@ -176,7 +184,9 @@ class ArchiveWriter:
         self._file.write(self._identifiers.digest())
 
 
-async def export_archive(store: BlobStore, file: Path, owner: str | None) -> Exported:
+async def export_archive(
+    store: BlobStore, file: Path, owner: str | None, on_progress: OnProgress
+) -> Exported:
     """Write the archive beside `file`, then rename it: what has that name is complete."""
     part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
     num_bytes = 0
@@ -190,6 +200,7 @@ async def export_archive(store: BlobStore, file: Path, owner: str | None) -> Exp
                     try:
                         async for piece in store.read(blob.multihash):
                             await to_thread.run_sync(writer.write, piece)
+                            on_progress(stream.tell())
                     except NotFound:
                         writer.abandon(start)  # collected since it was listed
                     except CorruptBlob:
@@ -207,7 +218,9 @@ async def export_archive(store: BlobStore, file: Path, owner: str | None) -> Exp
     return Exported(num_blobs=writer.num_blobs, num_bytes=num_bytes, damaged=tuple(damaged))
 
 
-async def import_archive(store: BlobStore, file: Path, owner: str, reason: str) -> Imported:
+async def import_archive(
+    store: BlobStore, file: Path, owner: str, reason: str, on_progress: OnProgress
+) -> Imported:
     """Put every blob; go on behind damaged ones, and name them at the end."""
     num_blobs = num_bytes = 0
     damaged: list[str] = []
@@ -225,6 +238,7 @@ async def import_archive(store: BlobStore, file: Path, owner: str, reason: str) 
                     continue
                 num_blobs += 1
                 num_bytes += blob.size
+                on_progress(stream.tell())
         except RemoteProtocolError as exc:
             raise StorageError(
                 f"{file}: {exc}; the {num_blobs} blobs before are kept. Fetch or make the archive "

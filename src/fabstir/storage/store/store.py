@@ -49,7 +49,14 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.storage.store._files import StoreFolder
 from fabstir.storage.store._reading import BlobReader
 from fabstir.storage.store._writing import BlobWriter, Put
-from fabstir.storage.store.archive import Exported, Imported, export_archive, import_archive
+from fabstir.storage.store.archive import (
+    Exported,
+    Imported,
+    OnProgress,
+    export_archive,
+    import_archive,
+    unseen,
+)
 from fabstir.storage.store.scrub import DEFAULT_SCRUB_RATE, Scrubbed, Scrubber
 
 DEFAULT_GRACE_SECONDS: Final = 3600.0
@@ -253,23 +260,38 @@ class BlobStore:
         """
         return self._scrubber.run(after, max_bytes_per_second, remove_orphans=remove_orphans)
 
-    async def export(self, file: Path, *, owner: str | None = None) -> Exported:
+    async def export(
+        self, file: Path, *, owner: str | None = None, on_progress: OnProgress = unseen
+    ) -> Exported:
         """Write all blobs (or those that one owner pins) into one archive file.
+
+        Args:
+            on_progress: gets the bytes that are written, of some more than all blobs have.
 
         Raises:
             StorageFull, StorageError: the file cannot be written; there is none then.
         """
-        return await export_archive(self, file, owner)
+        return await export_archive(self, file, owner, on_progress)
 
-    async def import_(self, file: Path, *, owner: str, reason: str = "import") -> Imported:
+    async def import_(
+        self,
+        file: Path,
+        *,
+        owner: str,
+        reason: str = "import",
+        on_progress: OnProgress = unseen,
+    ) -> Imported:
         """Store and pin all blobs of an archive, each verified.
+
+        Args:
+            on_progress: gets the bytes of the file that are done.
 
         Raises:
             StorageError: the archive is damaged or cut off, the text says where; what was
                 verified is kept.
             QuotaExceeded, StorageFull: as `put`; what was stored before is kept.
         """
-        return await import_archive(self, file, owner, reason)
+        return await import_archive(self, file, owner, reason, on_progress)
 
     @property
     def _scrubber(self) -> Scrubber:
