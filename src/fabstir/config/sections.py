@@ -92,7 +92,7 @@ class ModelSettings:
     path: Path | None = None
     """The file's place on this machine; None: fetched into `paths.cache_dir`."""
     cid: str | None = None
-    """The file's S5 identifier: fetched from the nodes of `s5.portals` and `s5.peers`."""
+    """The file's S5 identifier: fetched from this node, `s5.portals` and `s5.peers`."""
     max_model_len: Annotated[TokenCount, Between(128, 2**24)] = TokenCount(4096)
     """Context of each slot, prompt and completion together."""
     num_slots: Annotated[int, Between(1, 256)] = 4
