@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.integration.s5.doors.door import Door, blob_of, error_of
+from tests.integration.s5.doors.door import blob_of, error_of, open_door
 from tests.integration.s5.doors.test_tus import begin, offset_of, send
 
 from fabstir.primitives.errors import StorageError, StorageFull
@@ -42,21 +42,21 @@ async def test_what_found_room_is_counted(tmp_path: Path) -> None:
     assert path.stat().st_size == room
 
 
-async def test_a_full_disk_keeps_what_was_acknowledged(door: Door) -> None:
-    account = await door.account()
-    data = bytes(range(256)) * (3 << 12)
-    url = await begin(account.http, len(data))
+async def test_a_full_disk_keeps_what_was_acknowledged(folder: Path) -> None:
+    async with open_door(folder) as door:
+        data = bytes(range(256)) * (3 << 12)
+        url = await begin(door.owner, len(data))
 
-    # Above what the database's files have, so that only the upload's file meets the limit.
-    with longest_file(2 << 20):
-        full = await send(account.http, url, 0, data)
-    offset = await offset_of(account.http, url)
+        # Above what a new database's files have: only the upload's own file meets the limit.
+        with longest_file(2 << 20):
+            full = await send(door.owner, url, 0, data)
+        offset = await offset_of(door.owner, url)
 
-    assert (full.status_code, error_of(full)) == (507, "storage_full")
-    assert str(door.folder) not in full.text
-    assert offset == 2 << 20
-    done = await send(account.http, url, offset, data[offset:])
-    assert done.headers["upload-cid"] == blob_of(data).encode("z")
+        assert (full.status_code, error_of(full)) == (507, "storage_full")
+        assert str(folder) not in full.text
+        assert offset == 2 << 20
+        done = await send(door.owner, url, offset, data[offset:])
+        assert done.headers["upload-cid"] == blob_of(data).encode("z")
 
 
 async def test_a_file_that_was_cut_is_not_gone_on_with(tmp_path: Path) -> None:
