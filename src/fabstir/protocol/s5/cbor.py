@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from fabstir.primitives.errors import RemoteProtocolError
@@ -225,14 +226,12 @@ def _shortest_float(value: float) -> bytes:
         return b"\xf9\x7e\x00"
     if value.is_integer() and abs(value) <= _MAX_SAFE_INTEGER:
         return _integer(int(value))
-    for head, (_, form) in _FLOAT_FORMS.items():
-        try:
+    for head, form in ((0xF9, ">e"), (0xFA, ">f")):
+        with suppress(OverflowError):
             packed = struct.pack(form, value)
-        except OverflowError:
-            continue
-        if struct.unpack(form, packed)[0] == value:
-            return bytes((head,)) + packed
-    raise AssertionError("a float fits into 64 bits")
+            if struct.unpack(form, packed)[0] == value:
+                return bytes((head,)) + packed
+    return b"\xfb" + struct.pack(">d", value)
 
 
 def encode_s5js(value: Cbor) -> bytes:

@@ -209,6 +209,24 @@ def test_the_keys_of_our_own_are_where_s5js_does_not_look() -> None:
     ]
 
 
+def test_what_older_writers_put_elsewhere_is_read_and_kept() -> None:
+    """A hash type in field 22, fields that nobody knows, and BLAKE3 as 1f."""
+    data = encode_canonical(
+        [
+            "S5.pro",
+            {},
+            {"d": {2: b"\x1f" + content(2)}},
+            {"f": {3: content(1), 4: 5, 22: 31, 40: ["x"]}},
+        ]
+    )
+
+    read = decode_directory(data)
+
+    assert read.dirs["d"] == DirRef(kind=LinkKind.FIXED, link=content(2))
+    assert read.files["f"] == FileRef(hash=content(1), size=5, extra={22: 31, 40: ["x"]})
+    assert decode_directory(encode_directory(read, Dialect.S5JS)) == read
+
+
 # -- foreign dialects -----------------------------------------------------------------------------
 
 
@@ -256,8 +274,9 @@ def test_the_dialect_of_s5_rs() -> None:
 
 def test_an_encrypted_file_of_s5_rs_is_named_by_its_blob() -> None:
     location: Cbor = [0xE2, [[0x1E, content(2)], content(3), 262_144]]
+    compressed: Cbor = [0xC2, [1, "https://example.org"]]
 
-    read = decode_directory(rust({}, {"f": {1: content(1), 2: 9, 5: [location]}}))
+    read = decode_directory(rust({}, {"f": {1: content(1), 2: 9, 5: [compressed, location]}}))
 
     assert read.files["f"] == FileRef(
         hash=content(2),
