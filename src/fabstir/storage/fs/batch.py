@@ -9,10 +9,10 @@ from fabstir.storage.fs.contents import Data
 from fabstir.storage.fs.paths import format_path, parse_path
 from fabstir.storage.fs.plans import Plan
 from fabstir.storage.fs.running import Write
-from fabstir.storage.fs.uploads import Uploads, Wish
+from fabstir.storage.fs.together import Unstored
+from fabstir.storage.fs.uploads import SHORT_BYTES, Uploads, Wish
 from fabstir.storage.fs.values import FileInfo, file_info
 
-_SHORT_BYTES = 64 * 1024
 _STORED_AT_ONCE = 64
 """Short contents that are stored together: 4 MiB, and one wait for the disk or the portal."""
 
@@ -28,7 +28,7 @@ class Batch:
     def __init__(self, uploads: Uploads, write: Write) -> None:
         self._uploads = uploads
         self._write = write
-        self._waiting: list[bytes] = []
+        self._waiting: list[Unstored] = []
         self.plan = Plan()
         self.outcome: Outcome = {}
 
@@ -57,9 +57,9 @@ class Batch:
             if_none_match=if_none_match,
             encrypt=encrypt,
         )
-        if isinstance(data, bytes) and len(data) <= _SHORT_BYTES:
-            prepared, change = self._uploads.prepare(wish, data, self._write)
-            self._waiting.append(prepared)
+        if isinstance(data, bytes) and len(data) <= SHORT_BYTES:
+            unstored, change = self._uploads.prepare(wish, data, self._write)
+            self._waiting.append(unstored)
             if len(self._waiting) >= _STORED_AT_ONCE:
                 await self.flush()
         else:

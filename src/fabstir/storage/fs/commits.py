@@ -171,11 +171,25 @@ class Commits:
             if plan.below:
                 loaded = await self._load(plan, capability, allowed)
                 await self._write_below(plan, loaded, attempts, outcome)
+                is_needed = plan.changes or attempts.prepared
+                if not is_needed and loaded.state is State.PRESENT:
+                    return
             async with self._locks.hold(capability.cid.link):
                 loaded = await self._load(plan, capability, allowed)
                 if await self._try(plan, loaded, attempts, outcome):
-                    return
+                    if not self._is_linking(attempts):
+                        return
+                    attempts.prepared.clear()
+                    attempts.replaced.clear()
         raise WriteConflict(path, f"{MAX_ATTEMPTS} times another writer was faster: try again")
+
+    def _is_linking(self, attempts: _Attempts) -> bool:
+        """Whether this revision only names new, empty directories, which are written after it.
+
+        In trees for S5.js, where a new directory has the keys that one of its name has always had:
+        so what a writer that is killed in between leaves behind is empty.
+        """
+        return self._is_clear and bool(attempts.prepared)
 
     async def _load(self, plan: Plan, capability: Capability, allowed: set[State]) -> Loaded:
         loaded = await self._directories.load(capability, format_path(plan.path))
@@ -216,18 +230,31 @@ class Commits:
         if child is None:
             raise AccessDenied(f"{format_path(plan.path[:-1])!a} was shared for reading only")
         if self._is_clear:
-            # S5.js finds keys by name alone, so a directory that was deleted is written on.
-            child = in_clear(child)
-            await self._apply(plan, child, outcome, set(State))
-            return self._reference(child)
-        try:
-            await self._apply(plan, child, outcome, {State.MISSING})
-        except (_Taken, _Gone):
-            child = random_child(parent, self._directories.random, crypto)
-            await self._apply(plan, child, outcome, {State.MISSING})
-            nonce = self._directories.random(NONCE_BYTES)
-            return self._reference(child, sealed_write_key(parent, child, nonce, crypto))
-        return self._reference(child)
+            return await self._create_empty(in_clear(child), plan)
+        if not await self._directories.is_taken(child.cid.link, format_path(plan.path)):
+            try:
+                await self._apply(plan, child, outcome, {State.MISSING})
+            except (_Taken, _Gone):
+                pass
+            else:
+                return self._reference(child)
+        child = random_child(parent, self._directories.random, crypto)
+        await self._apply(plan, child, outcome, {State.MISSING})
+        nonce = self._directories.random(NONCE_BYTES)
+        return self._reference(child, sealed_write_key(parent, child, nonce, crypto))
+
+    async def _create_empty(self, child: Capability, plan: Plan) -> DirRef:
+        """A directory under the keys of its name; what another writer just made there stays."""
+        path = format_path(plan.path)
+        for attempt in range(MAX_ATTEMPTS):
+            await self._wait(attempt)
+            loaded = await self._directories.load_or_begin(child, path)
+            if loaded.blob is not None:
+                await self._directories.keep(loaded.blob)
+                return self._reference(child)
+            if await self._publish(Plan(plan.path), loaded, _Edit()):
+                return self._reference(child)
+        raise WriteConflict(path, f"{MAX_ATTEMPTS} times another writer was faster: try again")
 
     def _reference(self, child: Capability, extra: Mapping[Cbor, Cbor] | None = None) -> DirRef:
         seconds, nanos = split_time(self._clock())
@@ -248,7 +275,7 @@ class Commits:
         if edit is None:
             return False
         is_needed = not edit.is_empty or loaded.state is not State.PRESENT
-        if is_needed and not await self._publish(loaded, edit):
+        if is_needed and not await self._publish(plan, loaded, edit):
             return False
         outcome.update({(*plan.path, name): slot for name, slot in edit.results.items()})
         return True
@@ -269,7 +296,7 @@ class Commits:
                 edit.note(name, stored, slot, link.apply(slot))
             elif not link.is_done(slot):
                 return None
-        for name, changes in plan.changes.items():
+        for name, changes in plan.changes.items() if not self._is_linking(attempts) else ():
             stored, slot = await self._directories.slot(loaded, name)
             base = attempts.bases.setdefault(name, slot)
             linked = edit.results.get(name, slot)
@@ -279,7 +306,7 @@ class Commits:
             edit.note(name, stored, slot, result)
         return edit
 
-    async def _publish(self, loaded: Loaded, edit: _Edit) -> bool:
+    async def _publish(self, plan: Plan, loaded: Loaded, edit: _Edit) -> bool:
         if loaded.revision >= MAX_REVISION:
             raise StorageError(f"the directory {loaded.path!a} has the last revision there is")
         capability = loaded.capability
@@ -287,8 +314,9 @@ class Commits:
             raise AccessDenied(f"the directory {loaded.path!a} was shared for reading only")
         rewritten = await self._rewriting.rewrite(loaded, edit.before, edit.after)
         blob = await self._directories.store_directory(
-            rewritten.directory, rewritten.data, capability
+            rewritten.directory, rewritten.encoded, capability, plan.unstored
         )
+        plan.unstored.clear()
         is_sealed = capability.cid.encryption_key is not None
         try:
             await self._directories.publish(capability, loaded.revision + 1, blob)

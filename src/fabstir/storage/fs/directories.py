@@ -8,7 +8,7 @@ this object remembers the newest entry of each key that it met.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -25,7 +25,12 @@ from fabstir.primitives.errors import (
 )
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5 import hamt
-from fabstir.protocol.s5.dialects import decode_directory
+from fabstir.protocol.s5.dialects import (
+    Encoded,
+    decode_directory,
+    encode_canonical_directory,
+    encode_directory,
+)
 from fabstir.protocol.s5.directory import Dialect, Directory, DirRef, Entry, FileRef, LinkKind
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.encryption import (
@@ -46,6 +51,7 @@ from fabstir.protocol.s5.registry import (
 from fabstir.storage.fs.cache import Cache
 from fabstir.storage.fs.changes import Slot
 from fabstir.storage.fs.paths import other_spellings
+from fabstir.storage.fs.together import Unstored, put_all
 from fabstir.storage.ports import Blobs, Registry
 
 _LOG = logging.getLogger(__name__)
@@ -55,6 +61,9 @@ MAX_ENTRIES_REMEMBERED: Final = 100_000
 
 _DECODED_WEIGHT: Final = 8
 """Bytes of Python objects for one byte of an encoded directory, measured with 1,000 files."""
+
+_ENCODED_WEIGHT: Final = 3
+"""As above, of one that is kept in pieces so that the next version is encoded quickly."""
 
 _MAX_READS = 5
 """How often a directory is read again whose blob was replaced between entry and blob."""
@@ -136,9 +145,21 @@ class Directories:
         self._registry = registry
         self._seen: Cache[bytes, SignedEntry] = Cache(MAX_ENTRIES_REMEMBERED)
         self._decoded: Cache[tuple[bytes, bytes], Directory] = Cache(cache_bytes)
+        self._encoded: Cache[bytes, Encoded] = Cache(cache_bytes)
         self._nodes: Cache[tuple[bytes, bytes], bytes] = Cache(cache_bytes)
 
     # -- reading ----------------------------------------------------------------------------------
+
+    async def load_or_begin(self, capability: Capability, path: str) -> Loaded:
+        """As `load`; one that nothing names, and whose blob is gone, counts as deleted.
+
+        Killed writers leave such directories: published, not yet named, their blobs collected.
+        """
+        try:
+            return await self.load(capability, path)
+        except CorruptBlob:
+            entry = await self._newest(capability.cid.link, path)
+            return _without_content(capability, path, entry, State.DELETED)
 
     async def load(self, capability: Capability, path: str) -> Loaded:
         """The newest version of a directory.
@@ -157,13 +178,7 @@ class Directories:
         for _ in range(_MAX_READS):
             if entry is None or not entry.data:
                 state = State.MISSING if entry is None else State.DELETED
-                return Loaded(
-                    capability=capability,
-                    path=path,
-                    state=state,
-                    revision=0 if entry is None else entry.revision,
-                    directory=EMPTY,
-                )
+                return _without_content(capability, path, entry, state)
             try:
                 blob = read_blob_pointer(entry.data)
                 return await self._loaded(capability, path, entry.revision, blob)
@@ -311,15 +326,34 @@ class Directories:
         self._nodes.put((digest, capability.cid.encryption_key or b""), node, len(node))
         return sealed, digest
 
+    def encode(self, directory: Directory, after: Loaded) -> Encoded:
+        """The bytes of a directory that follows a version that was loaded."""
+        if self.dialect is not Dialect.CANONICAL:
+            data = encode_directory(directory, self.dialect)
+            return Encoded(data=data, dirs={}, files={})
+        before = self._encoded.get(after.blob.digest) if after.blob is not None else None
+        return encode_canonical_directory(directory, before)
+
     async def store_directory(
-        self, directory: Directory, data: bytes, capability: Capability
+        self,
+        directory: Directory,
+        encoded: Encoded,
+        capability: Capability,
+        beside: Sequence[Unstored] = (),
     ) -> Multihash:
-        """Keep a directory; `data` are its bytes."""
-        sealed = self._sealed(data, capability)
-        blob = await self.blobs.put(sealed, reason=self.reason("directory"))
-        key = (blob.digest, capability.cid.encryption_key or b"")
-        self._decoded.put(key, directory, len(data) * _DECODED_WEIGHT)
-        return blob.multihash
+        """Keep a directory, and files that it is the first to name, with one wait for the disk."""
+        sealed = self._sealed(encoded.data, capability)
+        digest = self.crypto.blake3(sealed)
+        try:
+            await put_all(self.blobs, [Unstored(sealed, self.reason("directory")), *beside])
+        except StorageError:
+            if capability.cid.encryption_key is not None:
+                await self.release([Multihash(digest)])
+            raise
+        key = (digest, capability.cid.encryption_key or b"")
+        self._decoded.put(key, directory, len(encoded.data) * _DECODED_WEIGHT)
+        self._encoded.put(digest, encoded, len(encoded.data) * _ENCODED_WEIGHT)
+        return Multihash(digest)
 
     async def publish(self, capability: Capability, revision: int, blob: Multihash | None) -> None:
         """Let a directory's link lead to a blob; None: to nothing, it is deleted.
@@ -345,6 +379,11 @@ class Directories:
         """Whether there is, or ever was, a directory of this key."""
         return await self._newest(public_key, path) is not None
 
+    async def keep(self, blob: Multihash) -> None:
+        """Pin a directory again that may have been let go of."""
+        data = await self.blobs.get(blob, max_bytes=_sealed_limit(MAX_MUTABLE_BYTES))
+        await self.blobs.put(data, reason=self.reason("directory"))
+
     async def release(self, blobs: Iterable[Multihash]) -> None:
         """Drop pins of blobs that nothing names any more.
 
@@ -364,6 +403,13 @@ class Directories:
         if key is None:
             return data
         return seal_mutable(data, key, self.random(NONCE_BYTES), self.crypto)
+
+
+def _without_content(
+    capability: Capability, path: str, entry: SignedEntry | None, state: State
+) -> Loaded:
+    revision = 0 if entry is None else entry.revision
+    return Loaded(capability=capability, path=path, state=state, revision=revision, directory=EMPTY)
 
 
 def _sealed_limit(max_bytes: int) -> int:

@@ -8,15 +8,21 @@ from fabstir.primitives.cid import Multihash
 from fabstir.storage.fs.changes import Change, PutFile
 from fabstir.storage.fs.ownership import own_blobs
 from fabstir.storage.fs.paths import Segments
+from fabstir.storage.fs.together import Unstored
 
 
 @dataclass(slots=True)
 class Plan:
-    """Changes of one directory, and of directories in it, which are made where they are missing."""
+    """Changes of one directory, and of directories in it, which are made where they are missing.
+
+    Attributes:
+        unstored: files of the changes whose blobs are stored with the directory.
+    """
 
     path: Segments = ()
     changes: dict[str, list[Change]] = field(default_factory=dict[str, list[Change]])
     below: dict[str, Plan] = field(default_factory=dict[str, "Plan"])
+    unstored: list[Unstored] = field(default_factory=list[Unstored])
 
     def at(self, path: Segments) -> Plan:
         """The plan of a directory below this one."""

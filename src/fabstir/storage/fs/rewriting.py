@@ -8,13 +8,13 @@ from typing import Final, TypeVar
 
 from fabstir.primitives.cid import Multihash
 from fabstir.protocol.s5 import hamt
-from fabstir.protocol.s5.dialects import encode_directory
+from fabstir.protocol.s5.dialects import Encoded
 from fabstir.protocol.s5.directory import Directory, Entry
 from fabstir.protocol.s5.hamt_nodes import HamtConfig
 from fabstir.protocol.s5.limits import HAMT_SWITCH_ENTRIES, MAX_MUTABLE_BYTES
 from fabstir.storage.fs.changes import Slot
 from fabstir.storage.fs.directories import DIRECTORY_KEY, FILE_KEY, Directories, Loaded
-from fabstir.storage.fs.together import put_all
+from fabstir.storage.fs.together import Unstored, put_all
 
 MAX_FLAT_BYTES: Final = MAX_MUTABLE_BYTES // 2
 """A directory whose entries take more is sharded early: 999 files with eight older versions each
@@ -31,13 +31,13 @@ class Rewritten:
     """A directory's next version.
 
     Attributes:
-        data: its bytes.
+        encoded: its bytes.
         stored: blobs of HAMT nodes that were stored for it.
         dropped: blobs of HAMT nodes that it no longer has.
     """
 
     directory: Directory
-    data: bytes
+    encoded: Encoded
     stored: tuple[Multihash, ...] = ()
     dropped: tuple[Multihash, ...] = ()
 
@@ -69,9 +69,9 @@ class Rewriting:
         num_entries = len(directory.files) + len(directory.dirs)
         dialect = self._directories.dialect
         if num_entries < HAMT_SWITCH_ENTRIES:
-            data = encode_directory(directory, dialect)
-            if len(data) <= MAX_FLAT_BYTES:
-                return Rewritten(directory=directory, data=data)
+            encoded = self._directories.encode(directory, loaded)
+            if len(encoded.data) <= MAX_FLAT_BYTES:
+                return Rewritten(directory=directory, encoded=encoded)
         entries: dict[str, Entry] = {
             **{FILE_KEY + name: file for name, file in directory.files.items()},
             **{DIRECTORY_KEY + name: ref for name, ref in directory.dirs.items()},
@@ -88,7 +88,7 @@ class Rewriting:
         sharded = replace(directory, files={}, dirs={}, sharding=built.sharding())
         return Rewritten(
             directory=sharded,
-            data=encode_directory(sharded, dialect),
+            encoded=self._directories.encode(sharded, loaded),
             stored=_blobs(built.new),
         )
 
@@ -116,7 +116,7 @@ class Rewriting:
         resharded = replace(directory, sharding=updated.sharding(directory.sharding))
         return Rewritten(
             directory=resharded,
-            data=encode_directory(resharded, self._directories.dialect),
+            encoded=self._directories.encode(resharded, loaded),
             stored=_blobs(updated.new),
             dropped=_blobs(updated.dropped),
         )
@@ -145,7 +145,7 @@ class _Nodes:
         """Store what waits."""
         waiting, self.waiting = self.waiting, []
         reason = self.directories.reason("node")
-        await put_all(self.directories.blobs, waiting, reason)
+        await put_all(self.directories.blobs, [Unstored(node, reason) for node in waiting])
 
 
 def _merged(entries: Mapping[str, T], changes: Mapping[str, T | None]) -> dict[str, T]:

@@ -171,7 +171,7 @@ class Snapshots:
         target = replace(source, capability=Capability(cid), directory=EMPTY)
         rewritten = await self._rewriting.arrange(target, directory)
         blob = await self._directories.store_directory(
-            rewritten.directory, rewritten.data, target.capability
+            rewritten.directory, rewritten.encoded, target.capability
         )
         return self._reference(blob.digest, key)
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import anyio
 
 from fabstir.storage.ports import Blobs
 
 
-async def put_all(blobs: Blobs, data: Sequence[bytes], reason: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Unstored:
+    """The bytes of a blob that is to be stored, and why it will be pinned."""
+
+    data: bytes
+    reason: str
+
+
+async def put_all(blobs: Blobs, unstored: Sequence[Unstored]) -> None:
     """Store blobs at the same time: the store's commits are shared, a portal's round trips overlap.
 
     Raises:
@@ -17,14 +26,14 @@ async def put_all(blobs: Blobs, data: Sequence[bytes], reason: str) -> None:
     """
     errors: list[Exception] = []
 
-    async def put(blob: bytes) -> None:
+    async def put(blob: Unstored) -> None:
         try:
-            await blobs.put(blob, reason=reason)
+            await blobs.put(blob.data, reason=blob.reason)
         except Exception as exc:  # noqa: BLE001 - raised below, without its task group
             errors.append(exc)
 
     async with anyio.create_task_group() as tasks:
-        for blob in data:
+        for blob in unstored:
             tasks.start_soon(put, blob)
     if errors:
         raise errors[0]

@@ -13,11 +13,15 @@ from fabstir.storage.fs.contents import Data, Stored, prepare_content, store_con
 from fabstir.storage.fs.directories import Directories
 from fabstir.storage.fs.paths import Segments, format_path
 from fabstir.storage.fs.running import Write
-from fabstir.storage.fs.together import put_all
+from fabstir.storage.fs.together import Unstored, put_all
 from fabstir.storage.fs.values import DEFAULT_MEDIA_TYPE, split_time
 
 _MEDIA_TYPES: Final = mimetypes.MimeTypes(filenames=())
 """Python's own table, the same on every machine."""
+
+
+SHORT_BYTES: Final = 64 * 1024
+"""Content that is stored together with other blobs; a longer one takes its own time anyway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,19 +61,20 @@ class Uploads:
         )
         return self._change(wish, stored, write)
 
-    def prepare(self, wish: Wish, data: bytes, write: Write) -> tuple[bytes, PutFile]:
-        """The bytes to store with `store_all`, and the change that makes them a file then."""
+    def prepare(self, wish: Wish, data: bytes, write: Write) -> tuple[Unstored, PutFile]:
+        """The blob to store with others, and the change that makes it a file then."""
         prepared = prepare_content(
             data,
             encrypt=wish.encrypt,
             crypto=self._directories.crypto,
             random=self._directories.random,
         )
-        return prepared.data, self._change(wish, prepared.stored, write)
+        unstored = Unstored(prepared.data, self._directories.reason("file"))
+        return unstored, self._change(wish, prepared.stored, write)
 
-    async def store_all(self, prepared: list[bytes]) -> None:
+    async def store_all(self, unstored: list[Unstored]) -> None:
         """Store many short contents together. Raises as `store`; some may be kept then."""
-        await put_all(self._directories.blobs, prepared, self._directories.reason("file"))
+        await put_all(self._directories.blobs, unstored)
 
     def _change(self, wish: Wish, stored: Stored, write: Write) -> PutFile:
         write.stored.add(stored.blob.multihash)

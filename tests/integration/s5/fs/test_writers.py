@@ -351,3 +351,35 @@ async def test_a_vacuum_waits_for_a_snapshot(
     assert len(refused) == 1
     tree = open_tree(snapshot.capability, LocalBlobs(store, "bob"), held, NATIVE)
     assert await tree.get("f", 1) == b"1"
+
+
+@pytest.mark.parametrize("is_compatible", [False, True])
+async def test_a_directory_that_a_killed_writer_left_without_a_name(
+    blobs: LocalBlobs,
+    held: HeldRegistry,
+    root: Capability,
+    store: BlobStore,
+    *,
+    is_compatible: bool,
+) -> None:
+    """Published, named by nobody, and its blob is collected."""
+    fs = FileSystem(blobs, held, root, NATIVE, is_compatible=is_compatible)
+    await fs.put("first", b"")
+
+    async def killed() -> None:
+        raise KeyboardInterrupt
+
+    held.after_set = [killed]
+    with pytest.raises(KeyboardInterrupt):
+        await fs.put("d/lost", b"lost")
+    fresh = FileSystem(blobs, held, root, NATIVE, is_compatible=is_compatible)
+    await fresh.vacuum(store.pins(), min_age=-60)
+    await store.collect(grace_seconds=-60)
+    await fresh.put("d/kept", b"kept")
+    await fresh.put("d/e/kept", b"too")
+
+    assert [info.path async for info in fresh.walk()] == ["d", "d/e", "d/e/kept", "d/kept", "first"]
+    assert await fs.get("d/kept", 10) == b"kept"
+    await fs.vacuum(store.pins(), min_age=-60)
+    await store.collect(grace_seconds=-60)
+    assert await fresh.get("d/e/kept", 10) == b"too"

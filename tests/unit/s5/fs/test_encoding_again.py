@@ -1,0 +1,36 @@
+"""The next version of a directory, encoded from the one before."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.strategies_s5 import directories
+
+from fabstir.primitives.errors import LocalProtocolError
+from fabstir.protocol.s5.dialects import encode_canonical_directory, encode_directory
+from fabstir.protocol.s5.directory import Dialect, Directory, FileRef
+
+
+@given(directories, directories)
+def test_the_bytes_are_those_of_the_whole(first: Directory, second: Directory) -> None:
+    merged = Directory(
+        files={**first.files, **second.files},
+        dirs={**first.dirs, **second.dirs},
+        sharding=second.sharding,
+        header=second.header,
+    )
+    before = encode_canonical_directory(first)
+
+    assert before.data == encode_directory(first, Dialect.CANONICAL)
+    for directory in (merged, second, first):
+        after = encode_canonical_directory(directory, before)
+        assert after.data == encode_directory(directory, Dialect.CANONICAL)
+
+
+@given(st.sampled_from(["", ".", "..", "a/b", "a\0", "x" * 2000]))
+def test_names_that_no_reader_would_take(name: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        encode_canonical_directory(
+            Directory(files={name: FileRef(hash=bytes(32), size=1)}, dirs={})
+        )
