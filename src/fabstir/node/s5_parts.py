@@ -146,7 +146,8 @@ class PortalAccounts:
             await hidden.remember(url, account.seed)
 
     def _http(self, url: str) -> PortalHttp:
-        return PortalHttp(url, self._client, on_request=self._on_request)
+        # Nodes that know each other must not ask each other for what neither has, in circles.
+        return PortalHttp(url, self._client, on_request=self._on_request, only_stored=True)
 
 
 def s5_folder(settings: Settings) -> Path:
@@ -185,6 +186,7 @@ async def open_s5_parts(
         KeystoreError: the identity cannot be read.
     """
     folder, s5 = s5_folder(settings), settings.s5
+    is_new = not s5.identity.exists()
     identity = load_or_create_identity(s5.identity, NATIVE)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -234,6 +236,8 @@ async def open_s5_parts(
             on_lost=on_lost,
         )
         root = Capability.of_keys(identity.file_system_root(), writable=True)
+        if is_new:
+            await replication.claim(root.cid.link)
         own = OwnRegistry(registry, local, replication, root.cid.link)
         files = FileSystem(node.blobs(FILES), own, root, NATIVE)
         hidden = HiddenDb(node.blobs(HIDDEN), own, identity.hidden_db_root(), NATIVE)

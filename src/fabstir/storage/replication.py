@@ -19,6 +19,7 @@ from typing import Final
 import anyio
 
 from fabstir.db.s5.publications import (
+    is_own_key,
     load_unpublished,
     note_own_entry,
     note_publication,
@@ -45,6 +46,7 @@ from fabstir.primitives.errors import (
     NotFound,
     PortalError,
     PortalLied,
+    PortalUnavailable,
     RemoteProtocolError,
     StorageError,
     WriteConflict,
@@ -220,6 +222,15 @@ class Replication:
         if done != Round():
             _logger.info("copies were seen to", extra={"round": str(done)})
         return done
+
+    async def claim(self, public_key: bytes) -> None:
+        """The key was made on this machine, so nobody else can have an entry of it."""
+        now = self._clock()
+        await self._db.write(lambda c: note_own_entry(c, public_key, -1, now), durable=True)
+
+    async def is_claimed(self, public_key: bytes) -> bool:
+        """Whether it was, or entries of it were set here."""
+        return await self._db.read(lambda c: is_own_key(c, public_key))
 
     async def note_entry(self, entry: SignedEntry) -> None:
         """An entry of ours is about to be set."""
@@ -435,9 +446,10 @@ class Replication:
 class OwnRegistry:
     """`ports.Registry` of the node's own file system: portals get what is set here, too.
 
-    Once the tree's root is here, this disk decides what is not known: so files can be written
-    while every portal and peer is away. Before that, on a machine that an identity has just come
-    to, nobody answering is an error: the tree would look empty, and be written anew.
+    Once the tree's root is here, or where the identity was made, this disk decides what is not
+    known: so files can be written while every portal and peer is away. On a machine that an
+    identity has just come to, nobody answering is an error: the tree would look empty, and be
+    written anew.
     """
 
     def __init__(
@@ -452,10 +464,16 @@ class OwnRegistry:
         """See `ports.Registry`."""
         try:
             return await self._registry.get(public_key)
-        except PortalError:
-            if await self._local.get(self._root_key) is None:
-                raise
-            return None
+        except PortalError as error:
+            if await self._replication.is_claimed(self._root_key):
+                return None
+            if await self._local.get(self._root_key) is not None:
+                return None
+            raise PortalUnavailable(
+                error.url,
+                f"{error.reason}; this identity's files are not on this machine yet, and who may "
+                "have them does not answer: try again, or correct s5.portals and s5.peers",
+            ) from error
 
     async def set(self, entry: SignedEntry) -> None:
         """See `ports.Registry`."""

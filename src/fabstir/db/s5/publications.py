@@ -51,6 +51,14 @@ def note_own_entry(connection: Connection, public_key: bytes, revision: int, now
     )
 
 
+def is_own_key(connection: Connection, public_key: bytes) -> bool:
+    """Whether the key's entries are set on this machine, or were about to be."""
+    row = connection.execute(
+        select(own_entries.c.revision).where(own_entries.c.public_key == public_key)
+    ).first()
+    return row is not None
+
+
 def load_unpublished(connection: Connection, place: str, limit: int) -> list[Unpublished]:
     """What a portal lacks, the longest waiting first."""
     there = (

@@ -11,12 +11,14 @@ import httpx
 import pytest
 from tests.integration.s5.node.conftest import eventually, free_port, s5_settings
 
+from fabstir.crypto import NATIVE
 from fabstir.db.s5.replicas import Replica, ReplicaState
 from fabstir.node.control import ask
 from fabstir.node.s5 import S5Running, open_s5
 from fabstir.node.s5_parts import S5, open_s5_parts, s5_control_path
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError, NotFound, PortalError
+from fabstir.storage.identity import import_identity
 from fabstir.telemetry.metrics import MetricsRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -153,15 +155,28 @@ async def test_files_are_written_while_every_portal_is_away(tmp_path: Path) -> N
     away = f"http://127.0.0.1:{free_port()}"
 
     async with running(tmp_path / "ours", portals=away, replicas="2") as ours:
-        with pytest.raises(PortalError):
-            await ours.parts.files.put("a", CONTENT)
-    async with running(tmp_path / "ours") as ours:
-        await ours.parts.files.put("a", CONTENT)
-    async with running(tmp_path / "ours", portals=away, replicas="2") as ours:
         await ours.parts.files.put("new/b", CONTENT)
 
         assert await ours.parts.files.get("new/b", 100) == CONTENT
         assert await ours.parts.replication.num_missing() > 0
+
+
+async def test_an_identity_that_came_from_elsewhere_does_not_begin_anew_while_portals_are_away(
+    tmp_path: Path,
+) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    import_identity(tmp_path / "theirs.identity", "07" * 16, NATIVE)
+    identity = str(tmp_path / "theirs.identity")
+
+    async with running(tmp_path / "ours", portals=away, identity=identity) as ours:
+        with pytest.raises(PortalError, match="not on this machine yet"):
+            await ours.parts.files.put("a", CONTENT)
+    async with running(tmp_path / "ours", identity=identity) as ours:
+        await ours.parts.files.put("a", CONTENT)
+    async with running(tmp_path / "ours", portals=away, identity=identity) as ours:
+        await ours.parts.files.put("new/b", CONTENT)
+
+        assert await ours.parts.files.get("a", 100) == CONTENT
 
 
 async def test_a_taken_port_and_a_taken_folder_are_settings_to_change(
