@@ -14,9 +14,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
+# Not of the session: an async fixture keeps its event loop as long as it lives, and the tests of
+# commands, which come after these, start loops of their own.
+@pytest.fixture(scope="module")
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Door]:
-    """One for all tests that need no other settings: each has accounts and paths of its own."""
+    """One for a module's tests that need no other settings: each has accounts of its own."""
     async with open_door(tmp_path_factory.mktemp("door")) as door:
         yield door
 
