@@ -136,6 +136,7 @@ async def _services(
         store=store,
         blobs=parts.node.blobs("doors"),
         registry=parts.registry,
+        own_registry=parts.registry.local,
         files=parts.files,
         accounts=accounts,
         uploads=await stack.enter_async_context(

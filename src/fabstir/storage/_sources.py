@@ -46,15 +46,19 @@ class BlobSource:
         routes: paths there to try for the blob, in this order.
         outboard_routes: and for its outboard.
         token: of an account there; it goes to the origin only.
+        only_stored: as of `PortalHttp`: it looks on its own disk only.
     """
 
     origin: str
     routes: tuple[str, ...]
     outboard_routes: tuple[str, ...]
     token: str | None = field(default=None, repr=False)
+    only_stored: bool = False
 
     @classmethod
-    def portal(cls, url: str, blob: BlobId, *, token: str | None = None) -> Self:
+    def portal(
+        cls, url: str, blob: BlobId, *, token: str | None = None, only_stored: bool = False
+    ) -> Self:
         """A portal, ours or another's.
 
         Raises:
@@ -66,6 +70,7 @@ class BlobSource:
             # Where a blob is served under any name with a dot, this is the blob itself.
             outboard_routes=(f"/s5/blob/{blob.encode('z')}{OUTBOARD_SUFFIX}",),
             token=token,
+            only_stored=only_stored,
         )
 
     @classmethod
@@ -100,7 +105,9 @@ class SourceReader:
         self._source = source
         self._blob = blob
         self._client = client
-        self._http = PortalHttp(source.origin, client, patience=patience)
+        self._http = PortalHttp(
+            source.origin, client, patience=patience, only_stored=source.only_stored
+        )
 
     async def outboard(self) -> GroupTree | None:
         """The blob's tree, verified; None: this source has no outboard, or too long a one.

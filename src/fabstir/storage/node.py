@@ -209,7 +209,11 @@ class NodeBlobs:
 
 
 class NodeRegistry:
-    """`ports.Registry` over a node: what is here, unless others have something newer."""
+    """`ports.Registry` over a node: what is here, unless others have something newer.
+
+    Attributes:
+        local: what is here only.
+    """
 
     def __init__(
         self,
@@ -224,14 +228,14 @@ class NodeRegistry:
             others: asked together, with REGISTRY_TIMEOUT; what they say is verified.
             broadcast: tells peers of an entry that was set here, and waits for nobody.
         """
-        self._local = local
+        self.local = local
         self._others = others
         self._broadcast = broadcast
         self._fresh = _Recent[bytes](MAX_FRESH, FRESH_SECONDS, clock)
 
     async def get(self, public_key: bytes) -> SignedEntry | None:
         """See `ports.Registry`. Where others fail, what is here is used."""
-        ours = await self._local.get(public_key)
+        ours = await self.local.get(public_key)
         if not self._others or public_key in self._fresh:
             return ours
         theirs, failure = await self._ask_others(public_key)
@@ -245,14 +249,14 @@ class NodeRegistry:
 
     async def set(self, entry: SignedEntry) -> None:
         """See `ports.Registry`; durable here, and told to peers."""
-        await self._local.set(entry)
+        await self.local.set(entry)
         self._broadcast(entry)
 
     async def _keep(self, entry: SignedEntry) -> SignedEntry | None:
         try:
-            await self._local.set(entry)
+            await self.local.set(entry)
         except WriteConflict:  # a newer one came meanwhile
-            return await self._local.get(entry.public_key)
+            return await self.local.get(entry.public_key)
         return entry
 
     async def _ask_others(

@@ -87,7 +87,7 @@ class Swarm:
 
     def _portals(self, blob: BlobId) -> list[BlobSource]:
         return [
-            BlobSource.portal(portal.url, blob, token=portal.session.token)
+            BlobSource.portal(portal.url, blob, token=portal.session.token, only_stored=True)
             for portal in self._pool.portals
         ]
 

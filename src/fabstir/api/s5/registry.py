@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fabstir.api.s5.answers import json_response
+from fabstir.api.s5.blobs import wants_only_here
 from fabstir.api.s5.bodies import read_json
 from fabstir.api.s5.guard import require_caller
 from fabstir.api.s5.names import decode_base64url, encode_base64url
@@ -38,7 +39,11 @@ class RegistryDoors:
     async def read(self, request: Request) -> Response:
         """The newest entry of a key."""
         public_key = _key(request.query_params.get("pk", ""))
-        entry = await self._services.registry.get(public_key)
+        # A node that asks another for what it lacks is asked by nobody meanwhile, or two that know
+        # each other would ask in circles.
+        only_here = wants_only_here(request)
+        registry = self._services.own_registry if only_here else self._services.registry
+        entry = await registry.get(public_key)
         if entry is None:
             raise NotFound("there is no registry entry of this key")
         return json_response(

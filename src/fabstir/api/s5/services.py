@@ -55,6 +55,7 @@ class S5Services:
         store: what is on this disk, for uploads, pins and blobs that are here.
         blobs: this node with its peers and portals, for blobs that are not.
         registry: this node's, with what its peers and portals know.
+        own_registry: what is on this disk only, for nodes that ask each other.
         files: the owner's file system, behind /s5/fs.
         find: where peers say that a blob is: `Peers.find`.
         offer: where it is here, as peers are told; None: it is not.
@@ -71,6 +72,7 @@ class S5Services:
     store: BlobStore
     blobs: Blobs
     registry: Registry
+    own_registry: Registry
     files: FileSystem
     accounts: Accounts
     uploads: ResumableUploads

@@ -217,6 +217,7 @@ async def open_door(
             store=store,
             blobs=files if elsewhere is None else elsewhere,
             registry=registry,
+            own_registry=registry,
             files=FileSystem(
                 files,
                 registry,
