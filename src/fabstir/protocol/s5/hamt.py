@@ -105,6 +105,37 @@ async def lookup(root: bytes, key: str, load: Load, crypto: Crypto) -> Entry | N
         node = await _load_child(child, node, load)
 
 
+async def lookup_many(
+    root: bytes, keys: Iterable[str], load: Load, crypto: Crypto
+) -> dict[str, Entry]:
+    """Those of some keys that are there; every node is loaded and read once for all of them.
+
+    Raises:
+        RemoteProtocolError: as `lookup`.
+    """
+    config, node = read_root(await load(root))
+    wanted = [(hash_key(key, config.hash_function, crypto), key) for key in keys]
+    found: dict[str, Entry] = {}
+    await _find(node, wanted, load, found)
+    return found
+
+
+async def _find(
+    node: Node, wanted: Sequence[tuple[int, str]], load: Load, found: dict[str, Entry]
+) -> None:
+    by_child: dict[int, list[tuple[int, str]]] = {}
+    for path, key in wanted:
+        slot = 0 if node.unsplit is not None else _slot(path, node.depth)
+        by_child.setdefault(slot, []).append((path, key))
+    for slot, inside in by_child.items():
+        child = node.children.get(slot, ())
+        if isinstance(child, bytes):
+            await _find(await _load_child(child, node, load), inside, load, found)
+            continue
+        leaf = dict(child)
+        found.update((key, read_entry(key, leaf[key])) for _, key in inside if key in leaf)
+
+
 def _slot(path: int, depth: int) -> int:
     return path >> (HAMT_BITS_PER_LEVEL * depth) & _MASK
 

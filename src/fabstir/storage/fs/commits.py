@@ -202,10 +202,11 @@ class Commits:
     async def _write_below(
         self, plan: Plan, loaded: Loaded, attempts: _Attempts, outcome: Outcome
     ) -> None:
+        slots = await self._directories.slots(loaded, plan.below)
         for name, below in plan.below.items():
             if name in attempts.settled:
                 continue
-            slot = (await self._directories.slot(loaded, name))[1]
+            slot = slots[name][1]
             if slot.file is not None and slot.directory is None:
                 raise PathRefused(f"{format_path(below.path)!a} is a file: it can hold nothing")
             ref = slot.directory
@@ -284,8 +285,9 @@ class Commits:
         """What to change in this very version; None: directories below must be looked at again."""
         edit = _Edit()
         looks = Looks(self._directories, loaded)
+        slots = await self._directories.slots(loaded, {*attempts.prepared, *plan.changes})
         for name, ref in attempts.prepared.items():
-            stored, slot = await self._directories.slot(loaded, name)
+            stored, slot = slots[name]
             path = format_path((*plan.path, name))
             # One that was deleted may have lost its name by now.
             replaces = attempts.replaced.get(name) if slot.directory is not None else None
@@ -297,7 +299,7 @@ class Commits:
             elif not link.is_done(slot):
                 return None
         for name, changes in plan.changes.items() if not self._is_linking(attempts) else ():
-            stored, slot = await self._directories.slot(loaded, name)
+            stored, slot = slots[name]
             base = attempts.bases.setdefault(name, slot)
             linked = edit.results.get(name, slot)
             result = _fold(changes, linked, is_same=slot == base)

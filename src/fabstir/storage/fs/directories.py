@@ -190,15 +190,6 @@ class Directories:
                 entry = newest
         raise WriteConflict(path, f"it changed {_MAX_READS} times while it was read")
 
-    async def find(self, loaded: Loaded, key: str) -> Entry | None:
-        """The entry of a HAMT's key, "f:NAME" or "d:NAME"; None: there is none."""
-        directory = loaded.directory
-        if directory.sharding is not None:
-            load = self.node_loader(loaded)
-            return await hamt.lookup(directory.sharding.root, key, load, self.crypto)
-        name = key[len(FILE_KEY) :]
-        return directory.files.get(name) if key.startswith(FILE_KEY) else directory.dirs.get(name)
-
     def entries(
         self,
         loaded: Loaded,
@@ -219,15 +210,36 @@ class Directories:
 
     async def slot(self, loaded: Loaded, name: str) -> tuple[str, Slot]:
         """What is there under a name, and how the name is spelled there."""
-        for spelling in (name, *other_spellings(name)):
-            file = await self.find(loaded, FILE_KEY + spelling)
-            ref = await self.find(loaded, DIRECTORY_KEY + spelling)
-            if file is not None or ref is not None:
-                return spelling, Slot(
-                    file=file if isinstance(file, FileRef) else None,
-                    directory=ref if isinstance(ref, DirRef) else None,
-                )
-        return name, Slot()
+        return (await self.slots(loaded, [name]))[name]
+
+    async def slots(self, loaded: Loaded, names: Iterable[str]) -> dict[str, tuple[str, Slot]]:
+        """As `slot`, of many names; nodes of a HAMT are read once for all."""
+        spellings = {name: (name, *other_spellings(name)) for name in names}
+        every = [spelling for forms in spellings.values() for spelling in forms]
+        found = await self._find(loaded, every)
+        return {
+            name: next(
+                ((form, found[form]) for form in forms if not found[form].is_empty), (name, Slot())
+            )
+            for name, forms in spellings.items()
+        }
+
+    async def _find(self, loaded: Loaded, names: Sequence[str]) -> dict[str, Slot]:
+        directory = loaded.directory
+        if directory.sharding is None:
+            files, dirs = directory.files, directory.dirs
+            return {name: Slot(file=files.get(name), directory=dirs.get(name)) for name in names}
+        keys = [kind + name for name in names for kind in (FILE_KEY, DIRECTORY_KEY)]
+        load = self.node_loader(loaded)
+        entries = await hamt.lookup_many(directory.sharding.root, keys, load, self.crypto)
+        slots: dict[str, Slot] = {}
+        for name in names:
+            file, ref = entries.get(FILE_KEY + name), entries.get(DIRECTORY_KEY + name)
+            slots[name] = Slot(
+                file=file if isinstance(file, FileRef) else None,
+                directory=ref if isinstance(ref, DirRef) else None,
+            )
+        return slots
 
     def node_loader(
         self, loaded: Loaded, on_node: Callable[[Multihash], None] | None = None

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterable
 from pathlib import Path
 from time import perf_counter
 
+import anyio
 import pytest
 from tests.integration.s5.fs.conftest import OWNER
 from tests.integration.s5.fs.crash_child import say
@@ -61,17 +62,23 @@ async def read_every_entry(fs: FileSystem, other: FileSystem, num_files: int) ->
     written = perf_counter()
 
     names = {info.path async for info in other.walk("d")}
-    num_misses = 0
-    for n in range(num_files):
-        if await other.get(f"d/file{n}.txt", 100) != b"content of %d" % n:
-            num_misses += 1
+    misses: list[int] = []
+
+    async def read(numbers: range) -> None:
+        for n in numbers:
+            if await other.get(f"d/file{n}.txt", 100) != b"content of %d" % n:
+                misses.append(n)
+
+    async with anyio.create_task_group() as tasks:
+        for first in range(16):
+            tasks.start_soon(read, range(first, num_files, 16))
 
     ended = perf_counter()
     say(
         f"{num_files} files written in {written - started:.1f} s and read by a fresh reader in "
-        f"{ended - written:.1f} s, {num_misses} misses"
+        f"{ended - written:.1f} s, {len(misses)} misses"
     )
-    assert (len(names), num_misses) == (num_files, 0)
+    assert (len(names), misses) == (num_files, [])
 
 
 @pytest.mark.anyio

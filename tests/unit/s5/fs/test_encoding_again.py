@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.strategies_s5 import directories
 
@@ -12,6 +12,7 @@ from fabstir.protocol.s5.dialects import encode_canonical_directory, encode_dire
 from fabstir.protocol.s5.directory import Dialect, Directory, FileRef
 
 
+@settings(max_examples=15)
 @given(directories, directories)
 def test_the_bytes_are_those_of_the_whole(first: Directory, second: Directory) -> None:
     merged = Directory(
