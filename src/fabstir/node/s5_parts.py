@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
+import anyio
 import httpx
 
 from fabstir.config import Settings
@@ -106,6 +107,8 @@ class PortalAccounts:
         self._identity = identity
         self._client = client
         self._on_request = on_request
+        self._entering = anyio.Lock()
+        """Two that enter a portal at once would make two accounts, and keep one."""
 
     async def portal(self, url: str, spool_folder: Path) -> Portal:
         """A portal, with the account that is there for it."""
@@ -119,6 +122,16 @@ class PortalAccounts:
         Raises:
             PortalError: it does not let us.
         """
+        async with self._entering:
+            await self._enter(portal, invite)
+
+    async def enter_if_needed(self, portal: Portal) -> None:
+        """As `enter`, unless somebody did meanwhile."""
+        async with self._entering:
+            if portal.session.token is None:
+                await self._enter(portal, None)
+
+    async def _enter(self, portal: Portal, invite: str | None) -> None:
         portal.session = await sign_in(
             portal.http,
             self._identity,
@@ -232,7 +245,7 @@ async def open_s5_parts(
             NATIVE,
             num_copies=s5.replicas,
             seconds=s5.repair_seconds,
-            enter=accounts.enter,
+            enter=accounts.enter_if_needed,
             on_lost=on_lost,
         )
         root = Capability.of_keys(identity.file_system_root(), writable=True)
