@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import Final
 
 from tests.fuzz.s5_key_targets import S5_KEY_TARGETS
+from tests.fuzz.s5_portal_targets import S5_PORTAL_TARGETS
 from tests.s5_trees import Blobs, drive, listed
 
 from fabstir.crypto import NATIVE
@@ -92,6 +93,7 @@ _ROOT: Final = bytes(32)
 
 S5_TARGETS: Final[dict[str, Target]] = {
     **S5_KEY_TARGETS,
+    **S5_PORTAL_TARGETS,
     "s5_archive": s5_archive,
     "s5_cbor": s5_cbor,
     "s5_directory": s5_directory,
