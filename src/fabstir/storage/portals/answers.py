@@ -43,13 +43,17 @@ def decode_base64url(text: str, what: str) -> bytes:
         raise RemoteProtocolError(f"{what} is not base64url: {exc}") from exc
 
 
-def parse_uploaded(body: bytes) -> BlobId:
-    """The identifier with which an upload is answered."""
-    text = Fields.parse(body, "the answer to an upload").text("cid", "CID", limit=256)
+def parse_cid(text: str) -> BlobId:
+    """A blob identifier in any base. Raises RemoteProtocolError."""
     try:
         return BlobId.decode(text)
     except ValueError as exc:
-        raise RemoteProtocolError(f"the answer to an upload names no blob: {exc}") from exc
+        raise RemoteProtocolError(f"{text[:80]!r} names no blob: {exc}") from exc
+
+
+def parse_uploaded(body: bytes) -> BlobId:
+    """The identifier with which an upload is answered."""
+    return parse_cid(Fields.parse(body, "the answer to an upload").text("cid", "CID", limit=256))
 
 
 def is_same_blob(claimed: BlobId, ours: BlobId) -> bool:

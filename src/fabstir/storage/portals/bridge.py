@@ -30,8 +30,8 @@ from fabstir.storage.fs.paths import format_path, parse_path
 from fabstir.storage.fs.values import DirectoryInfo, FileInfo, Info, Page
 from fabstir.storage.portals._bridge_errors import bridge_error
 from fabstir.storage.portals._persist import persist
+from fabstir.storage.portals.answers import parse_cid
 from fabstir.storage.portals.bridge_answers import (
-    parse_cid,
     parse_etag,
     parse_file_headers,
     parse_page,

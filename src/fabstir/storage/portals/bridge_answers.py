@@ -14,6 +14,7 @@ from fabstir.protocol.s5.directory import Cbor
 from fabstir.protocol.s5.limits import MAX_PATH_BYTES
 from fabstir.storage.fs.paths import check_name, format_path, parse_path
 from fabstir.storage.fs.values import DEFAULT_MEDIA_TYPE, DirectoryInfo, FileInfo, Info, Page
+from fabstir.storage.portals.answers import parse_cid
 
 _MAX_CURSOR_CHARS = 4096
 _UINT64 = 1 << 64
@@ -132,14 +133,6 @@ def parse_kind(body: bytes) -> str:
         return fields.optional_text("error_type", limit=_MAX_KIND_CHARS) or ""
     except RemoteProtocolError:
         return ""
-
-
-def parse_cid(text: str) -> BlobId:
-    """Raises RemoteProtocolError."""
-    try:
-        return BlobId.decode(text)
-    except ValueError as exc:
-        raise RemoteProtocolError(f"{text[:80]!r} is no CID: {exc}") from exc
 
 
 def _seconds(item: Fields, name: str) -> float | None:

@@ -16,7 +16,7 @@ import httpx
 
 from fabstir.primitives.errors import NotFound, PortalLied, PortalRefused, PortalUnavailable
 from fabstir.storage.portals._persist import persist
-from fabstir.storage.portals.answers import encode_base64url
+from fabstir.storage.portals.answers import encode_base64url, is_same_blob, parse_cid
 from fabstir.storage.portals.http import PortalHttp
 from fabstir.storage.portals.source import OnProgress, Source
 
@@ -96,6 +96,7 @@ class TusUpload:
             },
             frozenset({201, 409}),
         )
+        self._check_cid(answer[1])
         self._was_there = answer[0] == 409
         if not self._was_there:
             await self._note(self._own_path(answer[1].get("Location", "")))
@@ -133,6 +134,7 @@ class TusUpload:
             # It forgot the upload (the Dart node does so when it restarts), or has another offset.
             reason = "it does not go on with an upload that it began"
             raise PortalUnavailable(self._http.url, reason) from exc
+        self._check_cid(headers)
         if "Upload-Offset" in headers:
             self._move_to(self._read_offset(headers, start + length))
         else:  # the Dart node says it only with the last chunk
@@ -160,6 +162,17 @@ class TusUpload:
             num_bytes=length,
         )
         return answer.status, answer.headers
+
+    def _check_cid(self, headers: httpx.Headers) -> None:
+        """Compare the identifier that our own node answers with, where there is one."""
+        text = headers.get("Upload-Cid")
+        if text is None:
+            return
+        with self._http.believing():
+            claimed = parse_cid(text)
+        if not is_same_blob(claimed, self._source.blob):
+            ours = self._source.blob.encode("z")
+            raise PortalLied(self._http.url, f"it took {ours} and answers with {text[:80]!r}")
 
     async def _note(self, location: str | None) -> None:
         self._location = location

@@ -37,6 +37,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 HALF = len(LARGE) // 2
 MIB = 1024 * 1024
+OTHER = BlobId(bytes(32), len(LARGE))
 
 
 def to(url: str) -> Answer:
@@ -387,6 +388,8 @@ def offset(value: object) -> Callable[[Answer], Answer]:
             Alter(lambda a: with_header(a, "Location", "http://elsewhere.example/x")),
             "another host",
         ),
+        ("PATCH", Alter(lambda a: with_header(a, "Upload-Cid", OTHER.encode())), "answers with"),
+        ("PATCH", Alter(lambda a: with_header(a, "Upload-Cid", "z1")), "names no blob"),
         ("POST /s5/upload/tus", always(Answer(201)), "does not say where"),
         (
             "POST /s5/upload/tus",
