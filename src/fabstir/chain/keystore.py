@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 import stat
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from fabstir.chain._account import Account
 from fabstir.crypto import NATIVE, checksum_address
+from fabstir.db.files import create_private
 from fabstir.db.outbox import SignedVersion
 from fabstir.primitives.errors import KeystoreError
 from fabstir.primitives.ids import Address, ChainId, Hash32
@@ -157,17 +157,13 @@ def write_secret_file(path: Path, text: str) -> None:
         KeystoreError: it exists, or cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        is_written = create_private(path, f"{text}\n".encode())
     except OSError as exc:
-        if path.exists():
-            raise KeystoreError(
-                f"{path} exists already and is not overwritten: choose another name, or move it "
-                "away"
-            ) from exc
         raise KeystoreError(f"{path} cannot be written: {exc.strerror}") from exc
+    if not is_written:
+        raise KeystoreError(
+            f"{path} exists already and is not overwritten: choose another name, or move it away"
+        )
 
 
 def _write_keystore(path: Path, signer: Signer, password: str, scrypt_n: int) -> None:

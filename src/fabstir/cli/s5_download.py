@@ -18,6 +18,7 @@ from anyio import to_thread
 from fabstir.cli.s5_access import Access
 from fabstir.cli.s5_progress import Advance
 from fabstir.crypto import Blake3
+from fabstir.db.files import install
 from fabstir.primitives.errors import CorruptBlob, StorageError, StorageFull
 
 _READ_BYTES = 1 << 20
@@ -58,7 +59,6 @@ async def download(node: Access, found: Mapping[str, Any], file: Path, advance: 
                     await to_thread.run_sync(out.write, piece)
                     done += len(piece)
                     advance(done, total)
-            await to_thread.run_sync(_flush, out)
         await to_thread.run_sync(_put_in_place, part, file, found, done, hasher.digest())
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -78,11 +78,6 @@ def _hash_part(out: BinaryIO, total: int) -> Blake3:
     return hasher
 
 
-def _flush(out: BinaryIO) -> None:
-    out.flush()
-    os.fsync(out.fileno())
-
-
 def _put_in_place(
     part: Path, file: Path, found: Mapping[str, Any], num_bytes: int, digest: bytes
 ) -> None:
@@ -90,4 +85,4 @@ def _put_in_place(
     if num_bytes != found["size"] or (expected is not None and digest.hex() != expected):
         part.unlink()
         raise CorruptBlob(found["cid"], str(part))
-    part.replace(file)
+    install(part, file)

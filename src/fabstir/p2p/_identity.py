@@ -11,6 +11,7 @@ from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.serialization import deserialize_private_key
 
+from fabstir.db.files import create_private
 from fabstir.primitives.errors import KeystoreError
 
 
@@ -23,7 +24,7 @@ def load_or_create_identity(path: Path) -> KeyPair:
     """
     try:
         if not path.exists():
-            _write_new(path)
+            create_private(path, create_new_key_pair().private_key.serialize())
         if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise KeystoreError(f"{path} can be read by other users: chmod 600 it")
         encoded = path.read_bytes()
@@ -45,16 +46,3 @@ def _decode(encoded: bytes, path: Path) -> KeyPair:
     if not isinstance(private_key, Ed25519PrivateKey):
         raise error
     return KeyPair(private_key, private_key.get_public_key())
-
-
-def _write_new(path: Path) -> None:
-    """Write aside and rename, so that a crash leaves no half key behind."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(create_new_key_pair().private_key.serialize())
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -23,6 +23,7 @@ from typing import BinaryIO, Final
 import anyio
 from anyio import to_thread
 
+from fabstir.db.files import install
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import (
     RemoteProtocolError,
@@ -224,14 +225,7 @@ class PartFile:
 
     def _install(self, path: Path) -> None:
         with self._named_errors():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            path.replace(self.target)
-            folder = os.open(self.target.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            install(path, self.target)
             for suffix in ("part", "obao", "done", "whole"):
                 self._beside(suffix).unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from typing import Final
 import anyio
 from anyio import to_thread
 
+from fabstir.db.files import sync_folder
 from fabstir.primitives.errors import StorageError, StorageFull
 
 GATHER_BYTES: Final = 1 << 20
@@ -124,7 +125,7 @@ def _open(path: Path, size: int) -> int:
             os.ftruncate(descriptor, size)
             os.lseek(descriptor, size, os.SEEK_SET)
             if is_new:
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
         except BaseException:
             os.close(descriptor)
             raise
@@ -134,14 +135,6 @@ def _open(path: Path, size: int) -> int:
 def _require_size(descriptor: int, path: Path, size: int) -> None:
     if os.fstat(descriptor).st_size < size:
         raise StorageError(f"{path} is shorter than it was: begin the upload again")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 async def read_pieces(path: Path) -> AsyncIterator[bytes]:

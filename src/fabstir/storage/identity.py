@@ -10,12 +10,12 @@ import hashlib
 import os
 import secrets
 import stat
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from mnemonic import Mnemonic
 
+from fabstir.db.files import create_private
 from fabstir.primitives.errors import KeystoreError
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.derivation import ENTROPY_BYTES, Identity
@@ -170,39 +170,10 @@ def _bip39_words() -> list[str]:
 
 
 def _create(path: Path, entropy: bytes) -> bool:
-    """Write aside and link into place: a crash leaves no half file, and no file is overwritten.
-
-    Returns:
-        Whether it was written; False: there is a file already.
-    """
+    """Returns whether it was written; False: there is a file already."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, name = tempfile.mkstemp(  # mode 0600
-            dir=path.parent, prefix=f".{path.name}-", suffix=".part"
-        )
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(entropy.hex() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            path.hardlink_to(name)
-        finally:
-            Path(name).unlink(missing_ok=True)
-        for left_by_a_kill in path.parent.glob(f".{path.name}-*.part"):
-            left_by_a_kill.unlink(missing_ok=True)
-        _fsync_folder(path.parent)
+        return create_private(path, f"{entropy.hex()}\n".encode("ascii"))
     except OSError as exc:
-        if isinstance(exc, FileExistsError | FileNotFoundError) and path.exists():
-            return False  # another process was faster, and may have removed our part
         raise KeystoreError(
             f"the S5 identity {path} cannot be written ({exc.strerror}): correct s5.identity"
         ) from exc
-    return True
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

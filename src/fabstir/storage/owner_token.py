@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from fabstir.db.files import create_private
 from fabstir.primitives.errors import KeystoreError
 
 OWNER_TOKEN_FILE: Final = "owner.token"  # noqa: S105 - a file's name
@@ -28,7 +29,7 @@ def load_owner_token(folder: Path) -> str:
     try:
         return _read(path)
     except FileNotFoundError:
-        _write(path)
+        create_private(path, secrets.token_urlsafe(_TOKEN_BYTES).encode() + b"\n")
         return _read(path)
 
 
@@ -40,19 +41,3 @@ def _read(path: Path) -> str:
     if len(token) < _MIN_CHARS or not token.isprintable() or " " in token:
         raise KeystoreError(f"{path} holds no token: delete it, and a new one is made")
     return token
-
-
-def _write(path: Path) -> None:
-    """Beside, flushed, then renamed, so that a crash leaves no half token behind.
-
-    Only the process that holds the node's store makes one, so there is no race for the name.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_urlsafe(_TOKEN_BYTES).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

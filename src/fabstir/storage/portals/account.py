@@ -7,8 +7,7 @@ token of the last login; with the identity's portal key they open the account. N
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Final
 
 from anyio import to_thread
 
+from fabstir.db.files import replace_private
 from fabstir.primitives.encoding import parse_json
 from fabstir.primitives.errors import ConfigError, RemoteProtocolError
 from fabstir.protocol.fields import Fields
@@ -47,6 +47,9 @@ class AccountFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._writing = threading.Lock()
+        """Two portals that renew their tokens at once would each write what they have read, and
+        one of the accounts would be lost."""
 
     async def load(self, url: str) -> PortalAccount | None:
         """The account at a portal, if there is one.
@@ -65,25 +68,15 @@ class AccountFile:
         await to_thread.run_sync(self._save, account)
 
     def _save(self, account: PortalAccount) -> None:
-        accounts = self._read() | {account.url: account}
+        with self._writing:
+            self._replace(self._read() | {account.url: account})
+
+    def _replace(self, accounts: Mapping[str, PortalAccount]) -> None:
         entries = {
             url: {"seed": encode_base64url(kept.seed), "token": kept.token}
             for url, kept in sorted(accounts.items())
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # The temporary file has mode 0600 from its first byte on.
-        with tempfile.NamedTemporaryFile(
-            "w", dir=self._path.parent, prefix=f".{self._path.name}-", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            try:
-                json.dump({"accounts": entries}, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.replace(self._path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        replace_private(self._path, json.dumps({"accounts": entries}, indent=1).encode())
 
     def _read(self) -> dict[str, PortalAccount]:
         try:

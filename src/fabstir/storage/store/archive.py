@@ -12,7 +12,6 @@ checksum, no signature: whoever makes an archive decides what is in it.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from anyio import to_thread
 
 from fabstir.crypto import Blake3
+from fabstir.db.files import install
 from fabstir.db.s5.blobs import load_page
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import (
@@ -31,7 +31,7 @@ from fabstir.primitives.errors import (
     RemoteProtocolError,
     StorageError,
 )
-from fabstir.storage.store._files import disk_errors, sync_folder
+from fabstir.storage.store._files import disk_errors
 
 if TYPE_CHECKING:
     from fabstir.storage.store.store import BlobStore
@@ -210,9 +210,7 @@ async def export_archive(
                         writer.end_blob(blob)
                         num_bytes += blob.size
                 writer.end()
-                await to_thread.run_sync(_flush, stream)
-            part.replace(file)
-            await to_thread.run_sync(sync_folder, file.parent)
+            await to_thread.run_sync(install, part, file)
         finally:
             part.unlink(missing_ok=True)
     return Exported(num_blobs=writer.num_blobs, num_bytes=num_bytes, damaged=tuple(damaged))
@@ -251,11 +249,6 @@ async def import_archive(
             "archive again, and import it again"
         )
     return Imported(num_blobs=num_blobs, num_bytes=num_bytes)
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 async def _content(reader: ArchiveReader) -> AsyncIterator[bytes]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -357,6 +358,19 @@ async def test_accounts_are_kept_by_portal_readable_by_nobody_else(tmp_path: Pat
     assert [account.token for account in kept.values()] == ["newer", ""]
     assert kept[second.url] == second
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["accounts.json"]
+
+
+@pytest.mark.anyio
+async def test_accounts_that_are_saved_at_once_are_all_kept(tmp_path: Path) -> None:
+    file = AccountFile(tmp_path / "accounts.json")
+    accounts = [PortalAccount(f"https://{n}.example", bytes([n]) * 32) for n in range(16)]
+
+    async with anyio.create_task_group() as tasks:
+        for account in accounts:
+            tasks.start_soon(file.save, account)
+
+    kept = await file.load_all()
+    assert sorted(kept.values(), key=lambda account: account.seed) == accounts
 
 
 @pytest.mark.anyio
