@@ -34,8 +34,8 @@ from fabstir.storage._group_fetch import GroupFetch, Report
 from fabstir.storage._part import PartFile, open_part
 from fabstir.storage._runs import Runs
 from fabstir.storage._sources import BlobSource, SourceReader
-from fabstir.storage.portals._persist import persist
 from fabstir.storage.portals.http import DEFAULT_PATIENCE, Patience
+from fabstir.storage.portals.retrying import keep_trying
 from fabstir.storage.verified import GroupTree, num_groups
 
 __all__ = ["BlobSource", "Fetched", "OnDropped", "OnProgress", "fetch_blob", "read_whole"]
@@ -197,7 +197,7 @@ class _Fetch:
 
     async def _tree_of(self, reader: SourceReader) -> GroupTree | None:
         try:
-            return await persist(reader.outboard, lambda: 0, self._patience)
+            return await keep_trying(reader.outboard, lambda: 0, self._patience)
         except PortalUnavailable as exc:
             # It may be back when its bytes are asked for.
             _LOG.info("no outboard", extra={"source": reader.name, "reason": exc.reason})
@@ -245,7 +245,7 @@ class _Fetch:
         """
         # What others sent may be the wrong part: then this source gets a second try.
         for is_last in (await to_thread.run_sync(self._part.whole_size) == 0, True):
-            await persist(lambda: self._go_on(reader), lambda: self._bytes_kept, self._patience)
+            await keep_trying(lambda: self._go_on(reader), lambda: self._bytes_kept, self._patience)
             if await to_thread.run_sync(self._part.adopt_whole):
                 return True
             await to_thread.run_sync(self._part.discard_whole)

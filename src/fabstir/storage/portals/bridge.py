@@ -29,7 +29,6 @@ from fabstir.storage.fs.contents import Data
 from fabstir.storage.fs.paths import format_path, parse_path
 from fabstir.storage.fs.values import DirectoryInfo, FileInfo, Info, Page
 from fabstir.storage.portals._bridge_errors import bridge_error
-from fabstir.storage.portals._persist import persist
 from fabstir.storage.portals.answers import parse_cid
 from fabstir.storage.portals.bridge_answers import (
     parse_etag,
@@ -39,6 +38,7 @@ from fabstir.storage.portals.bridge_answers import (
 )
 from fabstir.storage.portals.download import content_length, read_content_range
 from fabstir.storage.portals.http import MAX_ANSWER_BYTES, Answer, PortalHttp
+from fabstir.storage.portals.retrying import keep_trying
 from fabstir.storage.portals.source import PIECE_BYTES, Source, new_hasher, spooled_source
 from fabstir.storage.portals.spool import Spool, open_spool
 
@@ -301,7 +301,7 @@ class Bridge:
 
     async def _run(self, info: FileInfo, start: int, end: int) -> bytes | None:
         """A range of the very version that `info` describes; None: the bridge knows no ranges."""
-        return await persist(
+        return await keep_trying(
             lambda: self._run_once(info, start, end), lambda: 0, self._http.patience
         )
 

@@ -17,8 +17,8 @@ from fabstir.primitives.errors import (
     PortalRefused,
     PortalUnavailable,
 )
-from fabstir.storage.portals._persist import persist
 from fabstir.storage.portals.http import PortalHttp, shown
+from fabstir.storage.portals.retrying import keep_trying
 from fabstir.storage.portals.source import OnProgress, new_hasher
 from fabstir.storage.portals.spool import Spool
 
@@ -81,7 +81,7 @@ class Download:
         """
         with self._http.measured("download") as measure:
             try:
-                await persist(self._attempt, lambda: self._spool.size, self._http.patience)
+                await keep_trying(self._attempt, lambda: self._spool.size, self._http.patience)
             finally:
                 measure.bytes_in = self._spool.size
             if self._hasher.digest() != self._blob.digest:

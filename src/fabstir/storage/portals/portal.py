@@ -20,7 +20,6 @@ from fabstir.primitives.errors import (
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.multikey import encode_multikey
 from fabstir.protocol.s5.registry import SignedEntry
-from fabstir.storage.portals._persist import persist
 from fabstir.storage.portals.answers import (
     AccountStats,
     LocationAnswer,
@@ -42,6 +41,7 @@ from fabstir.storage.portals.groups import (
     verified_run,
 )
 from fabstir.storage.portals.http import Answer, PortalHttp
+from fabstir.storage.portals.retrying import keep_trying
 from fabstir.storage.portals.revisions import Revisions
 from fabstir.storage.portals.session import Session
 from fabstir.storage.portals.source import OnProgress, Source, bytes_source
@@ -216,7 +216,7 @@ class Portal:
         """Some groups of a blob, verified. Raises as `unverified_range`, and PortalLied."""
 
         async def fetch(start: int, end: int) -> bytes:
-            return await persist(
+            return await keep_trying(
                 lambda: self.unverified_range(tree.blob, start, end),
                 lambda: 0,
                 self.http.patience,

@@ -15,9 +15,9 @@ from typing import Final
 import httpx
 
 from fabstir.primitives.errors import NotFound, PortalLied, PortalRefused, PortalUnavailable
-from fabstir.storage.portals._persist import persist
 from fabstir.storage.portals.answers import encode_base64url, is_same_blob, parse_cid
 from fabstir.storage.portals.http import PortalHttp
+from fabstir.storage.portals.retrying import keep_trying
 from fabstir.storage.portals.source import OnProgress, Source
 
 TUS_VERSION: Final = "1.0.0"
@@ -75,7 +75,7 @@ class TusUpload:
             StorageError: the source fails.
         """
         with self._http.measured("tus"):
-            await persist(self._attempt, lambda: self._offset, self._http.patience)
+            await keep_trying(self._attempt, lambda: self._offset, self._http.patience)
         return self._was_there
 
     async def _attempt(self) -> None:

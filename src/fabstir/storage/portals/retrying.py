@@ -16,7 +16,7 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-async def persist(
+async def keep_trying(
     attempt: Callable[[], Awaitable[T]], reached: Callable[[], int], patience: Patience
 ) -> T:
     """Call `attempt` until it succeeds, or failed too often in a row without getting further.
