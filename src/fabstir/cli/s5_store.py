@@ -120,7 +120,10 @@ def scrub(
         )
 
     def render() -> RenderableType:
-        rows = [(bad["cid"], bad["place"], bad["problem"], bad["mended"]) for bad in answer["bad"]]
+        rows = [
+            (bad["cid"] or "", bad["place"], bad["problem"], bad["outcome"])
+            for bad in answer["bad"]
+        ]
         found = f"{answer['num_blobs']} blobs, {answer['num_bad']} damaged, "
         summary = found + f"{answer['num_mended']} of them replaced"
         return Group(table("CID", "place", "problem", "", rows=rows), summary) if rows else summary

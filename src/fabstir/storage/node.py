@@ -103,13 +103,25 @@ class S5Node:
         """
         async with self._alone(blob.multihash):
             if await self.store.size(blob.multihash) is None:
-                await self._bring_from_elsewhere(blob, None)
+                await self._bring_from_elsewhere(blob, await self._damage(blob.multihash))
 
     async def read(
         self, blob: BlobId, start: int = 0, end: int | None = None
     ) -> AsyncIterator[bytes]:
-        """As `ports.Blobs.read`; a blob that is not here is brought here as a whole first."""
+        """As `ports.Blobs.read`; a blob that is not here is brought here as a whole first.
+
+        Rot that shows on the way is replaced from elsewhere, and the read goes on behind it.
+        """
         await self.bring(blob)
+        try:
+            async for piece in self.store.read(blob.multihash, start, end):
+                yield piece
+                start += len(piece)
+        except CorruptBlob as error:
+            async with self._alone(blob.multihash):
+                await self._bring_from_elsewhere(blob, error)
+        else:
+            return
         async for piece in self.store.read(blob.multihash, start, end):
             yield piece
 
@@ -122,6 +134,17 @@ class S5Node:
         """
         async with self._alone(blob.multihash):
             await self._bring_from_elsewhere(blob, CorruptBlob(blob.encode(), "this node's store"))
+
+    async def _damage(self, blob: Multihash) -> CorruptBlob | None:
+        """What a read of a marked blob says; None: it is not here at all."""
+        try:
+            async for _ in self.store.read(blob, 0, 0):
+                pass
+        except NotFound:
+            return None
+        except CorruptBlob as error:
+            return error
+        return None
 
     def _alone(self, blob: Multihash) -> _Turn:
         return _Turn(self._running, blob)
