@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+import threading
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,9 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class PartialFile:
     """An open file that grows from a known length.
 
+    Its steps run in worker threads, and a task that asyncio itself cancels does not wait for its
+    thread: so `close` does, and no later step does anything.
+
     Attributes:
         size: bytes that it has, those still in memory included.
     """
@@ -34,6 +38,8 @@ class PartialFile:
         self._path = path
         self._digest = hashlib.new(algorithm, usedforsecurity=False) if algorithm else None
         self._gathered = bytearray()
+        self._lock = threading.Lock()
+        self._refusal = ""
         self.size = size
 
     @property
@@ -49,40 +55,46 @@ class PartialFile:
             await to_thread.run_sync(self._write)
 
     async def flush(self) -> None:
-        """Until the bytes are on disk. Raises as `append`."""
+        """Until the bytes are on disk. Raises as `append`; what failed once fails from then on."""
         await to_thread.run_sync(self._flush)
-
-    async def truncate(self, size: int) -> None:
-        """Take back what was appended beyond `size`."""
-        self._gathered.clear()
-        await to_thread.run_sync(self._truncate, size)
 
     def close(self) -> None:
         """What was not flushed is lost."""
-        os.close(self._descriptor)
+        with self._lock:
+            self._refusal = "it was closed"
+            descriptor, self._descriptor = self._descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def _flush(self) -> None:
         self._write()
-        with disk_errors(self._path):
-            os.fsync(self._descriptor)
+        with self._step():
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                # The kernel tells of lost pages once, and calls them clean from then on: the next
+                # flush would succeed, and acknowledge what is not there.
+                self._refusal = f"flushing it failed ({error.strerror})"
+                raise
 
     def _write(self) -> None:
-        data, self._gathered = self._gathered, bytearray()
-        if self._digest is not None:
-            self._digest.update(data)
-        rest = memoryview(data)
-        try:
-            with disk_errors(self._path):
+        with self._step():
+            data, self._gathered = self._gathered, bytearray()
+            if self._digest is not None:
+                self._digest.update(data)
+            rest = memoryview(data)
+            try:
                 while rest:
                     rest = rest[os.write(self._descriptor, rest) :]
-        finally:
-            self.size -= len(rest)  # what found no room
+            finally:
+                self.size -= len(rest)  # what found no room
 
-    def _truncate(self, size: int) -> None:
-        with disk_errors(self._path):
-            os.ftruncate(self._descriptor, size)
-            os.lseek(self._descriptor, size, os.SEEK_SET)
-        self.size = size
+    @contextmanager
+    def _step(self) -> Generator[None]:
+        with self._lock, disk_errors(self._path):
+            if self._refusal:
+                raise StorageError(f"{self._path} is not gone on with: {self._refusal}")
+            yield
 
 
 @contextmanager
@@ -113,18 +125,18 @@ async def open_partial(path: Path, size: int, algorithm: str | None) -> AsyncGen
     try:
         yield file
     finally:
-        file.close()
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(file.close)
 
 
 def _open(path: Path, size: int) -> int:
     with disk_errors(path):
-        is_new = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             _require_size(descriptor, path, size)
             os.ftruncate(descriptor, size)
             os.lseek(descriptor, size, os.SEEK_SET)
-            if is_new:
+            if not size:  # nothing is acknowledged yet: its name may be as new
                 sync_folder(path.parent)
         except BaseException:
             os.close(descriptor)
@@ -135,12 +147,3 @@ def _open(path: Path, size: int) -> int:
 def _require_size(descriptor: int, path: Path, size: int) -> None:
     if os.fstat(descriptor).st_size < size:
         raise StorageError(f"{path} is shorter than it was: begin the upload again")
-
-
-async def read_pieces(path: Path) -> AsyncIterator[bytes]:
-    """The whole file, GATHER_BYTES at a time; nothing where it is missing."""
-    if not await anyio.Path(path).exists():
-        return
-    async with await anyio.open_file(path, "rb") as file:
-        while piece := await file.read(GATHER_BYTES):
-            yield piece

@@ -2,8 +2,9 @@
 
 What is acknowledged of one is on disk: its bytes are flushed, then its row says how many. A kill
 loses what came after the last of these steps (SYNC_BYTES at most), which nobody was told. When the
-last byte is there, the store takes it under the owner's pin; between the two, a kill leaves a row
-that is complete without a blob, and the next start finishes it.
+last byte is there, the store takes over the file itself under the owner's pin, in one transaction
+with the upload's row; before it, a kill leaves a row that is complete without a blob, and the next
+start finishes it.
 
 An upload counts against its owner's quota with its whole length from the first moment.
 """
@@ -23,6 +24,7 @@ from typing import Final
 import anyio
 from sqlalchemy import Connection
 
+from fabstir.db.s5.pins import load_usage
 from fabstir.db.s5.tus import (
     TusRow,
     advance_upload,
@@ -44,7 +46,7 @@ from fabstir.primitives.errors import (
     StorageError,
     WriteConflict,
 )
-from fabstir.storage._partial_file import PartialFile, open_partial, read_pieces
+from fabstir.storage._partial_file import PartialFile, open_partial
 from fabstir.storage.store import BlobStore
 
 logger = logging.getLogger(__name__)
@@ -155,10 +157,10 @@ class ResumableUploads:
                 await self._store.pin(owner, [expected], reason="upload")
                 blob = BlobId(expected.digest, length, expected.type)
                 return Upload.of(replace(row, offset=length, blob=blob.to_bytes()))
-        stored = (await self._store.usage(owner)).num_bytes
 
         def begin(db: Connection) -> None:
             # In the writer's turn, so that two that begin at once see each other.
+            stored = load_usage(db, owner).num_bytes
             _check_room(owner, *reserved(db, owner), stored + length, quota)
             insert_upload(db, row)
 
@@ -182,7 +184,8 @@ class ResumableUploads:
             async with self._turn(upload_id, takes_over=False):
                 row = await self._row(upload_id, owner)
                 if row.blob is None and row.offset == row.length:
-                    row = await self._finish(row)
+                    with anyio.CancelScope(shield=True):  # from who comes to append
+                        row = await self._finish(row)
         return Upload.of(row)
 
     async def append(
@@ -352,19 +355,21 @@ class ResumableUploads:
 
     async def _finish(self, row: TusRow) -> TusRow:
         expected = None if row.expected is None else Multihash.from_bytes(row.expected)
+        expires_at = self._expiry()
+
+        def note(db: Connection, blob: BlobId) -> None:
+            finish_upload(db, row.id, blob=blob.to_bytes(), expires_at=expires_at)
+
+        # As long as what was acknowledged, or a StorageError; of no bytes at all it makes a file.
+        async with open_partial(self._path(row), row.length, None):
+            pass
         try:
-            blob = await self._store.put(
-                read_pieces(self._path(row)), owner=row.owner, reason="upload", expected=expected
+            blob = await self._store.adopt(
+                self._path(row), owner=row.owner, reason="upload", expected=expected, note=note
             )
         except HashMismatch:
             await self._drop(row)
             raise
-        expires_at = self._expiry()
-        await self._store.db.write(
-            lambda db: finish_upload(db, row.id, blob=blob.to_bytes(), expires_at=expires_at),
-            durable=True,
-        )
-        await anyio.Path(self._path(row)).unlink(missing_ok=True)
         return replace(row, blob=blob.to_bytes(), expires_at=expires_at)
 
     async def _drop(self, row: TusRow) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, TypeVar
 
 import anyio
@@ -34,7 +35,7 @@ from fabstir.db.s5.pins import (
 from fabstir.primitives.cid import BlobId, HashType, Multihash
 from fabstir.primitives.errors import BlobTooLarge, HashMismatch, QuotaExceeded, StorageFull
 from fabstir.protocol.crypto import Crypto
-from fabstir.storage.store._files import IncomingFile, StoreFolder
+from fabstir.storage.store._files import IncomingFile, StoreFolder, disk_errors
 from fabstir.storage.store._hashing import GROUP_BYTES
 
 T = TypeVar("T")
@@ -58,14 +59,26 @@ _WHOLE_BLOCK_BYTES: Final = 16 * GROUP_BYTES
 """What is in memory anyway is written 4 MiB at a time, so that a cancelled put ends soon."""
 
 
+Note = Callable[[Connection, BlobId], None]
+
+
+def unnoted(_connection: Connection, _blob: BlobId) -> None:
+    """Nothing else is written."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Put:
-    """What is wanted of one write."""
+    """What is wanted of one write.
+
+    Attributes:
+        note: what else is written in the transaction that stores and pins.
+    """
 
     owner: str
     reason: str
     expected: Multihash | None
-    max_bytes: int | None
+    max_bytes: int | None = None
+    note: Note = unnoted
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +102,27 @@ class BlobWriter:
             if size <= MAX_INLINE_BYTES:  # shorter than a block, so there is no second one
                 return await self._put_small(b"".join(first), wanted)
             return await self._put_large(first, blocks, wanted)
+
+    async def adopt(self, file: Path, wanted: Put) -> BlobId:
+        """Store and pin a finished file, which then has no name of its own any more.
+
+        Until the commit it has both names: a kill leaves it where it was, or a blob.
+        """
+        incoming = IncomingFile(self.folder, has_sha256=_is_sha256(wanted.expected))
+        try:
+            size = await self._in_thread(lambda: incoming.link(file))
+            if size is None or size <= MAX_INLINE_BYTES:
+                blob = await self.put(_pieces_of(file), wanted)
+            else:
+                while await self._in_thread(incoming.hash_next):
+                    pass
+                blob = await self._complete(incoming, wanted)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._in_thread(incoming.discard)
+        with anyio.CancelScope(shield=True), disk_errors(file):
+            await self._in_thread(lambda: file.unlink(missing_ok=True))
+        return blob
 
     async def sweep(self, files: Sequence[str] | None = None) -> None:
         """Remove the doomed ones of `files`, or all; what a blob names by now stays."""
@@ -118,13 +152,16 @@ class BlobWriter:
         incoming = IncomingFile(self.folder, has_sha256=_is_sha256(wanted.expected))
         try:
             await self._receive(incoming, first, rest, wanted)
-            content = await self._in_thread(incoming.finish)
-            blob = self._identify(content, wanted.expected)
-            with anyio.CancelScope(shield=True):
-                await self._install(incoming, content, wanted)
+            return await self._complete(incoming, wanted)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._in_thread(incoming.discard)
+
+    async def _complete(self, incoming: IncomingFile, wanted: Put) -> BlobId:
+        content = await self._in_thread(incoming.finish)
+        blob = self._identify(content, wanted.expected)
+        with anyio.CancelScope(shield=True):
+            await self._install(incoming, content, wanted)
         return blob
 
     async def _receive(
@@ -164,6 +201,7 @@ class BlobWriter:
 
     def _keep(self, connection: Connection, content: Content, wanted: Put) -> str | None:
         """The transaction that stores and pins. Returns the file that it took the place of."""
+        wanted.note(connection, self._identify(content, wanted.expected))
         now = self.clock()
         row = find_blob(connection, Multihash(content.digest))
         if row is None:
@@ -221,6 +259,13 @@ def _is_sha256(name: Multihash | None) -> bool:
 
 def _size(block: _Block) -> int:
     return sum(len(piece) for piece in block)
+
+
+async def _pieces_of(file: Path) -> AsyncIterator[bytes]:
+    with disk_errors(file):
+        async with await anyio.open_file(file, "rb") as stream:
+            while piece := await stream.read(_STREAM_BLOCK_BYTES):
+                yield piece
 
 
 async def _slices(data: bytes) -> AsyncGenerator[_Block]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from anyio import open_file, to_thread
+from anyio import to_thread
 
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import HashMismatch
@@ -15,7 +14,6 @@ from fabstir.storage.store.store import BlobStore
 
 _LOG = logging.getLogger(__name__)
 
-_PIECE_BYTES: Final = 1 << 20
 _HALF_WRITTEN: Final = ".put-"
 
 
@@ -31,23 +29,20 @@ async def adopt_folder(store: BlobStore, folder: Path, owner: str) -> None:
     if not await to_thread.run_sync(folder.is_dir):
         return
     for file in await to_thread.run_sync(_files, folder):
-        if not file.name.startswith(_HALF_WRITTEN):
-            name = _name(folder, file)
-            if name is None:
-                continue  # not ours
+        if file.name.startswith(_HALF_WRITTEN):
+            await to_thread.run_sync(file.unlink)
+        elif name := _name(folder, file):  # else it is not ours
             try:
-                await store.put(
-                    _content(file), owner=owner, reason="earlier version", expected=name
-                )
+                await store.adopt(file, owner=owner, reason="earlier version", expected=name)
             except HashMismatch:
                 _LOG.error("a blob of an earlier version has rotted", extra={"file": str(file)})
-                continue
-        await to_thread.run_sync(file.unlink)
     await to_thread.run_sync(_remove_empty, folder)
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    # A link may lead anywhere: none is ours.
+    files = (path for path in folder.rglob("*") if not path.is_symlink())
+    return sorted(path for path in files if path.is_file())
 
 
 def _name(folder: Path, file: Path) -> Multihash | None:
@@ -56,12 +51,6 @@ def _name(folder: Path, file: Path) -> Multihash | None:
         return Multihash(bytes.fromhex("".join(file.relative_to(folder).parts)))
     except ValueError:
         return None
-
-
-async def _content(path: Path) -> AsyncIterator[bytes]:
-    async with await open_file(path, "rb") as file:
-        while piece := await file.read(_PIECE_BYTES):
-            yield piece
 
 
 def _remove_empty(folder: Path) -> None:

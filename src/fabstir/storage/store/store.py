@@ -48,7 +48,7 @@ from fabstir.primitives.errors import CorruptBlob, NotFound
 from fabstir.protocol.crypto import Crypto
 from fabstir.storage.store._files import StoreFolder
 from fabstir.storage.store._reading import BlobReader
-from fabstir.storage.store._writing import BlobWriter, Put
+from fabstir.storage.store._writing import BlobWriter, Note, Put, unnoted
 from fabstir.storage.store.archive import (
     Exported,
     Imported,
@@ -121,6 +121,31 @@ class BlobStore:
         _check_owner(owner)
         wanted = Put(owner=owner, reason=reason, expected=expected, max_bytes=max_bytes)
         return await self._writer.put(data, wanted)
+
+    async def adopt(
+        self,
+        file: Path,
+        *,
+        owner: str,
+        reason: str,
+        expected: Multihash | None = None,
+        note: Note = unnoted,
+    ) -> BlobId:
+        """Store and pin a finished file, as `put`, and remove its name: it is the store's now.
+
+        On the store's own file system it is read once, to verify it, and not copied; from another
+        one it is copied. Nobody may write to it any more, from this call on.
+
+        Args:
+            note: what else is written in the transaction that stores and pins it.
+
+        Raises:
+            HashMismatch, QuotaExceeded, StorageFull, StorageError: as `put`. The file is left where
+                it is, as it was.
+        """
+        _check_owner(owner)
+        wanted = Put(owner=owner, reason=reason, expected=expected, note=note)
+        return await self._writer.adopt(file, wanted)
 
     async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
         """A whole blob, verified.

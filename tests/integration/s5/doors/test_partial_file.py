@@ -1,12 +1,17 @@
-"""What becomes of an unfinished upload when the disk takes no more."""
+"""What becomes of an unfinished upload when the disk takes no more, or loses what it took."""
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+import secrets
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.integration.s5.doors.door import blob_of, error_of, open_door
 from tests.integration.s5.doors.test_tus import begin, offset_of, send
@@ -70,3 +75,74 @@ async def test_a_file_that_was_cut_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="shorter than it was"):
         async with open_partial(path, 4, None):
             pass
+
+
+async def test_after_a_failed_flush_nothing_is_acknowledged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux tells of pages that it could not write once; the next flush says all is well."""
+    flush, num_failures = os.fsync, 0
+
+    def failing_once(descriptor: int) -> None:
+        nonlocal num_failures
+        if Path(f"/proc/self/fd/{descriptor}").readlink().parent.name == "uploads":
+            num_failures += 1
+            if num_failures == 1:
+                raise OSError(errno.EIO, "Input/output error")
+        flush(descriptor)
+
+    async with open_door(folder) as door:
+        data = secrets.token_bytes(100_000)
+        url = await begin(door.owner, len(data))
+        assert (await send(door.owner, url, 0, data[:1000])).status_code == 204
+        monkeypatch.setattr(os, "fsync", failing_once)
+
+        lost = await send(door.owner, url, 1000, data[1000:50_000])
+
+        assert lost.status_code == 500
+        assert num_failures == 1
+        assert await offset_of(door.owner, url) == 1000
+        done = await send(door.owner, url, 1000, data[1000:])
+        assert done.headers["upload-cid"] == blob_of(data).encode("z")
+
+
+async def test_a_file_that_somebody_cut_becomes_no_blob(folder: Path) -> None:
+    async with open_door(folder) as door:
+        data = secrets.token_bytes(100_000)
+        url = await begin(door.owner, len(data))
+        await send(door.owner, url, 0, data[:99_999])
+        (part,) = (folder / "uploads").iterdir()
+        os.truncate(part, 5000)
+
+        answer = await send(door.owner, url, 99_999, data[99_999:])
+
+        assert answer.status_code == 500
+        assert (await door.store.usage()).num_blobs == 0
+
+
+async def test_closing_waits_for_the_write_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its bytes could go to another file, which has the number of the closed one by then."""
+    write, begun, may_go_on = os.write, threading.Event(), threading.Event()
+
+    def slow(descriptor: int, data: bytes) -> int:
+        begun.set()
+        may_go_on.wait()
+        return write(descriptor, data)
+
+    path = tmp_path / "part"
+    async with open_partial(path, 0, None) as file:
+        monkeypatch.setattr(os, "write", slow)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(file.append, b"x" * GATHER_BYTES)
+            await anyio.to_thread.run_sync(begun.wait)
+            closing = threading.Thread(target=file.close)
+            closing.start()
+            closing.join(0.05)
+            assert closing.is_alive()
+            may_go_on.set()
+        closing.join()
+        assert path.stat().st_size == GATHER_BYTES
+        with pytest.raises(StorageError, match="it was closed"):
+            await file.flush()
