@@ -20,7 +20,7 @@ async def puts(folder: Path, num_single: int, batches: tuple[int, ...]) -> None:
     rows: list[list[str]] = []
     async with open_store(folder / "directory", NATIVE) as store:
         root = Capability.of_keys(Identity(b"\7" * 16, NATIVE).file_system_root(), writable=True)
-        fs = FileSystem(LocalBlobs(store, "bench"), LocalRegistry(store.db, NATIVE), root, NATIVE)
+        fs = FileSystem(LocalBlobs(store, "bench"), LocalRegistry(store, NATIVE), root, NATIVE)
 
         async def put(number: int) -> None:
             await fs.put(f"single/{number:06}.bin", number.to_bytes(FILE_BYTES, "little"))

@@ -213,7 +213,7 @@ async def open_s5_parts(
             usd_per_tb_month=usd_per_tb_month(settings),
             spool_folder=folder / "tmp",
         )
-        local = LocalRegistry(store.db, NATIVE)
+        local = LocalRegistry(store, NATIVE)
         offer = _offer_maker(store, url)
         peers = await enter(
             open_peers(

@@ -10,7 +10,7 @@ from fabstir.storage.fs.paths import format_path, parse_path
 from fabstir.storage.fs.plans import Plan
 from fabstir.storage.fs.running import Write
 from fabstir.storage.fs.together import Unstored
-from fabstir.storage.fs.uploads import SHORT_BYTES, Uploads, Wish
+from fabstir.storage.fs.uploads import SHORT_BYTES, Uploads, Wish, gather_short
 from fabstir.storage.fs.values import FileInfo, file_info
 
 _STORED_AT_ONCE = 64
@@ -57,6 +57,7 @@ class Batch:
             if_none_match=if_none_match,
             encrypt=encrypt,
         )
+        data = await gather_short(data)
         if isinstance(data, bytes) and len(data) <= SHORT_BYTES:
             unstored, change = self._uploads.prepare(wish, data, self._write)
             self._waiting.append(unstored)

@@ -41,7 +41,7 @@ from fabstir.storage.fs.rewriting import Rewriting
 from fabstir.storage.fs.running import Running
 from fabstir.storage.fs.snapshots import Snapshot, Snapshots
 from fabstir.storage.fs.tree import ReadOnlyTree
-from fabstir.storage.fs.uploads import SHORT_BYTES, Uploads, Wish
+from fabstir.storage.fs.uploads import SHORT_BYTES, Uploads, Wish, gather_short
 from fabstir.storage.fs.vacuum import Vacuum, Vacuumed
 from fabstir.storage.fs.values import (
     OWN_PREFIX,
@@ -164,14 +164,14 @@ class FileSystem(ReadOnlyTree):
             if_none_match=if_none_match,
             encrypt=encrypt,
         )
-        if if_none_match or if_match is not None or not isinstance(data, bytes):
-            await self._check_target(segments, if_match, if_none_match=if_none_match)
+        data = await gather_short(data)
         with self._running.hold() as write:
             plan = Plan()
             if isinstance(data, bytes) and len(data) <= SHORT_BYTES:
                 unstored, change = self._uploads.prepare(wish, data, write)
                 plan.at(segments[:-1]).unstored.append(unstored)
             else:
+                await self._check_target(segments, if_match, if_none_match=if_none_match)
                 change = await self._uploads.store(wish, data, write)
             plan.add(segments, change)
             outcome = await self._commits.commit(plan, self._root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,25 @@ _MEDIA_TYPES: Final = mimetypes.MimeTypes(filenames=())
 
 SHORT_BYTES: Final = 64 * 1024
 """Content that is stored together with other blobs; a longer one takes its own time anyway."""
+
+
+async def gather_short(data: Data) -> Data:
+    """A content that turns out to be short as bytes; a longer stream as it is."""
+    if isinstance(data, bytes):
+        return data
+    pieces = aiter(data)
+    head = bytearray()
+    async for piece in pieces:
+        head += piece
+        if len(head) > SHORT_BYTES:
+            return _continued(bytes(head), pieces)
+    return bytes(head)
+
+
+async def _continued(head: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    yield head
+    async for piece in rest:
+        yield piece
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from typing import Final
 
+from anyio.lowlevel import checkpoint
 from sqlalchemy import Connection
 
-from fabstir.db import Database
 from fabstir.db.s5.registry import (
     count_entries,
     load_entry,
@@ -20,6 +22,7 @@ from fabstir.db.s5.registry import (
 from fabstir.primitives.errors import StorageFull, WriteConflict
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.registry import SignedEntry
+from fabstir.storage.store.store import BlobStore
 
 _SHOWN_DIGITS: Final = 16
 
@@ -40,20 +43,28 @@ class LocalRegistry:
 
     def __init__(
         self,
-        db: Database,
+        store: BlobStore,
         crypto: Crypto,
         *,
         max_entries: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._db = db
+        self._db = store.db
+        self._newest = store.newest_entries
         self._crypto = crypto
         self._max_entries = max_entries
         self._clock = clock
 
     async def get(self, public_key: bytes) -> SignedEntry | None:
         """The newest entry that was set here, verified when it came."""
-        return await self._db.read(lambda connection: load_entry(connection, public_key))
+        await checkpoint()  # who asks again and again lets others go on
+        if public_key in self._newest:
+            return self._newest[public_key]
+        num_sets = self._newest.num_sets
+        entry = await self._db.read(lambda connection: load_entry(connection, public_key))
+        if num_sets == self._newest.num_sets:  # else it may be older than what was set meanwhile
+            self._newest[public_key] = entry
+        return entry
 
     async def set(self, entry: SignedEntry) -> None:
         """Keep an entry, durably. The same one again changes nothing.
@@ -65,7 +76,10 @@ class LocalRegistry:
             StorageFull: it is of another key than the `max_entries` that are here.
         """
         entry.verify(self._crypto)
-        outcome, current = await self._db.write(lambda c: self._save(c, entry), durable=True)
+        saving = asyncio.ensure_future(self._db.write(lambda c: self._save(c, entry), durable=True))
+        saving.add_done_callback(partial(self._on_saved, entry))
+        # A caller that is cancelled takes nothing back: what was committed has to be remembered.
+        outcome, current = await asyncio.shield(saving)
         if outcome is _Outcome.SAVED:
             return
         assert current is not None
@@ -82,6 +96,15 @@ class LocalRegistry:
             f"is here, and with {_short(entry.data)}, which is refused. Two writers share the "
             "key: read what is here, and sign a revision above it",
         )
+
+    def _on_saved(
+        self, entry: SignedEntry, saving: asyncio.Future[tuple[_Outcome, SignedEntry | None]]
+    ) -> None:
+        self._newest.forget(entry.public_key)
+        if saving.cancelled() or saving.exception() is not None:
+            return
+        outcome, current = saving.result()
+        self._newest[entry.public_key] = entry if outcome is _Outcome.SAVED else current
 
     async def forks(self, public_key: bytes) -> list[SignedEntry]:
         """Entries of equal revision and different data that the key signed, by revision."""

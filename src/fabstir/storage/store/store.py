@@ -47,6 +47,7 @@ from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import CorruptBlob, NotFound
 from fabstir.protocol.crypto import Crypto
 from fabstir.storage.store._files import StoreFolder
+from fabstir.storage.store._newest import NewestEntries
 from fabstir.storage.store._reading import BlobReader
 from fabstir.storage.store._writing import BlobWriter, Note, Put, unnoted
 from fabstir.storage.store.archive import (
@@ -83,6 +84,7 @@ class BlobStore:
     Attributes:
         db: its database, with the tables of `fabstir.db.s5`: for accounts, queues and registry.
         folder: where it is.
+        newest_entries: what its registry remembers, one memory for all that open it.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class BlobStore:
     ) -> None:
         self.db = db
         self.folder = folder.root
+        self.newest_entries = NewestEntries()
         self._files = folder
         self._writer = writer
         self._reader = reader

@@ -175,7 +175,7 @@ async def open_door(
         store = await stack.enter_async_context(
             open_store(folder / "store", NATIVE, max_bytes=num_max_bytes)
         )
-        registry = LocalRegistry(store.db, NATIVE)
+        registry = LocalRegistry(store, NATIVE)
         files = LocalBlobs(store, "files")
         accounts = await load_accounts(
             store,

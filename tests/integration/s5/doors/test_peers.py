@@ -38,7 +38,7 @@ async def test_a_peer_finds_and_fetches(door: Door, tmp_path: Path) -> None:
             node_key=secrets.token_bytes(32),
             crypto=NATIVE,
             offer=offer,
-            entries=LocalRegistry(store.db, NATIVE),
+            entries=LocalRegistry(store, NATIVE),
         ) as peers:
             with anyio.fail_after(20):
                 while not (locations := await peers.find(blob.multihash)):

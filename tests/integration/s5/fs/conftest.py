@@ -39,7 +39,7 @@ def blobs(store: BlobStore) -> LocalBlobs:
 
 @pytest.fixture
 def registry(store: BlobStore) -> LocalRegistry:
-    return LocalRegistry(store.db, NATIVE)
+    return LocalRegistry(store, NATIVE)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def file_system_of(store: BlobStore) -> FileSystem:
     keys = Identity(b"\4" * 16, NATIVE).file_system_root()
     return FileSystem(
         LocalBlobs(store, OWNER),
-        LocalRegistry(store.db, NATIVE),
+        LocalRegistry(store, NATIVE),
         Capability.of_keys(keys, writable=True),
         NATIVE,
         max_versions=1,

@@ -109,7 +109,7 @@ async def measure_rewriting(
     store: BlobStore, root: Capability, num_entries: int, *, is_clear: bool
 ) -> float:
     """Bytes of HAMT nodes that one new file rewrites, at so many entries."""
-    blobs, registry = CountedBlobs(store, OWNER), LocalRegistry(store.db, NATIVE)
+    blobs, registry = CountedBlobs(store, OWNER), LocalRegistry(store, NATIVE)
     capability = in_clear(root) if is_clear else root
     directories = Directories(
         blobs,

@@ -90,7 +90,7 @@ class TwoWriters(RuleBasedStateMachine):
         keys = Identity(b"\2" * 16, NATIVE).file_system_root()
         return FileSystem(
             LocalBlobs(self.store, "owner"),
-            LocalRegistry(self.store.db, NATIVE),
+            LocalRegistry(self.store, NATIVE),
             Capability.of_keys(keys, writable=True),
             NATIVE,
             is_compatible=self.is_compatible,

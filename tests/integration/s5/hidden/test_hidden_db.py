@@ -32,7 +32,7 @@ async def store(tmp_path: Path) -> AsyncGenerator[BlobStore]:
 
 @pytest.fixture
 def db(store: BlobStore) -> HiddenDb:
-    return HiddenDb(LocalBlobs(store, "me"), LocalRegistry(store.db, NATIVE), ROOT, NATIVE)
+    return HiddenDb(LocalBlobs(store, "me"), LocalRegistry(store, NATIVE), ROOT, NATIVE)
 
 
 @pytest.fixture

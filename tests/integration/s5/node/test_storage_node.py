@@ -195,12 +195,12 @@ def entry(revision: int) -> SignedEntry:
 
 @pytest.fixture
 def ours(store: BlobStore) -> LocalRegistry:
-    return LocalRegistry(store.db, NATIVE)
+    return LocalRegistry(store, NATIVE)
 
 
 @pytest.fixture
 def theirs(neighbour: Neighbour) -> LocalRegistry:
-    return LocalRegistry(neighbour.store.db, NATIVE)
+    return LocalRegistry(neighbour.store, NATIVE)
 
 
 async def test_the_newest_entry_wins_and_is_kept(

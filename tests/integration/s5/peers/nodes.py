@@ -105,7 +105,7 @@ async def open_node(
     with listening_socket(port) as sock:
         own_port = sock.getsockname()[1]
         async with open_store(folder, NATIVE) as store:
-            registry = LocalRegistry(store.db, NATIVE)
+            registry = LocalRegistry(store, NATIVE)
 
             async def offer(blob: Multihash) -> Offer | None:
                 if before_offer is not None:

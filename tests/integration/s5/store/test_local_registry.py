@@ -13,7 +13,7 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import RemoteProtocolError, StorageFull, WriteConflict
 from fabstir.protocol.s5.limits import MAX_REVISION
 from fabstir.protocol.s5.registry import SignedEntry, sign_entry
-from fabstir.storage.store import BlobStore, LocalRegistry, open_store
+from fabstir.storage.store import BlobStore, LocalRegistry, _newest, open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -27,7 +27,7 @@ def entry(revision: int, data: bytes) -> SignedEntry:
 
 @pytest.fixture
 def registry(store: BlobStore, clock: Clock) -> LocalRegistry:
-    return LocalRegistry(store.db, NATIVE, clock=clock)
+    return LocalRegistry(store, NATIVE, clock=clock)
 
 
 async def test_the_newest_entry_comes_back(registry: LocalRegistry) -> None:
@@ -43,10 +43,10 @@ async def test_the_newest_entry_comes_back(registry: LocalRegistry) -> None:
 
 async def test_an_entry_survives_a_restart(folder: Path) -> None:
     async with open_store(folder, NATIVE) as store:
-        await LocalRegistry(store.db, NATIVE).set(entry(1, b"kept"))
+        await LocalRegistry(store, NATIVE).set(entry(1, b"kept"))
 
     async with open_store(folder, NATIVE) as store:
-        assert await LocalRegistry(store.db, NATIVE).get(KEY) == entry(1, b"kept")
+        assert await LocalRegistry(store, NATIVE).get(KEY) == entry(1, b"kept")
 
 
 async def test_the_same_entry_again_is_no_conflict(registry: LocalRegistry) -> None:
@@ -100,7 +100,7 @@ async def test_evidence_is_bounded(registry: LocalRegistry) -> None:
 
 
 async def test_strangers_have_a_limit(store: BlobStore) -> None:
-    registry = LocalRegistry(store.db, NATIVE, max_entries=2)
+    registry = LocalRegistry(store, NATIVE, max_entries=2)
     seeds = [bytes([number]) * 32 for number in (1, 2, 3)]
     for seed in seeds[:2]:
         await registry.set(sign_entry(seed, 1, b"first", NATIVE))
@@ -109,7 +109,7 @@ async def test_strangers_have_a_limit(store: BlobStore) -> None:
         await registry.set(sign_entry(seeds[2], 1, b"first", NATIVE))
 
     await registry.set(sign_entry(seeds[0], 2, b"second", NATIVE))
-    await LocalRegistry(store.db, NATIVE).set(sign_entry(seeds[2], 1, b"first", NATIVE))
+    await LocalRegistry(store, NATIVE).set(sign_entry(seeds[2], 1, b"first", NATIVE))
 
 
 @pytest.mark.parametrize(
@@ -152,3 +152,59 @@ async def test_of_many_writers_one_wins_each_revision(registry: LocalRegistry) -
 
     assert refused == 19
     assert await registry.get(KEY) == entry(1, b"\0")
+
+
+async def test_what_one_sets_another_of_the_same_store_sees_at_once(store: BlobStore) -> None:
+    one, other = LocalRegistry(store, NATIVE), LocalRegistry(store, NATIVE)
+    assert await other.get(KEY) is None
+
+    for revision in range(20):
+        await one.set(entry(revision, b"data"))
+        assert await other.get(KEY) == entry(revision, b"data")
+
+
+async def test_a_set_whose_caller_was_cancelled_is_seen_all_the_same(
+    registry: LocalRegistry,
+) -> None:
+    await registry.set(entry(1, b"data"))
+    assert await registry.get(KEY) == entry(1, b"data")
+
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await registry.set(entry(2, b"data"))
+
+    with pytest.raises(WriteConflict):  # behind it in the queue
+        await registry.set(entry(0, b"data"))
+    assert await registry.get(KEY) == entry(2, b"data")
+
+
+async def test_what_is_read_while_sets_go_on_is_never_older_than_what_was_acknowledged(
+    registry: LocalRegistry,
+) -> None:
+    acknowledged = -1
+
+    async def read() -> None:
+        while acknowledged < 99:
+            at_least = acknowledged
+            found = await registry.get(KEY)
+            assert (found.revision if found else -1) >= at_least
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(read)
+        for revision in range(100):
+            await registry.set(entry(revision, b"data"))
+            acknowledged = revision
+
+
+async def test_keys_that_were_not_asked_for_lately_come_from_the_database(
+    registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_newest, "_MAX_KEYS", 2)
+    seeds = [bytes([number]) * 32 for number in range(6)]
+    entries = [sign_entry(seed, 1, seed[:1], NATIVE) for seed in seeds]
+
+    for one in entries:
+        await registry.set(one)
+
+    assert [await registry.get(one.public_key) for one in entries] == entries
