@@ -77,7 +77,12 @@ class Access(Protocol):
         ...
 
     async def write(
-        self, path: str, pieces: AsyncIterable[bytes], *, media_type: str | None
+        self,
+        path: str,
+        pieces: AsyncIterable[bytes],
+        *,
+        media_type: str | None,
+        encrypt: bool = True,
     ) -> Any:
         """Store a file; returns what the command `find` would find now."""
         ...
@@ -127,9 +132,14 @@ class _Here:
         return self._s5.files.read(found["path"], start)
 
     async def write(
-        self, path: str, pieces: AsyncIterable[bytes], *, media_type: str | None
+        self,
+        path: str,
+        pieces: AsyncIterable[bytes],
+        *,
+        media_type: str | None,
+        encrypt: bool = True,
     ) -> Any:
-        await self._s5.files.put(path, pieces, media_type=media_type)
+        await self._s5.files.put(path, pieces, media_type=media_type, encrypt=encrypt)
         return await self.run("find", {"target": path})
 
 
@@ -164,14 +174,20 @@ class _There:
                     yield piece
 
     async def write(
-        self, path: str, pieces: AsyncIterable[bytes], *, media_type: str | None
+        self,
+        path: str,
+        pieces: AsyncIterable[bytes],
+        *,
+        media_type: str | None,
+        encrypt: bool = True,
     ) -> Any:
         headers = {} if media_type is None else {"Content-Type": media_type}
+        params = {} if encrypt else {"encrypt": "false"}
         # Here, because an URL with ".." in it would be another one before it is sent.
         plain = "/".join(parse_path(path))
         with _named_errors():
             async with self._client.stream(
-                "PUT", f"/s5/fs/{quote(plain)}", headers=headers, content=pieces
+                "PUT", f"/s5/fs/{quote(plain)}", headers=headers, params=params, content=pieces
             ) as response:
                 await _refuse(response)
                 await response.aread()

@@ -44,9 +44,15 @@ def put(
     media_type: Annotated[
         str | None, typer.Option("--type", help="Its media type; default: by its name.")
     ] = None,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="In clear: others can use it by its CID, as models are."),
+    ] = False,
 ) -> None:
     """Store a file or a folder, encrypted. A PATH that ends with / gets the file's own name."""
     settings = invocation(ctx).settings()
+    if plain and recursive:
+        raise ConfigError("--plain stores one file at a time: leave out -r")
     local = None if source == STDIN else _existing(source, recursive=recursive)
     target = path + local.name if local is not None and path.endswith("/") else path
 
@@ -61,7 +67,8 @@ def put(
                     )
             with bar(ctx, source) as advance:
                 kind = media_type or mimetypes.guess_type(local.name if local else target)[0]
-                return await node.write(target, _pieces(local, advance), media_type=kind)
+                pieces = _pieces(local, advance)
+                return await node.write(target, pieces, media_type=kind, encrypt=not plain)
 
     stored = run_async(run)
     show(ctx, stored, lambda: _stored(stored))

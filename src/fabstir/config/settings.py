@@ -323,7 +323,7 @@ def _check_model(model: ModelSettings) -> None:
         except ValueError as exc:
             raise ConfigError(
                 f"model.cid is {model.cid!r}, which is no S5 identifier ({exc}): take what "
-                "`fabstir s5 put` said"
+                "`fabstir s5 put --plain` said"
             ) from exc
 
 
