@@ -26,6 +26,10 @@ from fabstir.storage.verified import GROUP_BYTES, GroupTree, group_extent
 STREAMS_PER_SOURCE: Final = 2
 """So that a source sends one run while another of it is verified. Each holds 4 MiB."""
 
+STREAMS_PER_ORIGIN: Final = 8
+"""Of all its sources together: whoever signs many locations at a stranger's server has this node
+ask it no faster than a few clients would. The next one's turn comes when a run is through."""
+
 _RUN_BYTES: Final = RUN_GROUPS * GROUP_BYTES
 
 
@@ -34,7 +38,7 @@ class Report:
     """Who gave what, and who is trusted no more.
 
     Attributes:
-        bytes_from: verified bytes by source; those of an earlier try not included.
+        bytes_from: verified bytes by the sources' names; those of an earlier try not included.
         dropped: why a source was given up.
     """
 
@@ -73,6 +77,7 @@ class GroupFetch:
         self._report = report
         self._patience = patience
         self._all = anyio.CancelScope()
+        self._turns: dict[str, anyio.CapacityLimiter] = {}
 
     async def run(self, readers: Sequence[SourceReader]) -> None:
         """Until the blob is complete or no source is left.
@@ -85,7 +90,11 @@ class GroupFetch:
                 for reader in readers:
                     tasks.start_soon(_Supply(self, reader).run)
 
-    async def keep(self, source: str, first: int, data: bytes | memoryview) -> int:
+    def turn(self, origin: str) -> anyio.CapacityLimiter:
+        """Whose block is one stream of this origin's."""
+        return self._turns.setdefault(origin, anyio.CapacityLimiter(STREAMS_PER_ORIGIN))
+
+    async def keep(self, source: SourceReader, first: int, data: bytes | memoryview) -> int:
         """Verify and keep whole groups of one run.
 
         Returns:
@@ -99,11 +108,11 @@ class GroupFetch:
         groups = (group for group in range(first, first + count) if group not in set(wrong))
         new = sum(self._runs.mark(group) for group in groups)
         if new:
-            self._report.gave(source, new)
+            self._report.gave(source.name, new)
             self._report.progress(self._runs.bytes_done)
         if wrong:
             start, end = group_extent(self._tree.blob.size, wrong[0])
-            raise PortalLied(source, f"its bytes {start} to {end} are not those of the blob")
+            raise PortalLied(source.origin, f"its bytes {start} to {end} are not those of the blob")
         if self._runs.is_complete:
             self._all.cancel()
         return new
@@ -147,8 +156,9 @@ class _Supply:
     async def _stream(self) -> None:
         while True:
             try:
-                if not await self._next():
-                    return None
+                async with self._fetch.turn(self._reader.origin):
+                    if not await self._next():
+                        return None
             except PortalUnavailable as exc:
                 self._failures += 1
                 patience = self._fetch.patience
@@ -215,7 +225,7 @@ class _Supply:
             async for piece in response.aiter_raw():
                 pending += piece
                 if offset + len(pending) > size:
-                    raise PortalLied(self._reader.name, f"it sends more than {size} bytes")
+                    raise PortalLied(self._reader.origin, f"it sends more than {size} bytes")
                 while len(pending) >= _RUN_BYTES or offset + len(pending) == size > offset:
                     length = min(_RUN_BYTES, len(pending))
                     if self._fetch.runs.missing(offset // _RUN_BYTES) is not None:
@@ -224,10 +234,10 @@ class _Supply:
                     offset += length
         if offset < size:
             raise PortalUnavailable(
-                self._reader.name,
+                self._reader.origin,
                 f"the connection ended after {offset + len(pending)} of {size} bytes",
             )
 
     async def _keep(self, first: int, data: bytes | memoryview) -> None:
-        if await self._fetch.keep(self._reader.name, first, data):
+        if await self._fetch.keep(self._reader, first, data):
             self._failures = 0

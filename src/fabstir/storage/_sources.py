@@ -42,7 +42,8 @@ class BlobSource:
     """A place that may have a blob.
 
     Attributes:
-        origin: `scheme://host[:port]`; what reports and errors call it.
+        origin: `scheme://host[:port]`; what errors call it.
+        path: of a location; "" of a portal, which is one place whatever its routes.
         routes: paths there to try for the blob, in this order.
         outboard_routes: and for its outboard.
         token: of an account there; it goes to the origin only.
@@ -50,10 +51,17 @@ class BlobSource:
     """
 
     origin: str
+    path: str = ""
     routes: tuple[str, ...]
     outboard_routes: tuple[str, ...]
     token: str | None = field(default=None, repr=False)
     only_stored: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is told apart by, in reports: one origin may be many people's (object stores
+        are), and of these one may lie."""
+        return self.origin + self.path
 
     @classmethod
     def portal(
@@ -89,6 +97,7 @@ class BlobSource:
         origin = f"{parts.scheme}://{userinfo}{parts.netloc.decode('ascii')}"
         return cls(
             origin=parse_origin(origin)[0],
+            path=path,
             routes=(path,),
             outboard_routes=(path + OUTBOARD_SUFFIX,),
         )
@@ -100,7 +109,8 @@ class SourceReader:
     def __init__(
         self, source: BlobSource, blob: BlobId, client: httpx.AsyncClient, patience: Patience
     ) -> None:
-        self.name = source.origin
+        self.name = source.name
+        self.origin = source.origin
         self.has_ranges = True
         self._source = source
         self._blob = blob
@@ -130,7 +140,7 @@ class SourceReader:
         try:
             return await to_thread.run_sync(GroupTree.decode, self._blob, data)
         except RemoteProtocolError as exc:
-            raise PortalLied(self.name, str(exc)) from exc
+            raise PortalLied(self.origin, str(exc)) from exc
 
     async def read_range(self, start: int, end: int, into: bytearray) -> None:
         """Append the bytes from `start` to before `end`; those that came before an error too.
@@ -142,14 +152,14 @@ class SourceReader:
         """
         async with self.open_range(start, end) as (response, _):
             if response.status_code == 200 and (start, end) != (0, self._blob.size):
-                raise NoRanges(self.name, 200, "it sends whole blobs only, no ranges")
+                raise NoRanges(self.origin, 200, "it sends whole blobs only, no ranges")
             async for piece in response.aiter_raw():
                 if len(into) + len(piece) > end - start:
-                    raise PortalLied(self.name, "it sends more than it was asked for")
+                    raise PortalLied(self.origin, "it sends more than it was asked for")
                 into += piece
         if len(into) < end - start:
             raise PortalUnavailable(
-                self.name, f"the connection ended after {len(into)} of {end - start} bytes"
+                self.origin, f"the connection ended after {len(into)} of {end - start} bytes"
             )
 
     @asynccontextmanager
@@ -174,7 +184,7 @@ class SourceReader:
                 await self._http.refuse(response)
             first, after, total = read_content_range(self._http, response)
             if first != start or after > end:
-                raise PortalLied(self.name, "it sends another range than was asked for")
+                raise PortalLied(self.origin, "it sends another range than was asked for")
             self._check_total(total)
             yield response, start
 
@@ -197,7 +207,7 @@ class SourceReader:
         try:
             async with self.open_range(0, min(1, self._blob.size)) as (response, _):
                 place = BlobSource.location(str(response.url))
-            if place.origin == self.name:
+            if place.origin == self.origin:
                 return None
             there = SourceReader(place, self._blob, self._client, self._http.patience)
             return await there._outboard_bytes(place.outboard_routes, size)
@@ -207,5 +217,5 @@ class SourceReader:
     def _check_total(self, total: int | None) -> None:
         if total not in {None, self._blob.size}:
             raise PortalLied(
-                self.name, f"it says that a blob of {self._blob.size} bytes has {total}"
+                self.origin, f"it says that a blob of {self._blob.size} bytes has {total}"
             )

@@ -51,7 +51,7 @@ OnProgress = Callable[[int, int], None]
 """Gets the bytes that are there so far and all of them."""
 
 OnDropped = Callable[[str, StorageError], None]
-"""Gets a source's origin and why nothing more is taken from it."""
+"""Gets a source's name (see `BlobSource`) and why nothing more is taken from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +59,9 @@ class Fetched:
     """How it went.
 
     Attributes:
-        bytes_from: bytes of the blob that each source gave, by its origin; those of an earlier try
+        bytes_from: bytes of the blob that each source gave, by its name; those of an earlier try
             are not included.
-        dropped: why sources were given up, by origin.
+        dropped: why sources were given up, by name.
     """
 
     bytes_from: dict[str, int]
@@ -93,7 +93,7 @@ async def fetch_blob(
         StorageError: the place cannot be written.
     """
     report = Report(blob, on_progress, on_dropped)
-    distinct = {source.origin: source for source in sources}.values()
+    distinct = {source.name: source for source in sources}.values()
     readers = [SourceReader(source, blob, client, patience) for source in distinct]
     async with open_part(target, blob) as part:
         fetch = _Fetch(part, readers, report, patience)
@@ -253,7 +253,7 @@ class _Fetch:
             if is_last:
                 break
         self._report.bytes_from.pop(reader.name, None)
-        raise PortalLied(reader.name, "it sends other bytes than the hash asked for")
+        raise PortalLied(reader.origin, "it sends other bytes than the hash asked for")
 
     async def _go_on(self, reader: SourceReader) -> None:
         offset = self._bytes_kept = await to_thread.run_sync(self._part.whole_size)
@@ -266,12 +266,12 @@ class _Fetch:
                 self._bytes_kept = 0
             async for piece in response.aiter_raw(_PIECE_BYTES):
                 if self._bytes_kept + len(piece) > size:
-                    raise PortalLied(reader.name, f"it sends more than {size} bytes")
+                    raise PortalLied(reader.origin, f"it sends more than {size} bytes")
                 await to_thread.run_sync(self._part.append_whole, piece)
                 self._bytes_kept += len(piece)
                 self._report.gave(reader.name, len(piece))
                 self._report.progress(self._bytes_kept)
         if self._bytes_kept < size:
             raise PortalUnavailable(
-                reader.name, f"the connection ended after {self._bytes_kept} of {size} bytes"
+                reader.origin, f"the connection ended after {self._bytes_kept} of {size} bytes"
             )

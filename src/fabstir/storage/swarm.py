@@ -75,15 +75,14 @@ class Swarm:
 
     async def sources(self, blob: BlobId) -> list[BlobSource]:
         """Where a blob may be now: what peers say, and every portal."""
-        locations = await self._locations(blob)
-        return [*(source for _, source in locations.values()), *self._portals(blob)]
+        return [*(source for _, source in await self._locations(blob)), *self._portals(blob)]
 
-    async def _locations(self, blob: BlobId) -> dict[str, tuple[StorageLocation, BlobSource]]:
-        return {
-            source.origin: (location, source)
+    async def _locations(self, blob: BlobId) -> list[tuple[StorageLocation, BlobSource]]:
+        return [
+            (location, source)
             for location in await self._peers.find(blob.multihash)
             if (source := _source_of(location)) is not None
-        }
+        ]
 
     def _portals(self, blob: BlobId) -> list[BlobSource]:
         return [
@@ -93,19 +92,19 @@ class Swarm:
 
     async def _fetch(self, blob: BlobId, file: Path) -> None:
         locations = await self._locations(blob)
-        sources = [*(source for _, source in locations.values()), *self._portals(blob)]
+        sources = [*(source for _, source in locations), *self._portals(blob)]
         if not sources:
             raise NotFound(f"no peer says where blob {blob.encode()} is")
 
-        def drop(origin: str, error: StorageError) -> None:
-            _logger.info("a source is dropped", extra={"source": origin, "reason": str(error)})
-            if origin not in locations:
-                return
-            location, _ = locations[origin]
-            if isinstance(error, PortalLied):
-                self._peers.report_bad(location)
-            else:
-                self._peers.report_unreachable(location)
+        def drop(name: str, error: StorageError) -> None:
+            _logger.info("a source is dropped", extra={"source": name, "reason": str(error)})
+            for location, source in locations:
+                if source.name != name:
+                    continue
+                if isinstance(error, PortalLied):
+                    self._peers.report_bad(location)
+                else:
+                    self._peers.report_unreachable(location)
 
         await fetch_blob(blob, sources, file, client=self._client, on_dropped=drop)
 

@@ -54,6 +54,7 @@ class Conduct:
         stall_after: bytes of a body after which nothing comes, until the client hangs up.
         statuses: what the next requests for bytes are answered with.
         stated_size: what it says is the blob's size; None: the right one.
+        lies_at: paths of somebody else on the same server, with other bytes.
         redirects_to: another server, for bytes.
         on_body: called with all bytes that were sent so far, after each piece.
     """
@@ -66,6 +67,7 @@ class Conduct:
     stall_after: int | None = None
     statuses: list[int] = field(default_factory=list[int])
     stated_size: int | None = None
+    lies_at: frozenset[str] = frozenset()
     redirects_to: str | None = None
     on_body: Callable[[int], None] = lambda _count: None
 
@@ -76,6 +78,7 @@ class Server:
     Attributes:
         ranges: of each request for bytes that was answered, start and end.
         num_body_bytes: sent so far, of the blob.
+        num_open: requests for bytes that are being answered; `most_open`: at a time so far.
     """
 
     url: str
@@ -84,14 +87,24 @@ class Server:
     ranges: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     paths: list[str] = field(default_factory=list[str])
     num_body_bytes: int = 0
+    num_open: int = 0
+    most_open: int = 0
 
     @property
     def source(self) -> BlobSource:
-        return BlobSource.location(f"{self.url}/blobs/one")
+        return self.source_at("/blobs/one")
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    def source_at(self, path: str) -> BlobSource:
+        return BlobSource.location(self.url + path)
 
     def _is_here(self, path: str) -> bool:
         cid = self.sample.blob.encode("z")
-        return path in {"/blobs/one", f"/s5/blob/{cid}", f"/s5/download/{cid}"}
+        own = {"/blobs/one", f"/s5/blob/{cid}", f"/s5/download/{cid}"}
+        return path in own | self.conduct.lies_at
 
     async def serve(self, stream: SocketStream) -> None:
         async with stream:
@@ -108,7 +121,12 @@ class Server:
         if path.endswith(".obao"):
             await self._send_outboard(stream, path)
         else:
-            await self._send_blob(stream, head, path)
+            self.num_open += 1
+            self.most_open = max(self.most_open, self.num_open)
+            try:
+                await self._send_blob(stream, head, path)
+            finally:
+                self.num_open -= 1
 
     async def _send_outboard(self, stream: SocketStream, path: str) -> None:
         if not self.conduct.has_outboard or not self._is_here(path.removesuffix(".obao")):
@@ -137,12 +155,15 @@ class Server:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{stated}"
         self.ranges.append((start, end))
         await _send_head(stream, 206 if match else 200, headers)
-        await self._send_body(stream, start, end)
+        body = bytearray(self.sample.data[start:end])
+        if path in conduct.lies_at:
+            for offset in range(0, len(body), GROUP_BYTES):
+                body[offset] ^= 1
+        await self._send_body(stream, body, start)
         return None
 
-    async def _send_body(self, stream: SocketStream, start: int, end: int) -> None:
-        conduct = self.conduct
-        body = bytearray(self.sample.data[start:end])
+    async def _send_body(self, stream: SocketStream, body: bytearray, start: int) -> None:
+        conduct, end = self.conduct, start + len(body)
         for group in conduct.wrong_groups:
             if start <= group * GROUP_BYTES < end:
                 body[group * GROUP_BYTES - start] ^= 1

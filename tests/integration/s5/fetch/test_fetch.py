@@ -25,6 +25,7 @@ from fabstir.primitives.errors import (
     StorageFull,
     WriteConflict,
 )
+from fabstir.storage._group_fetch import STREAMS_PER_ORIGIN
 from fabstir.storage.fetch import BlobSource, Fetched, fetch_blob
 from fabstir.storage.portals.http import Patience, open_client
 from fabstir.storage.verified import GROUP_BYTES
@@ -85,7 +86,7 @@ async def test_two_sources_give_their_parts(fetching: Fetching, target: Path) ->
         fetched = await fetching.run(one, two)
 
     assert target.read_bytes() == SAMPLE.data
-    assert set(fetched.bytes_from) == {one.url, two.url}
+    assert set(fetched.bytes_from) == {one.name, two.name}
     assert sum(fetched.bytes_from.values()) == SAMPLE.blob.size
     assert fetching.progress == sorted(fetching.progress)
     assert fetching.progress[-1] == (SAMPLE.blob.size, SAMPLE.blob.size)
@@ -118,10 +119,36 @@ async def test_liars_are_dropped_by_name_and_the_honest_one_finishes(
         fetched = await fetching.run(liars[2], liars[3], liars[0], liars[1], honest)
 
     assert target.read_bytes() == SAMPLE.data
-    assert {name for name, _ in fetching.dropped} == {liar.url for liar in liars}
+    assert {name for name, _ in fetching.dropped} == {liar.name for liar in liars}
     assert all(isinstance(error, PortalLied) for _, error in fetching.dropped)
     assert dict(fetching.dropped) == fetched.dropped
-    assert fetched.bytes_from == {honest.url: SAMPLE.blob.size}
+    assert fetched.bytes_from == {honest.name: SAMPLE.blob.size}
+
+
+@pytest.mark.parametrize("has_outboard", [True, False])
+async def test_a_liar_costs_the_honest_one_at_the_same_origin_nothing(
+    fetching: Fetching, target: Path, has_outboard: bool
+) -> None:
+    conduct = Conduct(lies_at=frozenset({"/liar"}), has_outboard=has_outboard)
+    async with open_server(SAMPLE, conduct) as server:
+        liar = server.source_at("/liar")
+        fetched = await fetching.run(liar, server.source, liar)
+
+    assert target.read_bytes() == SAMPLE.data
+    assert fetched.bytes_from == {server.name: SAMPLE.blob.size}
+    assert {name: type(error) for name, error in fetched.dropped.items()} == {liar.name: PortalLied}
+
+
+async def test_many_locations_at_one_origin_get_no_more_connections(
+    fetching: Fetching, target: Path
+) -> None:
+    liars = [f"/liar?{number}" for number in range(15)]
+    async with open_server(SAMPLE, Conduct(lies_at=frozenset(liars))) as server:
+        fetched = await fetching.run(*map(server.source_at, liars), server.source)
+
+    assert target.read_bytes() == SAMPLE.data
+    assert server.most_open <= STREAMS_PER_ORIGIN
+    assert server.name not in fetched.dropped
 
 
 async def test_one_wrong_group_among_right_ones_is_named(fetching: Fetching, target: Path) -> None:
@@ -133,7 +160,7 @@ async def test_one_wrong_group_among_right_ones_is_named(fetching: Fetching, tar
 
     (name, error), *_ = fetching.dropped
     assert (name, str(error)) == (
-        liar.url,
+        liar.name,
         f"{liar.url}: its bytes {3 * GROUP_BYTES} to {4 * GROUP_BYTES} are not those of the blob",
     )
     assert target.read_bytes() == SAMPLE.data
@@ -149,7 +176,7 @@ async def test_a_stalling_source_holds_up_nobody(fetching: Fetching, target: Pat
             fetched = await fetching.run(staller, honest)
 
     assert target.read_bytes() == SAMPLE.data
-    assert fetched.bytes_from[honest.url] == SAMPLE.blob.size
+    assert fetched.bytes_from[honest.name] == SAMPLE.blob.size
 
 
 async def test_a_staller_alone_is_dropped(fetching: Fetching) -> None:
@@ -157,7 +184,7 @@ async def test_a_staller_alone_is_dropped(fetching: Fetching) -> None:
         with pytest.raises(FetchFailed, match="no whole answer in time") as caught:
             await fetching.run(staller, patience=QUICK)
 
-    assert isinstance(caught.value.dropped[staller.url], PortalUnavailable)
+    assert isinstance(caught.value.dropped[staller.name], PortalUnavailable)
     assert caught.value.kept_bytes == 0
 
 
@@ -167,7 +194,7 @@ async def test_cut_connections_go_on_where_they_ended(fetching: Fetching, target
         fetched = await fetching.run(server)
 
     assert target.read_bytes() == SAMPLE.data
-    assert fetched.bytes_from == {server.url: SAMPLE.blob.size}
+    assert fetched.bytes_from == {server.name: SAMPLE.blob.size}
     assert (3 * GROUP_BYTES, RUN) in server.ranges or (RUN + 3 * GROUP_BYTES, 2 * RUN) in (
         server.ranges
     )
@@ -194,7 +221,7 @@ async def test_a_liar_without_ranges_is_found_out_before_its_end(fetching: Fetch
         with pytest.raises(FetchFailed) as caught:
             await fetching.run(server)
 
-    assert isinstance(caught.value.dropped[server.url], PortalLied)
+    assert isinstance(caught.value.dropped[server.name], PortalLied)
 
 
 async def test_the_outboard_of_one_serves_for_the_bytes_of_another(
@@ -207,8 +234,8 @@ async def test_the_outboard_of_one_serves_for_the_bytes_of_another(
         fetched = await fetching.run(bytes_only, outboard_only)
 
     assert target.read_bytes() == SAMPLE.data
-    assert fetched.bytes_from == {bytes_only.url: SAMPLE.blob.size}
-    assert isinstance(fetched.dropped[outboard_only.url], PortalRefused)
+    assert fetched.bytes_from == {bytes_only.name: SAMPLE.blob.size}
+    assert isinstance(fetched.dropped[outboard_only.name], PortalRefused)
 
 
 async def test_what_is_no_outboard_by_its_length_is_no_lie(
@@ -231,7 +258,7 @@ async def test_the_outboard_lies_beside_the_place_redirected_to(
             fetched = await fetching.run(portal)
 
     assert target.read_bytes() == SAMPLE.data
-    assert fetched.bytes_from == {portal.url: SAMPLE.blob.size}
+    assert fetched.bytes_from == {portal.name: SAMPLE.blob.size}
     assert "/blobs/one.obao" in store.paths
     assert len(store.ranges) > 6
 
@@ -257,8 +284,8 @@ class TestWithoutOutboard:
             fetched = await fetching.run(liar, honest)
 
         assert target.read_bytes() == SAMPLE.data
-        assert isinstance(fetched.dropped[liar.url], PortalLied)
-        assert fetched.bytes_from == {honest.url: SAMPLE.blob.size}
+        assert isinstance(fetched.dropped[liar.name], PortalLied)
+        assert fetched.bytes_from == {honest.name: SAMPLE.blob.size}
 
     async def test_a_cut_is_resumed(self, fetching: Fetching, target: Path) -> None:
         # The first request only looks for a redirection.
@@ -282,7 +309,7 @@ class TestWithoutOutboard:
             fetched = await fetching.run(liar, honest, patience=QUICK)
 
         assert target.read_bytes() == SAMPLE.data
-        assert set(fetched.dropped) == {liar.url}
+        assert set(fetched.dropped) == {liar.name}
 
     async def test_a_blob_of_sha256_has_no_outboard(self, fetching: Fetching, target: Path) -> None:
         blob = BlobId(hashlib.sha256(SAMPLE.data).digest(), len(SAMPLE.data), HashType.SHA256)
@@ -309,7 +336,7 @@ async def test_every_reason_is_said(fetching: Fetching) -> None:
         with pytest.raises(FetchFailed, match=r"no connection.*does not know this") as caught:
             await fetching.run(nowhere, gone)
 
-    assert set(caught.value.dropped) == {gone.url, nowhere.origin}
+    assert set(caught.value.dropped) == {gone.name, nowhere.name}
 
 
 async def test_no_source_at_all_is_said(fetching: Fetching) -> None:
@@ -369,7 +396,7 @@ async def test_what_rotted_in_the_part_is_fetched_again(fetching: Fetching, targ
         fetched = await fetching.run(server)
 
     assert target.read_bytes() == SAMPLE.data
-    assert fetched.bytes_from[server.url] >= GROUP_BYTES
+    assert fetched.bytes_from[server.name] >= GROUP_BYTES
     assert 0 in {start for start, _ in server.ranges}
 
 

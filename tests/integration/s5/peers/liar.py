@@ -38,7 +38,7 @@ Lie = Callable[["Liar", HashQuery], bytes | None]
 class Liar:
     """Its state; `answered` is set when it has said its lie, `lost` when its peer is gone."""
 
-    def __init__(self, lie: Lie, port: int, body: bytes, status: HTTPStatus) -> None:
+    def __init__(self, lie: Lie, port: int, body: bytes, status: HTTPStatus, key: bytes) -> None:
         self.answered = anyio.Event()
         self.lost = anyio.Event()
         self.url = f"ws://127.0.0.1:{port}/s5/p2p"
@@ -48,17 +48,23 @@ class Liar:
         self._port = port
         self._body = body
         self._status = status
+        self._key = key
 
     def location(
-        self, query: HashQuery, *, expiry: int = FAR_FUTURE, port: int | None = None
+        self,
+        query: HashQuery,
+        *,
+        expiry: int = FAR_FUTURE,
+        port: int | None = None,
+        url: str | None = None,
     ) -> StorageLocation:
-        """A well-signed location; what is there are other bytes."""
+        """A well-signed location; what is there are other bytes, unless it is somebody's `url`."""
         return sign_location(
-            KEY,
+            self._key,
             query,
             location_type=LocationType.FILE,
             expiry=expiry,
-            parts=(f"http://127.0.0.1:{port or self._port}/blob",),
+            parts=(url or f"http://127.0.0.1:{port or self._port}/blob",),
             crypto=NATIVE,
         )
 
@@ -88,7 +94,7 @@ class Liar:
         message = decode_message(frame, NATIVE)
         if isinstance(message, Handshake):
             done = HandshakeDone(challenge=message.challenge)
-            await websocket.send(sign_message(KEY, done, NATIVE).encode())
+            await websocket.send(sign_message(self._key, done, NATIVE).encode())
         elif isinstance(message, HashQuery):
             lie = self._lie(self, message)
             if lie is not None:
@@ -98,10 +104,14 @@ class Liar:
 
 @asynccontextmanager
 async def open_liar(
-    lie: Lie, body: bytes = b"wrong bytes", status: HTTPStatus = HTTPStatus.OK
+    lie: Lie,
+    body: bytes = b"wrong bytes",
+    status: HTTPStatus = HTTPStatus.OK,
+    *,
+    key: bytes = KEY,
 ) -> AsyncGenerator[Liar]:
     with listening_socket() as sock:
-        liar = Liar(lie, sock.getsockname()[1], body, status)
+        liar = Liar(lie, sock.getsockname()[1], body, status, key)
         async with serve(
             liar.talk, sock=sock, process_request=liar.download, max_size=None, close_timeout=0.1
         ):
