@@ -269,6 +269,10 @@ class PortalHttp:
             raise PortalUnavailable(self.url, f"no connection ({shown(str(exc))})") from exc
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
             raise PortalLied(self.url, f"it sends to {shown(str(url))}, which is no URL") from exc
+        except UnicodeError as exc:  # httpx reads a redirection's host: idna refuses http://xn--/
+            if has_begun:
+                raise
+            raise PortalLied(self.url, f"it redirects to no URL ({shown(str(exc))})") from exc
         except httpx.HTTPError as exc:
             broken = PortalUnavailable if has_begun else _DeadConnection
             reason = shown(str(exc)) or type(exc).__name__
@@ -394,6 +398,7 @@ def parse_origin(url: str) -> tuple[str, str]:
     """
     try:
         parts, authority = httpx.URL(url), portal_authority(url)
+        _ = parts.host  # idna refuses some, such as xn--, and only when it is read
     except (httpx.InvalidURL, ValueError) as exc:
         raise ConfigError(f"{shown(url)!r} is not the URL of a portal: {exc}") from exc
     if parts.scheme not in {"http", "https"}:

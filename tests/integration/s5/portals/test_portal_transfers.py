@@ -142,6 +142,7 @@ async def test_nothing_unverified_comes_back(
         ("file:///etc/passwd", "no web address"),
         ("ftp://example.org/", "no web address"),
         ("", "no web address"),
+        ("http://xn--/", "no URL"),
         ("http://user:secret@127.0.0.1/", "password"),
         ("/s5/blob/{cid}", "circles"),
     ],

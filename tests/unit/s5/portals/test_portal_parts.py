@@ -9,6 +9,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from fabstir.primitives.errors import (
     WriteConflict,
 )
 from fabstir.protocol.s5.registry import sign_entry
+from fabstir.storage.fetch import BlobSource
 from fabstir.storage.portals import AccountFile, Backoff, Patience, PortalAccount, expand
 from fabstir.storage.portals.answers import (
     is_same_blob,
@@ -144,6 +146,8 @@ def test_a_portals_url_has_one_form(url: str, origin: str, authority: str) -> No
         "https://s5.example/?q",
         "https://s5.example:port",
         "http://[",
+        "http://xn--",
+        "http://xn--a",
     ],
 )
 def test_what_is_no_portals_url_is_named_without_its_secrets(url: str) -> None:
@@ -151,6 +155,35 @@ def test_what_is_no_portals_url_is_named_without_its_secrets(url: str) -> None:
         parse_origin(url)
 
     assert "secret" not in str(caught.value)
+
+
+hosts = st.one_of(
+    st.sampled_from(["xn--", "xn--a", "a..b", "127.0.0.1", "[::1]", "a" * 70, "\u200d", "\xdf.de"]),
+    st.text(max_size=20),
+    st.text(max_size=20).map("xn--{}".format),
+)
+
+
+@given(
+    url=st.one_of(
+        st.text(max_size=60),
+        st.builds(
+            "{}://{}{}".format,
+            st.sampled_from(["http", "https", "ws"]),
+            hosts,
+            st.text(max_size=20),
+        ),
+    )
+)
+def test_a_storage_location_is_a_web_address_or_a_named_error(url: str) -> None:
+    try:
+        source = BlobSource.location(url)
+    except ConfigError:
+        return
+
+    assert httpx.URL(source.name).host
+    assert source.name == source.origin + source.routes[0]
+    assert BlobSource.location(source.name) == source
 
 
 def test_the_preset_is_used_only_by_its_name() -> None:
