@@ -327,10 +327,13 @@ class QuotaExceeded(StorageError):
 
 
 class WriteConflict(StorageError):
-    """Somebody else changed it meanwhile; nothing of this write is visible."""
+    """What is there is not what the write goes on from, or there may be nothing and is something.
+
+    Often because somebody else changed it meanwhile. Nothing of this write is visible.
+    """
 
     def __init__(self, what: str, reason: str) -> None:
-        super().__init__(f"{what} was changed by somebody else meanwhile: {reason}")
+        super().__init__(f"{what} is not as this write expects: {reason}")
         self.what = what
 
 

@@ -71,7 +71,7 @@ class PutFile:
         if slot.directory is not None:
             raise PathRefused(f"{self.path!a} is a directory: delete it, or choose another name")
         if self.if_none_match and slot.file is not None:
-            raise WriteConflict(self.path, "it should not exist, and it does")
+            raise WriteConflict(self.path, "a file of this name exists already")
         check_match(self.path, slot.file, self.if_match)
         older = [*versions_of(self.file)[1:], *(versions_of(slot.file) if slot.file else ())]
         return Slot(file=with_history(self.file, older, self.max_versions))

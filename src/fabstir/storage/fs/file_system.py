@@ -124,7 +124,9 @@ class FileSystem(ReadOnlyTree):
             may_release=self._snapshots.has_none,
         )
         self._removal = Removal(directories, self._snapshots.has_none)
-        self._moving = Moving(directories, self._commits, max_versions, is_clear=is_compatible)
+        self._moving = Moving(
+            directories, root, self._commits, max_versions, is_clear=is_compatible
+        )
         self._running = Running(clock)
         self._uploads = Uploads(directories, clock, max_versions)
         self._vacuum = Vacuum(directories, root, self._snapshots, self._running, clock)
@@ -295,7 +297,8 @@ class FileSystem(ReadOnlyTree):
 
         Raises:
             NotFound: there is no source.
-            WriteConflict: something is at the target, or somebody changed the source meanwhile.
+            WriteConflict: something is at the target, or somebody changed the source meanwhile, or
+                is moving a directory above the target.
             PathRefused: a directory into itself; or in a compatible tree, where S5.js would no
                 longer find the key.
         """

@@ -3,6 +3,10 @@
 Within one directory a move is one revision. Across directories it is three: what is at the source
 is marked, so that deleting it later leaves alone what the target names; the target is published;
 the source goes. At every moment there is at least one of the two.
+
+Two writers who move two directories into each other would make a ring that no path leads to. So who
+has marked a directory looks for marks above its target: of two such writers one, at least, sees
+the other's.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from dataclasses import replace
 
 from fabstir.primitives.errors import NotFound, PathRefused, WriteConflict
 from fabstir.protocol.s5.directory import DirRef, FileRef
+from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.encryption import NONCE_BYTES
 from fabstir.storage.fs.changes import (
     Change,
@@ -45,12 +50,24 @@ class Place:
 
 
 class Moving:
-    """Moves within one tree."""
+    """Moves within one tree.
+
+    Args:
+        root: the tree's.
+        is_clear: whether the tree is one for S5.js.
+    """
 
     def __init__(
-        self, directories: Directories, commits: Commits, max_versions: int, *, is_clear: bool
+        self,
+        directories: Directories,
+        root: Capability,
+        commits: Commits,
+        max_versions: int,
+        *,
+        is_clear: bool,
     ) -> None:
         self._directories = directories
+        self._root = root
         self._commits = commits
         self._max_versions = max_versions
         self._is_clear = is_clear
@@ -99,7 +116,7 @@ class Moving:
         if target.segments[: len(source.segments)] == source.segments:
             raise PathRefused(f"{source.path!a} cannot be moved into itself")
         if not target.slot.is_empty:
-            raise WriteConflict(target.path, "something of this name is there")
+            raise WriteConflict(target.path, "something of this name exists already")
         put = PutDirectory(path=target.path, ref=self._at_target(source, target, ref))
         if _is_same_directory(source, target):
             gone = RemoveDirectory(path=source.path, ref=ref)
@@ -114,9 +131,39 @@ class Moving:
 
         edit = EditDirectory(path=source.path, edit=mark)
         await self._commit(source, {source.segments[-1]: edit})
+        try:
+            await self._check_above(target)
+        except (NotFound, WriteConflict):
+            edit = EditDirectory(path=source.path, edit=lambda now: ref if now == marked else now)
+            await self._commit(source, {source.segments[-1]: edit})
+            raise
         await self._commit(target, {target.segments[-1]: put})
         gone = RemoveDirectory(path=source.path, ref=marked)
         await self._commit(source, {source.segments[-1]: gone})
+
+    async def _check_above(self, target: Place) -> None:
+        """See that the target is where it was, and that nobody moves a directory above it.
+
+        Raises:
+            NotFound: a directory above it is gone.
+            WriteConflict: another directory has its name, or one is being moved.
+        """
+        loaded = await self._directories.load(self._root, "")
+        for depth, name in enumerate(target.segments[:-1], 1):
+            path = format_path(target.segments[:depth])
+            ref = (await self._directories.slot(loaded, name))[1].directory
+            if ref is None:
+                raise NotFound(f"there is no directory {path!a} any more: somebody moved it")
+            if MOVING in ref.extra:
+                raise WriteConflict(
+                    path,
+                    "somebody is moving it. If nobody is, a move of it was broken off: see where "
+                    "it is, and give it another name once, which ends that",
+                )
+            child = child_of(loaded.capability, name, ref, self._directories.crypto)
+            loaded = (await self._directories.load(child, path)).live()
+        if loaded.capability.cid.link != target.parent.capability.cid.link:
+            raise WriteConflict(loaded.path, "it is another directory now")
 
     def _at_target(self, source: Place, target: Place, ref: DirRef) -> DirRef:
         """The reference as it stands in the target's parent, which keeps the write key."""

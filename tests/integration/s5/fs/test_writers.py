@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from itertools import count
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import (
@@ -383,3 +385,106 @@ async def test_a_directory_that_a_killed_writer_left_without_a_name(
     await fs.vacuum(store.pins(), min_age=-60)
     await store.collect(grace_seconds=-60)
     assert await fresh.get("d/e/kept", 10) == b"too"
+
+
+async def test_two_directories_are_moved_into_each_other(
+    slow: FileSystem, fs: FileSystem, held: HeldRegistry
+) -> None:
+    refused: list[str] = []
+
+    async def move(writer: FileSystem, source: str, target: str) -> None:
+        try:
+            await writer.move(source, f"{target}/{source}")
+        except (NotFound, WriteConflict):
+            refused.append(source)
+
+    for before in range(4):  # the other's whole move comes before each of the steps
+        one, other = f"a{before}", f"b{before}"
+        for name in (one, other):
+            await fs.put(f"{name}/f", name.encode())
+        refused.clear()
+        held.before_set = [asyncio_nothing] * before
+        held.before_set.append(lambda one=one, other=other: move(fs, other, one))
+
+        await move(slow, one, other)
+
+        held.before_set.clear()
+        assert refused == [[one], [other], [other], []][before]
+        for name in (one, other):
+            assert name.encode() in [
+                await fs.get(info.path, 10)
+                async for info in fs.walk()
+                if info.path.endswith(f"/{name}/f") or info.path == f"{name}/f"
+            ]
+
+
+class ShuffledRegistry(HeldRegistry):
+    """The real registry, where it is chance which of two writers goes on."""
+
+    def __init__(self, registry: LocalRegistry, chance: random.Random) -> None:
+        super().__init__(registry)
+        self._chance = chance
+
+    async def get(self, public_key: bytes) -> SignedEntry | None:
+        await self._let_others_go_on()
+        return await super().get(public_key)
+
+    async def set(self, entry: SignedEntry) -> None:
+        await self._let_others_go_on()
+        await super().set(entry)
+
+    async def _let_others_go_on(self) -> None:
+        for _ in range(self._chance.choice((0, 0, 3, 30))):
+            await checkpoint()
+
+
+async def test_movers_of_directories_in_any_order(
+    fs: FileSystem, blobs: LocalBlobs, registry: LocalRegistry, root: Capability
+) -> None:
+    num_refused = 0
+
+    async def move(writer: FileSystem, source: str, target: str) -> None:
+        nonlocal num_refused
+        try:
+            await writer.move(source, target)
+        except (NotFound, WriteConflict):
+            num_refused += 1
+
+    for seed in range(40):
+        chance = random.Random(seed)
+        writers = [
+            FileSystem(blobs, ShuffledRegistry(registry, chance), root, NATIVE) for _ in range(2)
+        ]
+        one, other = f"a{seed}", f"b{seed}"
+        for name in (one, other):
+            await fs.put(f"{name}/f", name.encode())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(move, writers[0], one, f"{other}/{one}")
+            tasks.start_soon(move, writers[1], other, f"{one}/{other}")
+
+        shown = {f"/{info.path}" async for info in fs.walk()}
+        for name in (one, other):
+            assert any(path.endswith(f"/{name}/f") for path in shown), seed
+    assert num_refused >= 40
+
+
+async def test_a_broken_off_move_is_ended_by_another_name(
+    slow: FileSystem, fs: FileSystem, held: HeldRegistry
+) -> None:
+    await fs.put("a/f", b"a")
+    await fs.put("b/f", b"b")
+
+    async def break_off() -> None:
+        raise PortalUnavailable("the registry", "it is away")
+
+    held.before_set = [asyncio_nothing, break_off]
+    with pytest.raises(PortalUnavailable):
+        await slow.move("a", "b/a")
+    with pytest.raises(WriteConflict, match="another name once"):
+        await fs.move("b", "a/b")
+
+    await fs.move("a", "a2")
+    await fs.move("b", "a2/b")
+
+    assert await fs.get("a2/b/f", 10) == b"b"
