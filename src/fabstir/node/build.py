@@ -30,6 +30,7 @@ from fabstir.primitives.encoding import Json
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import price_from_million
 from fabstir.protocol.host_record import HostModel, HostRecord
+from fabstir.protocol.limits import MAX_FRAME_BYTES
 from fabstir.storage import adopt_folder
 from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
@@ -103,7 +104,7 @@ async def open_host(
             encryption_secret=encryption_secret,
             crypto=NATIVE,
         )
-        await enter(open_server(create_app(services), listener))
+        await enter(open_server(create_app(services), listener, max_frame_bytes=MAX_FRAME_BYTES))
         port: int = listener.getsockname()[1]
         entry = _entry(market, model, p2p, encryption_secret, _api_url(settings, port))
         on_progress("registry", "checking this host's entry")

@@ -29,6 +29,7 @@ from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import StorageError
 from fabstir.protocol.s5.account import portal_authority
 from fabstir.protocol.s5.derivation import Purpose, derive_str
+from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
 from fabstir.storage.accounts import IsHost, load_accounts
 from fabstir.storage.cache import ResultCache, open_result_cache
 from fabstir.storage.outboards import Outboards
@@ -99,7 +100,8 @@ async def open_s5(
         )
         health = S5Health(parts)
         services = await _services(stack, parts, health, is_host, local_url, url)
-        await enter(open_server(MeasuredApp(create_s5_app(services), counted), listener))
+        app = MeasuredApp(create_s5_app(services), counted)
+        await enter(open_server(app, listener, max_frame_bytes=MAX_WIRE_BYTES))
         await enter(_background(parts, counted))
         running = S5Running(
             parts=parts,

@@ -12,7 +12,6 @@ from starlette.types import ASGIApp
 
 from fabstir.node.head_timeout import HeadTimeoutProtocol
 from fabstir.primitives.errors import ConfigError
-from fabstir.protocol.limits import MAX_FRAME_BYTES
 
 PING_INTERVAL = 5.0
 """Seconds between WebSocket pings: TCP alone does not notice a frozen peer."""
@@ -59,8 +58,15 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def open_server(app: ASGIApp, listener: socket.socket) -> AsyncGenerator[None]:
-    """Serve `app` on a bound socket for the length of the block."""
+async def open_server(
+    app: ASGIApp, listener: socket.socket, *, max_frame_bytes: int
+) -> AsyncGenerator[None]:
+    """Serve `app` on a bound socket for the length of the block.
+
+    Args:
+        max_frame_bytes: longest WebSocket message, all its parts together: the door's own rule,
+            kept before the bytes are in memory.
+    """
     config = uvicorn.Config(
         app,
         http=HeadTimeoutProtocol,
@@ -68,7 +74,7 @@ async def open_server(app: ASGIApp, listener: socket.socket) -> AsyncGenerator[N
         access_log=False,
         lifespan="off",
         ws="websockets-sansio",
-        ws_max_size=MAX_FRAME_BYTES,
+        ws_max_size=max_frame_bytes,
         ws_ping_interval=PING_INTERVAL,
         ws_ping_timeout=PING_TIMEOUT,
         ws_per_message_deflate=False,  # ciphertext does not compress
