@@ -22,6 +22,7 @@ from fabstir.primitives.encoding import Json
 from fabstir.protocol.s5.account import ChallengeKind, sign_challenge
 from fabstir.protocol.s5.derivation import Identity
 from fabstir.protocol.s5.directory_cid import Capability
+from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
 from fabstir.protocol.s5.multikey import encode_multikey
 from fabstir.protocol.s5.wire import LocationType
 from fabstir.storage.accounts import IsHost, load_accounts
@@ -240,7 +241,9 @@ async def open_door(
             crypto=NATIVE,
             limits=Limits(entry_burst=100_000) if limits is None else limits,
         )
-        await stack.enter_async_context(open_server(create_s5_app(services), listener))
+        await stack.enter_async_context(
+            open_server(create_s5_app(services), listener, max_frame_bytes=MAX_WIRE_BYTES)
+        )
         clients = await stack.enter_async_context(AsyncExitStack())
         http = await clients.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False))
         owner = await clients.enter_async_context(
