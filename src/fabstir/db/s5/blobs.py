@@ -25,6 +25,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     delete,
+    func,
     insert,
     select,
     text,
@@ -61,6 +62,9 @@ Index(
     blobs.c.unpinned_at,
     sqlite_where=text("unpinned_at IS NOT NULL"),
 )
+
+DAMAGED: Final = Index("ix_blobs_damaged", blobs.c.id, sqlite_where=blobs.c.is_bad.is_(True))
+"""Hardly any: counting them reads no others."""
 
 blob_data = Table(
     "blob_data",
@@ -230,15 +234,25 @@ def mark_bad(connection: Connection, row: BlobRow) -> None:
     connection.execute(update(blobs).where(blobs.c.id == row.id, same).values(is_bad=True))
 
 
-def restore_groups(connection: Connection, row: BlobRow, groups: bytes) -> None:
-    """Serve a blob again whose bytes are right, with the right hashes of its groups."""
+def count_damaged(connection: Connection) -> int:
+    """Blobs that are not served, because their bytes were found to be wrong."""
+    return connection.scalar(select(func.count()).where(blobs.c.is_bad.is_(True))) or 0
+
+
+def restore_groups(connection: Connection, row: BlobRow, groups: bytes) -> bool:
+    """Serve a blob again whose bytes are right, with the right hashes of its groups.
+
+    Returns:
+        False: it was collected or stored anew meanwhile, and nothing is changed.
+    """
     current = load_row(connection, row.id)
     if current is None or current.file != row.file:
-        return
+        return False
     connection.execute(update(blobs).where(blobs.c.id == row.id).values(is_bad=False))
     if row.file is not None:
         connection.execute(delete(blob_groups).where(blob_groups.c.blob_id == row.id))
         _insert_groups(connection, row.id, groups)
+    return True
 
 
 def load_garbage(connection: Connection, unpinned_before: float, limit: int) -> list[BlobRow]:

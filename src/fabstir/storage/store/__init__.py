@@ -1,6 +1,7 @@
 """The local content-addressed store of S5."""
 
 from fabstir.db.s5.pins import Pin, Usage
+from fabstir.db.s5.scrubs import ScrubRound
 from fabstir.storage.store.adopt import adopt_folder
 from fabstir.storage.store.archive import Exported, Imported
 from fabstir.storage.store.local import LocalBlobs
@@ -18,6 +19,7 @@ __all__ = [
     "LocalBlobs",
     "LocalRegistry",
     "Pin",
+    "ScrubRound",
     "Scrubbed",
     "Usage",
     "adopt_folder",

@@ -36,7 +36,7 @@ _PIECE_GROUPS: Final = 4
 """1 MiB is read, verified and yielded at a time: changing threads costs 50 us, hashing it 300."""
 
 
-class _Rotten(Exception):
+class Rotten(Exception):
     """The bytes are not what the row says. Becomes CorruptBlob, once it is in the database."""
 
 
@@ -73,7 +73,7 @@ class BlobReader:
         except FileNotFoundError:
             await self._lost_file(row, blob)
             return await self.get(blob, max_bytes)
-        except _Rotten:
+        except Rotten:
             raise await self.quarantine(row) from None
         return verified
 
@@ -93,7 +93,7 @@ class BlobReader:
                         yield piece
             except FileNotFoundError:
                 await self._lost_file(row, blob)
-            except _Rotten:
+            except Rotten:
                 raise await self.quarantine(row) from None
             else:
                 return
@@ -165,33 +165,33 @@ class BlobReader:
         """Read the groups that `hashes` are of.
 
         Raises:
-            _Rotten: they are others, fewer, or unreadable.
+            Rotten: they are others, fewer, or unreadable.
         """
         num_groups = len(hashes) // GROUP_HASH_BYTES
         wanted = min(num_groups * GROUP_BYTES, size - position)
-        with _unreadable_is_rotten():
+        with unreadable_is_rotten():
             data = file.read(wanted, position)
         if not num_groups or len(data) != wanted:
-            raise _Rotten
+            raise Rotten
         view = memoryview(data)
         for index in range(num_groups):
             group = bytes(view[index * GROUP_BYTES : (index + 1) * GROUP_BYTES])
             expected = hashes[index * GROUP_HASH_BYTES : (index + 1) * GROUP_HASH_BYTES]
             if self._crypto.blake3(group) != expected:
-                raise _Rotten
+                raise Rotten
         return data
 
     def _whole_file(self, row: BlobRow) -> bytes:
         assert row.file is not None
-        with _unreadable_is_rotten(), (self._folder.root / row.file).open("rb") as file:
+        with unreadable_is_rotten(), (self._folder.root / row.file).open("rb") as file:
             return file.read(row.size)
 
     def _verified(self, row: BlobRow, blob: Multihash, data: bytes | None) -> bytes:
-        """Raises _Rotten: it is missing, or is not what both hashes say."""
+        """Raises Rotten: it is missing, or is not what both hashes say."""
         if data is None or len(data) != row.size or self._crypto.blake3(data) != row.digest:
-            raise _Rotten
+            raise Rotten
         if blob.type is HashType.SHA256 and hashlib.sha256(data).digest() != blob.digest:
-            raise _Rotten
+            raise Rotten
         return data
 
     async def _lost_file(self, row: BlobRow, blob: Multihash) -> None:
@@ -209,12 +209,17 @@ class BlobReader:
 
 
 @contextmanager
-def _unreadable_is_rotten() -> Generator[None]:
+def unreadable_is_rotten() -> Generator[None]:
+    """What the disk cannot read is as good as wrong; what keeps this process from it is not.
+
+    Raises:
+        Rotten, FileNotFoundError, StorageError.
+    """
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as exc:
         if exc.errno == errno.EIO:
-            raise _Rotten from exc
+            raise Rotten from exc
         raise StorageError(f"a blob cannot be read: {exc}; see what keeps this process") from exc

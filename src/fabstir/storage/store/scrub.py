@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -23,17 +23,22 @@ from fabstir.db.s5.blobs import (
     restore_groups,
 )
 from fabstir.db.s5.pins import WHOLE_STORE, load_usage
+from fabstir.db.s5.scrubs import ScrubRound, load_round, save_round
 from fabstir.primitives.cid import BlobId
 from fabstir.protocol.crypto import Crypto
 from fabstir.storage.store._files import OpenBlob, StoreFolder
 from fabstir.storage.store._hashing import GROUP_BYTES, BlobHasher
-from fabstir.storage.store._reading import BlobReader
+from fabstir.storage.store._reading import BlobReader, Rotten, unreadable_is_rotten
 
 DEFAULT_SCRUB_RATE: Final = 64e6
 """Bytes a second: a terabyte in four and a half hours, and a tenth of what a disk reads."""
 
 _PAGE: Final = 64
-"""Blobs of one report; those in the database, up to 4 MiB together, are read at once."""
+"""Most blobs of one report: those in the database are 4 MiB together."""
+
+_REPORT_BYTES: Final = 256 << 20
+"""A report comes after so many bytes, or the blob in which they end: seconds at the usual rate. So
+much is read again after a restart."""
 
 _STEP_BYTES: Final = 16 * GROUP_BYTES
 _SHARDS: Final = [f"{number:02x}" for number in range(256)]
@@ -121,17 +126,23 @@ class Scrubber:
             rows = await self.db.read(lambda c, at=blob_id: load_page(c, at, _PAGE))
             if not rows:
                 break
-            findings = [finding for row in rows if (finding := await self._check(row, pace))]
-            blob_id = rows[-1].id
-            num_blobs += len(rows)
-            num_bytes += sum(row.size for row in rows)
-            yield Scrubbed(
-                cursor=f"{_BLOB_CURSOR}{blob_id}",
-                num_blobs=num_blobs,
-                num_bytes=num_bytes,
-                total_blobs=total,
-                findings=tuple(findings),
-            )
+            findings, unreported = list[Finding](), 0
+            for row in rows:
+                if finding := await self._check(row, pace):
+                    findings.append(finding)
+                blob_id = row.id
+                num_blobs += 1
+                num_bytes += row.size
+                unreported += row.size
+                if row is rows[-1] or unreported >= _REPORT_BYTES:
+                    yield Scrubbed(
+                        cursor=f"{_BLOB_CURSOR}{blob_id}",
+                        num_blobs=num_blobs,
+                        num_bytes=num_bytes,
+                        total_blobs=total,
+                        findings=tuple(findings),
+                    )
+                    findings, unreported = [], 0
         for shard in shards:
             yield Scrubbed(
                 cursor=f"{_FOLDER_CURSOR}{shard}",
@@ -140,6 +151,29 @@ class Scrubber:
                 total_blobs=total,
                 findings=tuple(await self._orphans(shard, remove=remove_orphans)),
             )
+
+    async def round(
+        self, bytes_per_second: float, clock: Callable[[], float]
+    ) -> AsyncIterator[Scrubbed]:
+        """`run`, saving after each report how far it is."""
+        begun = await self.db.read(load_round)
+        if not begun.cursor:
+            begun = ScrubRound(started_at=clock(), finished_at=begun.finished_at)
+        current = begun
+        async for report in self.run(begun.cursor, bytes_per_second, remove_orphans=False):
+            yield report
+            # Only now: what was not handed over is looked at again.
+            current = replace(
+                begun,
+                cursor=report.cursor,
+                num_blobs=begun.num_blobs + report.num_blobs,
+                num_bytes=begun.num_bytes + report.num_bytes,
+            )
+            await self._save(current)
+        await self._save(replace(current, cursor="", finished_at=clock()))
+
+    async def _save(self, current: ScrubRound) -> None:
+        await self.db.write(lambda connection: save_round(connection, current), durable=False)
 
     async def _check(self, row: BlobRow, pace: _Pace) -> Finding | None:
         if row.file is None:
@@ -150,7 +184,8 @@ class Scrubber:
         if fault is None and not row.is_bad:
             return None
         if fault is None or fault is Fault.RESTORED:
-            await self.db.write(lambda c: restore_groups(c, row, groups), durable=True)
+            if not await self.db.write(lambda c: restore_groups(c, row, groups), durable=True):
+                return None
             fault = Fault.RESTORED
         elif not await self._is_current(row):
             return None  # collected or stored anew while it was read
@@ -170,7 +205,8 @@ class Scrubber:
         hasher = BlobHasher(has_sha256=False)
 
         def step(position: int) -> int:
-            data = file.read(_STEP_BYTES, position)
+            with unreadable_is_rotten():
+                data = file.read(_STEP_BYTES, position)
             hasher.update(memoryview(data))
             return len(data)
 
@@ -181,7 +217,7 @@ class Scrubber:
                     break
         except FileNotFoundError:
             return Fault.MISSING, b""
-        except OSError:
+        except Rotten:
             return Fault.ROT, b""
         finally:
             file.close()

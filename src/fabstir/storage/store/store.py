@@ -30,7 +30,7 @@ from sqlalchemy import Connection
 
 from fabstir.db import Database, open_database
 from fabstir.db.s5 import S5
-from fabstir.db.s5.blobs import BlobRow, delete_blobs, find_blob, load_garbage
+from fabstir.db.s5.blobs import BlobRow, count_damaged, delete_blobs, find_blob, load_garbage
 from fabstir.db.s5.pins import (
     WHOLE_STORE,
     Pin,
@@ -43,6 +43,7 @@ from fabstir.db.s5.pins import (
     load_usage,
     save_quota,
 )
+from fabstir.db.s5.scrubs import ScrubRound, load_round
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import CorruptBlob, NotFound
 from fabstir.protocol.crypto import Crypto
@@ -287,6 +288,24 @@ class BlobStore:
             ValueError: `after` is no cursor.
         """
         return self._scrubber.run(after, max_bytes_per_second, remove_orphans=remove_orphans)
+
+    def scrub_round(
+        self, *, max_bytes_per_second: float = DEFAULT_SCRUB_RATE
+    ) -> AsyncIterator[Scrubbed]:
+        """A scrub that goes on where the last one of these stopped, also in an earlier process.
+
+        How far it is, is saved whenever the next report is asked for. Its counts are of this
+        process; those of the whole round are `scrubbed`.
+        """
+        return self._scrubber.round(max_bytes_per_second, self._writer.clock)
+
+    async def scrubbed(self) -> ScrubRound:
+        """How far the round is, and when the last one ended."""
+        return await self.db.read(load_round)
+
+    async def num_damaged(self) -> int:
+        """Blobs that are never served, because their bytes were found to be wrong."""
+        return await self.db.read(count_damaged)
 
     async def export(
         self, file: Path, *, owner: str | None = None, on_progress: OnProgress = unseen

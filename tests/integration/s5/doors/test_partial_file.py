@@ -133,11 +133,11 @@ async def test_closing_waits_for_the_write_that_runs(
 
     path = tmp_path / "part"
     async with open_partial(path, 0, None) as file:
+        closing = threading.Thread(target=file.close)
         monkeypatch.setattr(os, "write", slow)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(file.append, b"x" * GATHER_BYTES)
             await anyio.to_thread.run_sync(begun.wait)
-            closing = threading.Thread(target=file.close)
             closing.start()
             closing.join(0.05)
             assert closing.is_alive()

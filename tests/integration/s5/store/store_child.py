@@ -1,4 +1,5 @@
-"""The process that the kill tests kill: puts, pins, unpins and collects, all at once, for ever.
+"""The process that the kill tests kill: puts, resumable uploads, pins, unpins, reads, collections
+and scrubs, all at once, for ever.
 
 It says what it begins and what was acknowledged; a message is in the pipe before the next step, so
 the parent has it whatever happens. At a named point it kills itself, as `kill -9` does: in the
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from random import Random
@@ -24,11 +26,14 @@ from fabstir.crypto import NATIVE
 from fabstir.db import Database
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import NotFound
+from fabstir.storage.resumable import ResumableUploads, open_resumable_uploads
 from fabstir.storage.store import BlobStore, open_store
 from fabstir.storage.store import _files as store_files
 
 T = TypeVar("T")
 
+UPLOADS: Final = "uploads"
+ACKNOWLEDGED: Final = "acknowledged: "
 OWNERS: Final = ("a", "b", "c")
 NUM_CONTENTS: Final = 24
 POINTS: Final = (
@@ -36,6 +41,10 @@ POINTS: Final = (
     "after a write",
     "before a file is flushed",
     "after a file is flushed",
+    "before an upload is flushed",
+    "after an upload is flushed",
+    "before a link",
+    "after a link",
     "before a rename",
     "after a rename",
     "before a folder is flushed",
@@ -82,6 +91,8 @@ class Points:
         for owner, name, what in (
             (os, "write", "a write"),
             (os, "fdatasync", "a file is flushed"),
+            (os, "fsync", "an upload is flushed"),
+            (os, "link", "a link"),
             (Path, "replace", "a rename"),
             (Path, "unlink", "a removal"),
             (store_files, "sync_folder", "a folder is flushed"),
@@ -110,26 +121,37 @@ def run_child(pipe: Pipe, folder: Path, seed: int, point: str | None, count: int
 
 async def _work(pipe: Pipe, folder: Path, seed: int, points: Points) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        async with open_store(folder, NATIVE) as store:
+        async with (
+            open_store(folder, NATIVE) as store,
+            open_resumable_uploads(store, folder / UPLOADS) as uploads,
+        ):
             points.install(patch)
             pipe.send(("open", "", 0))
             async with anyio.create_task_group() as tasks:
                 for owner in OWNERS:
-                    tasks.start_soon(_own, store, pipe, owner, Random(f"{seed}/{owner}"))
+                    random = Random(f"{seed}/{owner}")
+                    tasks.start_soon(_own, store, uploads, pipe, owner, random)
                 tasks.start_soon(_collect, store)
+                tasks.start_soon(_scrub, store)
+                tasks.start_soon(_read, store, Random(seed))
 
 
-async def _own(store: BlobStore, pipe: Pipe, owner: str, random: Random) -> None:
+async def _own(
+    store: BlobStore, uploads: ResumableUploads, pipe: Pipe, owner: str, random: Random
+) -> None:
     while True:
         number = random.randrange(NUM_CONTENTS)
         data = content_of(number)
         name = Multihash(NATIVE.blake3(data))
-        step = random.choice(["put", "put", "stream", "pin", "drop", "drop"])
+        step = random.choice(["put", "put", "stream", "upload", "upload", "pin", "drop", "drop"])
         pipe.send((step, owner, number))
         if step == "put":
             await store.put(data, owner=owner, reason="test")
         elif step == "stream":
             await store.put(_pieces(data), owner=owner, reason="test")
+        elif step == "upload":
+            expected = random.choice([name, None])
+            await _upload(uploads, pipe, owner, number, expected)
         elif step == "drop":
             await store.unpin(owner, [name])
         else:
@@ -138,6 +160,39 @@ async def _own(store: BlobStore, pipe: Pipe, owner: str, random: Random) -> None
             except NotFound:
                 step = "nothing"
         pipe.send((f"{step}: done", owner, number))
+
+
+async def _upload(
+    uploads: ResumableUploads, pipe: Pipe, owner: str, number: int, expected: Multihash | None
+) -> None:
+    """In two requests, the second of which gives the whole to the store."""
+    data = content_of(number)
+    upload = await uploads.create(
+        owner, len(data), expected=expected, metadata=str(number), quota=None
+    )
+    if upload.blob is None:
+        middle = len(data) // 2
+        upload = await uploads.append(upload.id, owner, 0, _pieces(data[:middle]))
+        pipe.send((f"{ACKNOWLEDGED}{upload.offset}", owner, number))
+        upload = await uploads.append(upload.id, owner, middle, _pieces(data[middle:]))
+    assert upload.blob is not None
+    assert upload.blob.digest == NATIVE.blake3(data)
+
+
+async def _scrub(store: BlobStore) -> None:
+    """What the others do meanwhile is nothing that is wrong."""
+    while True:
+        async for report in store.scrub(max_bytes_per_second=1e12):
+            assert not report.findings, report.findings
+
+
+async def _read(store: BlobStore, random: Random) -> None:
+    while True:
+        data = content_of(random.randrange(NUM_CONTENTS))
+        with suppress(NotFound):
+            pieces = [piece async for piece in store.read(Multihash(NATIVE.blake3(data)))]
+            assert b"".join(pieces) == data
+        await anyio.lowlevel.checkpoint()
 
 
 async def _collect(store: BlobStore) -> None:

@@ -1,4 +1,5 @@
-"""SIGKILL at any point of puts, pins and collections: what was acknowledged is there afterwards."""
+"""SIGKILL at any point of puts, resumable uploads, pins, collections and scrubs: what was
+acknowledged is there afterwards, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,15 +14,19 @@ import anyio
 import pytest
 from tests.integration.s5.store.helpers import files, findings, get
 from tests.integration.s5.store.store_child import (
+    ACKNOWLEDGED,
     NUM_CONTENTS,
     OWNERS,
     POINTS,
+    UPLOADS,
     content_of,
     run_child,
 )
 
 from fabstir.crypto import NATIVE
+from fabstir.db.s5.tus import list_uploads
 from fabstir.primitives.cid import Multihash
+from fabstir.storage.resumable import ResumableUploads, open_resumable_uploads
 from fabstir.storage.store import BlobStore, Usage, open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -30,7 +35,7 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload([run_child.__module__])  # a second of imports, once
 
 RANDOM_MOMENTS = "at a random moment"
-MAX_PASSES = {"a write": 8, "a transaction": 40}
+MAX_PASSES = {"a write": 8, "a transaction": 40, "a link": 4}
 """The point is passed up to so many times before the kill; 12 elsewhere."""
 
 CONTENTS = [content_of(number) for number in range(NUM_CONTENTS)]
@@ -43,21 +48,49 @@ class Model:
     def __init__(self) -> None:
         self.pinned: dict[str, set[int]] = {owner: set() for owner in OWNERS}
         self.begun: dict[str, int] = {}
+        self.num_uploaded: dict[str, int] = {}
+        """Bytes that are acknowledged of an owner's upload."""
         self.num_acknowledged = 0
 
     def take(self, step: str, owner: str, number: int) -> None:
         """A message of the child."""
         if step == "open":
             return
+        if step.startswith(ACKNOWLEDGED):
+            self.num_uploaded[owner] = int(step.removeprefix(ACKNOWLEDGED))
+            return
         if not step.endswith(": done"):
             self.begun[owner] = number
             return
         del self.begun[owner]
+        self.num_uploaded.pop(owner, None)
         self.num_acknowledged += 1
         if step.startswith("drop"):
             self.pinned[owner].discard(number)
         elif not step.startswith("nothing"):
             self.pinned[owner].add(number)
+
+    async def check_uploads(
+        self, uploads: ResumableUploads, store: BlobStore, folder: Path
+    ) -> None:
+        """Every upload goes on where it was acknowledged to be, or is a blob."""
+        await uploads.finish_complete()
+        rows = [row for row in await store.db.read(list_uploads) if row.blob is None]
+        assert {path.name for path in folder.iterdir()} <= {row.id for row in rows}
+        for row in rows:
+            number = int(row.metadata)
+            assert self.begun[row.owner] == number
+            assert self.num_uploaded.pop(row.owner, 0) <= row.offset < row.length
+            kept = (folder / row.id).read_bytes() if row.offset else b""
+            assert kept[: row.offset] == CONTENTS[number][: row.offset]
+            await uploads.terminate(row.id, row.owner)
+        for owner, num_bytes in self.num_uploaded.items():
+            assert num_bytes, owner
+            assert await store.size(NAMES[self.begun[owner]]), (
+                "its upload is neither here nor there"
+            )
+        self.num_uploaded.clear()
+        assert list(folder.iterdir()) == []
 
     async def check(self, store: BlobStore, folder: Path) -> None:
         """Hold the store to it, and take over what the interrupted steps did."""
@@ -115,7 +148,11 @@ async def kill_many(folder: Path, num_kills: int) -> dict[str, int]:
         passes = next((n for name, n in MAX_PASSES.items() if moment.endswith(name)), 12)
         count = random.randint(1, 60 if point is None else passes)
         await anyio.to_thread.run_sync(kill_once, folder, model, number, point, count)
-        async with open_store(folder, NATIVE) as store:
+        async with (
+            open_store(folder, NATIVE) as store,
+            open_resumable_uploads(store, folder / UPLOADS) as uploads,
+        ):
+            await model.check_uploads(uploads, store, folder / UPLOADS)
             await model.check(store, folder)
         cases[moment] = cases.get(moment, 0) + 1
     cases["acknowledged steps"] = model.num_acknowledged
