@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy import Connection
@@ -45,7 +45,7 @@ from fabstir.db.s5.pins import (
 )
 from fabstir.db.s5.scrubs import ScrubRound, load_round
 from fabstir.primitives.cid import BlobId, Multihash
-from fabstir.primitives.errors import CorruptBlob, NotFound
+from fabstir.primitives.errors import CorruptBlob, NotFound, StorageFull
 from fabstir.protocol.crypto import Crypto
 from fabstir.storage.store._files import StoreFolder
 from fabstir.storage.store._newest import NewestEntries
@@ -60,6 +60,8 @@ from fabstir.storage.store.archive import (
     unseen,
 )
 from fabstir.storage.store.scrub import DEFAULT_SCRUB_RATE, Scrubbed, Scrubber
+
+T = TypeVar("T")
 
 DEFAULT_GRACE_SECONDS: Final = 3600.0
 """How long a blob that nobody pins is kept: whoever moves it to another owner has that time."""
@@ -215,7 +217,7 @@ class BlobStore:
                     if row := find_blob(connection, blob):
                         delete_pin(connection, owner, row, now)
 
-            await self.db.write(unpin, durable=False)
+            await self._remove(unpin, durable=False)
 
     async def pins(self, owner: str | None = None) -> AsyncIterator[Pin]:
         """Everything that an owner (None: anybody) keeps, in the order in which it came."""
@@ -260,11 +262,20 @@ class BlobStore:
         """
         before = self._writer.clock() - grace_seconds
         num_blobs = num_bytes = 0
-        while rows := await self.db.write(lambda c: _forget_garbage(c, before), durable=True):
+        while rows := await self._remove(lambda c: _forget_garbage(c, before), durable=True):
             await self._writer.sweep([row.file for row in rows if row.file is not None])
             num_blobs += len(rows)
             num_bytes += sum(row.size for row in rows)
+        await to_thread.run_sync(self._files.fill_reserve)
         return Collected(num_blobs=num_blobs, num_bytes=num_bytes)
+
+    async def _remove(self, fn: Callable[[Connection], T], *, durable: bool) -> T:
+        """Write what makes room: SQLite needs some for that, which a full disk does not have."""
+        try:
+            return await self.db.write(fn, durable=durable)
+        except StorageFull:
+            await to_thread.run_sync(self._files.spend_reserve)
+            return await self.db.write(fn, durable=durable)
 
     def scrub(
         self,
@@ -368,6 +379,7 @@ async def open_store(
     await to_thread.run_sync(files.make)
     async with open_database(f"sqlite:///{folder}/store.sqlite", S5) as db:
         await to_thread.run_sync(files.tidy)
+        await to_thread.run_sync(files.fill_reserve)
         threads = CapacityLimiter(_NUM_THREADS)
         writer = BlobWriter(
             db=db, folder=files, crypto=crypto, threads=threads, max_bytes=max_bytes, clock=clock

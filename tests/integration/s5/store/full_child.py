@@ -23,7 +23,7 @@ from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import StorageError, StorageFull
 from fabstir.storage.store import BlobStore, open_store
 
-DISK_BYTES = 12 << 20
+DISK_BYTES = 16 << 20
 FILE_BYTES = 2 << 20
 
 
