@@ -24,6 +24,7 @@ from fabstir.node.s5_commands import S5Commands
 from fabstir.node.s5_health import S5Health, keep_gauges
 from fabstir.node.s5_metrics import MeasuredApp, S5Metrics
 from fabstir.node.s5_parts import S5, open_s5_parts, p2p_uri, s5_control_path, s5_folder
+from fabstir.node.s5_scrub import keep_scrubbed
 from fabstir.node.server import bind, open_server
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import StorageError
@@ -182,10 +183,11 @@ def _commands(running: S5Running) -> dict[str, Command]:
 
 @asynccontextmanager
 async def _background(parts: S5, metrics: S5Metrics) -> AsyncGenerator[None]:
-    """Repair copies, collect garbage, keep the gauges right, for the length of the block."""
+    """Repair copies, collect garbage, look for rot and keep the gauges right meanwhile."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(parts.replication.run)
         tasks.start_soon(_collect, parts)
+        tasks.start_soon(keep_scrubbed, parts.store)
         tasks.start_soon(keep_gauges, parts, metrics)
         yield
         tasks.cancel_scope.cancel()

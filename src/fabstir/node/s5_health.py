@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 
 import anyio
 from anyio import to_thread
@@ -13,6 +14,7 @@ from fabstir.db.s5.replicas import ReplicaState
 from fabstir.db.s5.usage import count_pins
 from fabstir.node.s5_metrics import S5Metrics
 from fabstir.node.s5_parts import S5, usd_per_tb_month
+from fabstir.node.s5_scrub import scrub_progress
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import StorageError
 from fabstir.telemetry import CheckResult, HealthChecks
@@ -39,6 +41,7 @@ class S5Health:
         self._checks = HealthChecks(
             {
                 "store": self._store,
+                "blobs": self._blobs,
                 "disk": self._disk,
                 "portals": self._portals,
                 "uploads": self._uploads,
@@ -50,7 +53,17 @@ class S5Health:
         """What GET /s5/health answers."""
         report = await self._checks.report()
         words = {"ok": "healthy", "degraded": "degraded", "failing": "unhealthy"}
-        return {"status": words[report.status], "issues": _issues(report.checks)}
+        answer: dict[str, Json] = {
+            "status": words[report.status],
+            "issues": _issues(report.checks),
+        }
+        with suppress(StorageError):  # `store` says so
+            progress = await scrub_progress(self._s5.store)
+            answer["scrub"] = {
+                "progress": round(progress.fraction, 4),
+                "finished_at": progress.finished_at,
+            }
+        return answer
 
     async def check(self) -> CheckResult:
         """All of it as one check of a host's."""
@@ -64,6 +77,16 @@ class S5Health:
     async def _store(self) -> CheckResult:
         await self._s5.store.usage()
         return _OK
+
+    async def _blobs(self) -> CheckResult:
+        num_damaged = await self._s5.store.num_damaged()
+        if not num_damaged:
+            return _OK
+        return CheckResult(
+            "degraded",
+            f"{num_damaged} blobs are damaged and never served: name peers or portals that have "
+            "them (s5.peers, s5.portals), or store them anew",
+        )
 
     async def _disk(self) -> CheckResult:
         free = (await to_thread.run_sync(shutil.disk_usage, self._s5.folder)).free
@@ -116,6 +139,10 @@ async def _update(s5: S5, metrics: S5Metrics) -> None:
     usage = await s5.store.usage()
     metrics.blobs.set(usage.num_blobs)
     metrics.stored_bytes.set(usage.num_bytes)
+    metrics.damaged_blobs.set(await s5.store.num_damaged())
+    progress = await scrub_progress(s5.store)
+    metrics.scrub_progress.set(progress.fraction)
+    metrics.scrub_finished.set(progress.finished_at or 0)
     num_pins, pinned_bytes = await s5.store.db.read(count_pins)
     metrics.pins.set(num_pins)
     metrics.pinned_bytes.set(pinned_bytes)

@@ -36,6 +36,9 @@ class S5Metrics:
     stored_bytes: Gauge
     pins: Gauge
     pinned_bytes: Gauge
+    damaged_blobs: Gauge
+    scrub_progress: Gauge
+    scrub_finished: Gauge
     queue_length: Gauge
     queued_bytes: Gauge
     replicas_missing: Gauge
@@ -71,6 +74,11 @@ class S5Metrics:
             registry.gauge("s5_stored_bytes", "Bytes of the blobs in the store"),
             registry.gauge("s5_pins", "Pins, all owners together"),
             registry.gauge("s5_pinned_bytes", "Bytes pinned, once for each owner"),
+            registry.gauge("s5_damaged_blobs", "Blobs that are not served: their bytes are wrong"),
+            registry.gauge("s5_scrub_progress_ratio", "Of the round of scrubbing, 1 between two"),
+            registry.gauge(
+                "s5_scrub_finished_timestamp_seconds", "When the last round of scrubbing ended"
+            ),
             registry.gauge("s5_queue_length", "Uploads that wait"),
             registry.gauge("s5_queued_bytes", "Bytes of the uploads that wait"),
             registry.gauge("s5_replicas_missing", "Copies that pinned blobs lack elsewhere"),
