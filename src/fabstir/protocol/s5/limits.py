@@ -1,4 +1,4 @@
-"""The limits of S5's formats. docs/s5.md has the same table; a test compares them."""
+"""The limits of S5's formats. docs/s5-formats.md has the same table; a test compares them."""
 
 from __future__ import annotations
 
