@@ -147,6 +147,9 @@ class S5Settings:
     account_bytes: Annotated[int, Between(1)] = 10 * 10**9
     """The most that one account of this node's portal may keep."""
     max_upload_bytes: Annotated[int, Between(1)] = 1 << 40
+    max_registry_entries: Annotated[int, Between(1)] = 1_000_000
+    """Keys of which this node keeps registry entries, some 250 bytes each; its own files' are kept
+    beyond that. A stranger's signature costs nothing, and no entry is ever deleted."""
     registration: bool = True
     """Whether strangers may make accounts where the node is public; on loopback they always may."""
     portals: tuple[str, ...] = ()

@@ -138,7 +138,7 @@ async def _services(
     return S5Services(
         store=store,
         blobs=parts.node.blobs("doors"),
-        registry=parts.registry,
+        registry=parts.open_registry,
         own_registry=parts.registry.local,
         files=parts.files,
         accounts=accounts,

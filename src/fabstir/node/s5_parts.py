@@ -67,6 +67,8 @@ class S5:
     """An open node.
 
     Attributes:
+        registry: for this node's own files, however full it is.
+        open_registry: the same one for whoever comes, who may fill it up to the setting.
         pool: portals, and the portals of peers.
         uploads: copies on their way.
     """
@@ -77,6 +79,7 @@ class S5:
     store: BlobStore
     node: S5Node
     registry: NodeRegistry
+    open_registry: NodeRegistry
     files: FileSystem
     peers: Peers
     pool: PortalPool
@@ -214,6 +217,7 @@ async def open_s5_parts(
             spool_folder=folder / "tmp",
         )
         local = LocalRegistry(store, NATIVE)
+        open_local = LocalRegistry(store, NATIVE, max_entries=s5.max_registry_entries)
         offer = _offer_maker(store, url)
         peers = await enter(
             open_peers(
@@ -221,7 +225,7 @@ async def open_s5_parts(
                 node_key=identity.node_key(),
                 crypto=NATIVE,
                 offer=offer,
-                entries=local,
+                entries=open_local,
                 own_uris=() if url is None else (p2p_uri(url, identity),),
                 near_inbound=not s5.public,
             )
@@ -230,6 +234,7 @@ async def open_s5_parts(
         node = S5Node(store, [swarm, *([pool] if portals else [])])
         others = [*([peers.registry] if s5.peers else []), *([pool.registry] if portals else [])]
         registry = NodeRegistry(local, others, broadcast=peers.broadcast)
+        open_registry = NodeRegistry(open_local, others, broadcast=peers.broadcast)
         uploads = await enter(
             open_upload_queue(
                 store,
@@ -261,6 +266,7 @@ async def open_s5_parts(
             store=store,
             node=node,
             registry=registry,
+            open_registry=open_registry,
             files=files,
             peers=peers,
             pool=pool,

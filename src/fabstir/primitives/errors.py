@@ -40,6 +40,7 @@ FabstirError
     HashMismatch              given bytes are not what their identifier says; nothing is kept
     BlobTooLarge              longer than the caller's limit; carries it
     StorageFull               the disk has no room; nothing of the write is kept
+    RegistryFull              a node takes entries of no further keys; carries how many it has
     QuotaExceeded             the owner's own limit; carries owner, limit and needed
     WriteConflict             somebody else changed it meanwhile; carries what
     AccessDenied              the key, token or capability does not open this
@@ -311,6 +312,17 @@ class BlobTooLarge(StorageError):
 
 class StorageFull(StorageError):
     """The disk has no room; nothing of the write is kept."""
+
+
+class RegistryFull(StorageError):
+    """A node has as many registry entries as it is set to take from whoever comes."""
+
+    def __init__(self, max_entries: int) -> None:
+        super().__init__(
+            f"this node has registry entries of {max_entries} keys and takes those of no further "
+            "ones: use another node, or have its owner raise s5.max_registry_entries"
+        )
+        self.max_entries = max_entries
 
 
 class QuotaExceeded(StorageError):

@@ -20,6 +20,7 @@ from fabstir.primitives.errors import (
     CorruptBlob,
     NotFound,
     QuotaExceeded,
+    RegistryFull,
     StorageError,
     StorageFull,
     WriteConflict,
@@ -263,7 +264,11 @@ class NodeRegistry:
             return ours
         theirs, failure = await self._ask_others(public_key)
         if theirs is not None and theirs.is_newer(ours):
-            ours = await self._keep(theirs)
+            try:
+                ours = await self._keep(theirs)
+            except RegistryFull as error:
+                _logger.warning("no room to keep an entry", extra={"reason": str(error)})
+                return theirs  # and not fresh: it has to be found again
         if ours is None and failure is not None:
             raise failure
         if failure is None:

@@ -19,7 +19,7 @@ from fabstir.db.s5.registry import (
     save_entry,
     save_fork,
 )
-from fabstir.primitives.errors import StorageFull, WriteConflict
+from fabstir.primitives.errors import RegistryFull, WriteConflict
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.registry import SignedEntry
 from fabstir.storage.store.store import BlobStore
@@ -73,7 +73,7 @@ class LocalRegistry:
             RemoteProtocolError: its key did not sign it, or a part is out of bounds.
             WriteConflict: what is here has a higher revision, or the same one with other data:
                 then the key signed both, and both are kept as evidence.
-            StorageFull: it is of another key than the `max_entries` that are here.
+            RegistryFull: it is of another key than the `max_entries` that are here.
         """
         entry.verify(self._crypto)
         saving = asyncio.ensure_future(self._db.write(lambda c: self._save(c, entry), durable=True))
@@ -129,10 +129,7 @@ class LocalRegistry:
 
     def _check_room(self, connection: Connection) -> None:
         if self._max_entries is not None and count_entries(connection) >= self._max_entries:
-            raise StorageFull(
-                f"{self._db.path} has its {self._max_entries} registry entries: only those of "
-                "known keys are taken"
-            )
+            raise RegistryFull(self._max_entries)
 
 
 def _short(data: bytes) -> str:

@@ -220,6 +220,21 @@ async def test_the_newest_entry_wins_and_is_kept(
     assert await ours.get(key) == entry(2)
 
 
+async def test_a_full_registry_passes_on_what_it_cannot_keep(
+    store: BlobStore, theirs: LocalRegistry
+) -> None:
+    local = LocalRegistry(store, NATIVE, max_entries=1)
+    await local.set(sign_entry(b"\1" * 32, 1, b"fills it", NATIVE))
+    await theirs.set(entry(1))
+    registry = NodeRegistry(local, [theirs])
+    key = entry(0).public_key
+
+    found = [await registry.get(key) for _ in range(2)]
+
+    assert found == [entry(1), entry(1)]
+    assert await local.get(key) is None
+
+
 async def test_without_an_answer_ours_is_used_and_without_ours_it_is_said(
     ours: LocalRegistry,
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.s5.store.conftest import Clock
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.errors import RemoteProtocolError, StorageFull, WriteConflict
+from fabstir.primitives.errors import RegistryFull, RemoteProtocolError, WriteConflict
 from fabstir.protocol.s5.limits import MAX_REVISION
 from fabstir.protocol.s5.registry import SignedEntry, sign_entry
 from fabstir.storage.store import BlobStore, LocalRegistry, _newest, open_store
@@ -105,7 +105,7 @@ async def test_strangers_have_a_limit(store: BlobStore) -> None:
     for seed in seeds[:2]:
         await registry.set(sign_entry(seed, 1, b"first", NATIVE))
 
-    with pytest.raises(StorageFull, match="has its 2 registry entries"):
+    with pytest.raises(RegistryFull, match=r"of 2 keys .*s5\.max_registry_entries"):
         await registry.set(sign_entry(seeds[2], 1, b"first", NATIVE))
 
     await registry.set(sign_entry(seeds[0], 2, b"second", NATIVE))
