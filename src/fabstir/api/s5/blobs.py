@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import mimetypes
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from starlette.requests import Request
@@ -30,6 +30,7 @@ from fabstir.primitives.errors import (
 from fabstir.protocol.s5.limits import MAX_HAMT_NODE_BYTES
 from fabstir.protocol.s5.multikey import encode_multikey
 from fabstir.storage.accounts import Caller
+from fabstir.storage.fs import guess_media_type
 
 OUTBOARD_SUFFIX: Final = ".obao"
 """What S5's nodes put behind a blob's URL to ask for its verification tree (lib5)."""
@@ -152,7 +153,7 @@ class BlobDoors:
         text: str = request.path_params["name"]
         name = parse_blob_name(text.partition(".")[0])
         filename = request.query_params.get("filename", text)[:255]
-        kind = mimetypes.guess_type(filename, strict=False)[0] or "application/octet-stream"
+        kind = guess_media_type(filename)
         if kind == "text/plain":
             kind += "; charset=utf-8"
         return await self._serve(request, name, kind, filename)
@@ -178,7 +179,9 @@ class BlobDoors:
         """
         size = await self._services.store.size(name.hash)
         if size is None:
-            await self._services.store.get(name.hash, max_bytes=0)  # says what is the matter
+            # The store's own text names its folder, which is none of a stranger's business.
+            with suppress(NotFound):
+                await self._services.store.get(name.hash, max_bytes=0)
             raise NotFound(f"there is no blob {name.hash.digest.hex()} here")
         return BlobId(name.hash.digest, size, name.hash.type)
 

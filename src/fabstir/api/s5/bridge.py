@@ -1,5 +1,8 @@
 """The owner's files by path: PUT, GET, HEAD, DELETE and lists below /s5/fs.
 
+With a capability in the header S5-Capability, paths are read in the directory that somebody shared.
+It is a secret, so it never stands in a URL: those are logged, and kept in histories.
+
 The same URLs serve clients of the Enhanced S5.js server, whose `/s5/fs/:type/:id` are paths of two
 names and whose `/s5/fs/:type` lists the names: answers hold the fields that each of them reads.
 """
@@ -13,6 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -29,14 +33,16 @@ from fabstir.api.s5.serving import Representation, means_blob, serve
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import (
+    AccessDenied,
     NotFound,
     PathRefused,
     RemoteProtocolError,
     WriteConflict,
 )
-from fabstir.storage.fs import DirectoryInfo, FileInfo, Info
+from fabstir.storage.fs import DirectoryInfo, FileInfo, Info, ReadOnlyTree, open_tree
 
 PREFIX: Final = "/s5/fs"
+CAPABILITY_HEADER: Final = "S5-Capability"
 MAX_LIST_ENTRIES: Final = 1000
 """Entries of one page, some 300 KiB of JSON."""
 
@@ -48,6 +54,22 @@ _PRIVATE: Final = "private, no-cache"
 """May be kept by the owner's own client, and is asked for again each time: the ETag tells."""
 
 
+class _AnyText(Convertor[str]):
+    """Starlette's own `path` without its exception: a path with a line break in it is refused by
+    name, and not missing."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any_text", _AnyText())
+
+
 class BridgeDoors:
     """Everything below /s5/fs; the owner's token opens it."""
 
@@ -57,11 +79,14 @@ class BridgeDoors:
         self._slots = Slots(services.limits.uploads_per_caller, "uploads")
 
     def routes(self) -> list[Route]:
-        return [
-            Route(path, door, methods=[method])
-            for path in (PREFIX, PREFIX + "/{path:path}")
-            for method, door in (("GET", self.read), ("PUT", self.write), ("DELETE", self.delete))
-        ]
+        methods = ["GET", "PUT", "DELETE"]
+        paths = (PREFIX, PREFIX + "/{path:any_text}")
+        return [Route(path, self.answer, methods=methods) for path in paths]
+
+    async def answer(self, request: Request) -> Response:
+        """One route for all methods, so that a 405 names all of them."""
+        doors = {"PUT": self.write, "DELETE": self.delete}
+        return await doors.get(request.method, self.read)(request)
 
     async def read(self, request: Request) -> Response:
         """A file, whole or in part; or a page of a directory's list."""
@@ -69,18 +94,29 @@ class BridgeDoors:
         path = _path(request).removesuffix("/")
         limit = _limit(request.query_params.get("limit"))
         with _as_the_node():
+            tree = self._tree(request)
             if "list" in request.query_params:
-                return await self._list(request, path, limit)
-            info = await self._files.stat(path)
+                return await self._list(request, tree, path, limit)
+            info = await tree.stat(path)
             if isinstance(info, DirectoryInfo):
-                return await self._list(request, path, limit)
-            return await self._serve(request, path, info)
+                return await self._list(request, tree, path, limit)
+            return await self._serve(request, tree, path, info)
 
-    async def _serve(self, request: Request, path: str, info: FileInfo) -> Response:
+    def _tree(self, request: Request) -> ReadOnlyTree:
+        """The owner's own, or what the request's capability opens."""
+        capability = request.headers.get(CAPABILITY_HEADER)
+        if capability is None:
+            return self._files
+        services = self._services
+        return open_tree(capability, services.blobs, services.registry, services.crypto)
+
+    async def _serve(
+        self, request: Request, tree: ReadOnlyTree, path: str, info: FileInfo
+    ) -> Response:
         media_type = info.media_type if _MEDIA_TYPE.fullmatch(info.media_type) else None
         # Of this version only: a file that is replaced meanwhile is not mixed with its successor.
-        read = partial(self._files.read, path, version=info.cid)
-        headers: dict[str, str] = {}
+        read = partial(tree.read, path, version=info.cid)
+        headers = {"Vary": CAPABILITY_HEADER}
         if info.modified_at is not None:
             modified = datetime.fromtimestamp(info.modified_at, UTC)
             headers["S5-Modified"] = modified.isoformat(timespec="milliseconds")
@@ -95,9 +131,9 @@ class BridgeDoors:
         )
         return await serve(request, shown, write_timeout=self._services.limits.write_timeout)
 
-    async def _list(self, request: Request, path: str, limit: int) -> Response:
+    async def _list(self, request: Request, tree: ReadOnlyTree, path: str, limit: int) -> Response:
         cursor = request.query_params.get("cursor") or None
-        page = await self._files.list(path, cursor=cursor, limit=limit)
+        page = await tree.list(path, cursor=cursor, limit=limit)
         entries = [_entry(info) for info in page.entries]
         body: Json = {
             "path": path,
@@ -111,6 +147,10 @@ class BridgeDoors:
     async def write(self, request: Request) -> Response:
         """A file from the body; with a slash at the end of the path, a directory."""
         caller = require_owner(request)
+        _refuse_capability(request)
+        if "content-range" in request.headers:
+            # RFC 9110, 14.4: such a body is a part, and must not become the whole file.
+            raise RemoteProtocolError("a PUT with Content-Range: files are written whole here")
         path = _path(request)
         if path.endswith("/") or not path:
             with _as_the_node():
@@ -138,6 +178,7 @@ class BridgeDoors:
     async def delete(self, request: Request) -> Response:
         """A file; a directory if it is empty, or with `?recursive=true`."""
         require_owner(request)
+        _refuse_capability(request)
         path = _path(request).removesuffix("/")
         wants_json = "application/json" in request.headers.get("accept", "")
         wanted, _ = _conditions(request)
@@ -183,6 +224,14 @@ def _as_the_node() -> Generator[None]:
         yield
     except RemoteProtocolError as error:
         raise HttpRefusal(502, "corrupt_directory", f"a directory is damaged: {error}") from error
+
+
+def _refuse_capability(request: Request) -> None:
+    if CAPABILITY_HEADER in request.headers:
+        raise AccessDenied(
+            f"{CAPABILITY_HEADER} is for reading: mount the directory (`fabstir s5 mount`), and "
+            "write below the path that it has then"
+        )
 
 
 def _conditions(request: Request) -> tuple[Condition | None, bool]:

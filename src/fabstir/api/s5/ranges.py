@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-_BYTES = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.ASCII | re.IGNORECASE)
-"""One range. Nineteen digits are more than any blob has bytes; longer ones are ignored."""
+_BYTES = re.compile(r"bytes=[ \t]*([0-9]{0,1000})-([0-9]{0,1000})[ \t]*", re.ASCII | re.IGNORECASE)
+"""One range. Longer numbers are ignored: Python itself refuses those of more than 4,300 digits."""
 
 _ETAG = re.compile(r'[ \t,]*(W/)?"([!#-\x7e\x80-\xff]*)"[ \t]*(?=,|$)')
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -11,14 +10,11 @@ from fabstir.protocol.s5.directory import FileRef
 from fabstir.storage.fs.changes import PutFile
 from fabstir.storage.fs.contents import Data, Stored, prepare_content, store_content
 from fabstir.storage.fs.directories import Directories
+from fabstir.storage.fs.media_types import guess_media_type
 from fabstir.storage.fs.paths import Segments, format_path
 from fabstir.storage.fs.running import Write
 from fabstir.storage.fs.together import Unstored, put_all
-from fabstir.storage.fs.values import DEFAULT_MEDIA_TYPE, split_time
-
-_MEDIA_TYPES: Final = mimetypes.MimeTypes(filenames=())
-"""Python's own table, the same on every machine."""
-
+from fabstir.storage.fs.values import split_time
 
 SHORT_BYTES: Final = 64 * 1024
 """Content that is stored together with other blobs; a longer one takes its own time anyway."""
@@ -113,8 +109,3 @@ class Uploads:
             if_match=wish.if_match,
             if_none_match=wish.if_none_match,
         )
-
-
-def guess_media_type(name: str) -> str:
-    """By the name's ending."""
-    return _MEDIA_TYPES.guess_type(f"file:{name}")[0] or DEFAULT_MEDIA_TYPE

@@ -153,6 +153,13 @@ async def test_what_is_no_name(door: Door, name: str) -> None:
         assert (answer.status_code, error_of(answer)) == (400, "validation_error")
 
 
+async def test_a_missing_blob_does_not_say_where_the_node_keeps_its_own(door: Door) -> None:
+    answer = await door.http.get(f"/s5/blob/{blob_of(secrets.token_bytes(32)).encode()}")
+
+    assert (answer.status_code, error_of(answer)) == (404, "not_found")
+    assert str(door.folder) not in answer.text
+
+
 async def test_unknown_routes_and_methods_answer_in_the_same_shape(door: Door) -> None:
     missing = await door.http.get("/a/b/c")
     method = await door.http.delete("/s5/upload")

@@ -14,6 +14,8 @@ import pytest
 from tests.integration.s5.doors.door import Door, error_of, open_door
 from tests.integration.s5.doors.raw import connect, exchange, head, status_of
 
+from fabstir.storage.fs.values import DEFAULT_MEDIA_TYPE
+
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 
@@ -222,6 +224,10 @@ TRAVERSALS = [
     "/s5/fs%2fa",
     "/s5/fs/a%00b",
     "/s5/fs/a%09b",
+    "/s5/fs/a%0ab",
+    "/s5/fs/a%0a",
+    "/s5/fs/%0a",
+    "/s5/fs/a%0d%0ab",
     "/s5/fs/%c0%ae%c0%ae/a",
     "/s5/fs/%ff",
     "/s5/fs/%ed%a0%80",
@@ -268,6 +274,65 @@ async def test_names_that_look_the_same_are_one(door: Door, place: str) -> None:
     assert (twin.status_code, error_of(twin)) == (400, "path_refused")
     assert (await door.owner.get(f"{place}/caf%C3%A9")).content == b"2"
     assert len((await door.owner.get(place)).json()["items"]) == 1
+
+
+async def test_a_part_does_not_become_the_whole_file(door: Door, place: str) -> None:
+    await put(door, f"{place}/a", b"hello")
+
+    answer = await put(door, f"{place}/a", b"he", Content_Range="bytes 0-1/5")
+
+    assert (answer.status_code, error_of(answer)) == (400, "validation_error")
+    assert (await door.owner.get(f"{place}/a")).content == b"hello"
+
+
+async def test_a_wrong_method_is_told_the_right_ones(door: Door, place: str) -> None:
+    answer = await door.owner.post(f"{place}/a")
+
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "PUT", "DELETE"}
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [("a.md", "text/markdown"), ("a.tar.gz", "application/gzip"), ("a", DEFAULT_MEDIA_TYPE)],
+)
+async def test_the_ending_says_the_media_type(
+    door: Door, place: str, name: str, media_type: str
+) -> None:
+    written = await put(door, f"{place}/{name}", b"text")
+
+    assert written.json()["mediaType"] == media_type
+
+
+async def test_a_capability_opens_what_was_shared_for_reading_only(door: Door, place: str) -> None:
+    await put(door, f"{place}/shared/in/a.txt", b"hello")
+    await put(door, f"{place}/other", b"not shared")
+    path = f"{place}/shared".removeprefix("/s5/fs/")
+    given = {"S5-Capability": await door.services.files.share(path)}
+    writable = {"S5-Capability": await door.services.files.share(path, is_writable=True)}
+
+    listed = await door.owner.get("/s5/fs", headers=given)
+    whole = await door.owner.get("/s5/fs/in/a.txt", headers=given)
+    part = await door.owner.get("/s5/fs/in/a.txt", headers={**given, "Range": "bytes=1-2"})
+    head_only = await door.owner.head("/s5/fs/in/a.txt", headers=writable)
+    refused = [
+        await door.owner.put("/s5/fs/in/a.txt", content=b"x", headers=given),
+        await door.owner.put("/s5/fs/in/a.txt", content=b"x", headers=writable),
+        await door.owner.delete("/s5/fs/in/a.txt", headers=writable),
+        await door.owner.get("/s5/fs", headers={"S5-Capability": "blvnonsense"}),
+        await (await door.account()).http.get("/s5/fs", headers=given),
+    ]
+    nobody = await door.http.get("/s5/fs", headers=given)
+    outside = await door.owner.get("/s5/fs/other", headers=given)
+
+    assert listed.json()["items"] == ["in"]
+    assert (whole.content, whole.headers["content-type"]) == (b"hello", "text/plain")
+    assert (part.status_code, part.content) == (206, b"el")
+    assert head_only.headers["content-length"] == "5"
+    assert [answer.status_code for answer in refused] == [403] * 5
+    assert nobody.status_code == 401
+    assert outside.status_code == 404
+    assert (await door.owner.get(f"{place}/shared/in/a.txt")).content == b"hello"
 
 
 @pytest.mark.parametrize("kind", ["x", "a/b\x01", "a/b; " + "c" * 300, "a b/c", "é/x", "/"])

@@ -26,7 +26,7 @@ def test_whatever_the_header_the_answer_lies_in_the_blob(header: str, size: int)
         assert 0 <= part.start < part.end <= size
 
 
-@given(sizes, st.integers(0, 1 << 62), st.integers(0, 1 << 62))
+@given(sizes, st.integers(0, 1 << 200), st.integers(0, 1 << 200))
 def test_first_and_last_byte(size: int, first: int, last: int) -> None:
     part = parse_range(f"bytes={first}-{last}", size)
 
@@ -38,7 +38,7 @@ def test_first_and_last_byte(size: int, first: int, last: int) -> None:
         assert part == ByteRange(first, min(last + 1, size))
 
 
-@given(sizes, st.integers(0, 1 << 62))
+@given(sizes, st.integers(0, 1 << 200))
 def test_open_and_suffix_ranges(size: int, number: int) -> None:
     from_there = parse_range(f"bytes={number}-", size)
     suffix = parse_range(f"bytes=-{number}", size)
