@@ -1,0 +1,228 @@
+"""Copies at a portal that loses, changes and refuses them, round by round, seen from a node."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.integration.s5.node.conftest import eventually, s5_settings
+from tests.integration.s5.portals.faulty import FaultyPortal, open_faulty_portal
+from tests.integration.s5.portals.raw_http import refuse
+
+from fabstir.crypto import NATIVE
+from fabstir.db.s5.replicas import Replica, ReplicaState
+from fabstir.node.s5_parts import S5, open_s5_parts
+from fabstir.primitives.cid import BlobId
+from fabstir.primitives.errors import CorruptBlob
+from fabstir.protocol.s5.registry import SignedEntry, sign_entry
+from fabstir.storage.replication import Replication
+from fabstir.storage.store import LocalRegistry
+
+pytestmark = [pytest.mark.integration, pytest.mark.anyio]
+
+CONTENT = bytes(range(256)) * 1024
+"""256 KiB: a file of the store, and more than one sample of a look at it."""
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+async def portal() -> AsyncGenerator[FaultyPortal]:
+    async with open_faulty_portal() as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def node_of(folder: Path, portal: FaultyPortal | None) -> AsyncGenerator[S5]:
+    """A node without rounds of its own."""
+    overrides = {} if portal is None else {"portals": portal.url, "replicas": "2"}
+    async with open_s5_parts(s5_settings(folder, **overrides)) as parts:
+        yield parts
+
+
+def tomorrow(
+    parts: S5, *, random_below: Callable[[int], int] = lambda below: below // 2
+) -> Replication:
+    """The node's replication a day later, when every copy is due to be looked at."""
+    return Replication(
+        parts.node,
+        LocalRegistry(parts.store, NATIVE),
+        parts.pool,
+        parts.uploads,
+        NATIVE,
+        num_copies=2,
+        seconds=1.0,
+        enter=parts.accounts.enter_if_needed,
+        clock=lambda: time.time() + DAY,
+        random_below=random_below,
+    )
+
+
+async def copies(parts: S5, blob: BlobId) -> Sequence[Replica]:
+    """Those that have arrived."""
+    return [c for c in await parts.replication.where(blob) if c.state is ReplicaState.STORED]
+
+
+async def stored_with_copy(parts: S5, content: bytes = CONTENT) -> BlobId:
+    """A blob that the portal has as well."""
+    blob = await parts.node.blobs("me").put(content, reason="test")
+    await parts.replication.round()
+    await eventually(lambda: copies(parts, blob))
+    return blob
+
+
+@pytest.mark.parametrize("is_whole", [False, True], ids=["sample", "whole"])
+async def test_a_copy_with_other_bytes_is_found_and_made_again(
+    portal: FaultyPortal, tmp_path: Path, is_whole: bool
+) -> None:
+    async with node_of(tmp_path, portal) as parts:
+        blob = await stored_with_copy(parts)
+        # A look at all of it finds one bit; a sample finds what is wrong where it looks.
+        wrong = bytearray(CONTENT) if is_whole else bytearray(len(CONTENT))
+        wrong[7] ^= 1
+        portal.blobs[blob.multihash] = bytes(wrong)
+        later = tomorrow(parts, random_below=lambda below: 0 if is_whole else below // 2)
+
+        first = await later.round()
+        second = await later.round()
+        await eventually(lambda: copies(parts, blob))
+
+        assert (first.num_checked, first.num_lost) == (1, 1)
+        assert second.num_lost == 0
+        assert portal.blobs[blob.multihash] == CONTENT
+
+
+async def test_a_sound_copy_is_left_alone(portal: FaultyPortal, tmp_path: Path) -> None:
+    async with node_of(tmp_path, portal) as parts:
+        blob = await stored_with_copy(parts)
+        empty = await stored_with_copy(parts, b"")
+
+        looked = await tomorrow(parts).round()
+
+        assert (looked.num_checked, looked.num_lost, looked.num_queued) == (2, 0, 0)
+        assert await copies(parts, blob)
+        assert await copies(parts, empty)
+
+
+async def test_a_portal_that_does_not_answer_has_lost_nothing(
+    portal: FaultyPortal, tmp_path: Path
+) -> None:
+    async with node_of(tmp_path, portal) as parts:
+        blob = await stored_with_copy(parts)
+        portal.fail("GET /s5/", *[refuse(503, b"back soon")] * 20)
+
+        looked = await tomorrow(parts).round()
+
+        assert (looked.num_checked, looked.num_lost) == (1, 0)
+        assert await copies(parts, blob)
+
+
+async def test_a_portal_that_is_named_no_more_is_neither_looked_at_nor_written_to(
+    portal: FaultyPortal, tmp_path: Path
+) -> None:
+    async with node_of(tmp_path, portal) as parts:
+        kept = await stored_with_copy(parts)
+        unpinned = await stored_with_copy(parts, b"not wanted any more")
+        await parts.store.unpin("me", [unpinned.multihash])
+    num_requests = len(portal.requests)
+
+    async with node_of(tmp_path, None) as parts:
+        done = await tomorrow(parts).round()
+        assert (done.num_checked, done.num_released) == (0, 0)
+        assert len(portal.requests) == num_requests
+    async with node_of(tmp_path, portal) as parts:
+        done = await tomorrow(parts).round()
+
+        assert (done.num_checked, done.num_lost, done.num_released) == (2, 0, 1)
+        assert portal.pinned() == {kept.multihash}
+
+
+async def test_a_copy_that_cannot_be_taken_back_now_is_taken_back_later(
+    portal: FaultyPortal, tmp_path: Path
+) -> None:
+    async with node_of(tmp_path, portal) as parts:
+        blob = await stored_with_copy(parts)
+        await parts.store.unpin("me", [blob.multihash])
+        portal.fail("DELETE /s5/delete", refuse(403, b"not now"))
+
+        refused = await parts.replication.round()
+        assert refused.num_released == 0
+        assert portal.pinned() == {blob.multihash}
+        taken_back = await parts.replication.round()
+
+        assert taken_back.num_released == 1
+        assert portal.pinned() == set()
+        assert await parts.replication.where(blob) == []
+
+
+async def test_a_round_mends_what_has_rotted_here_and_says_what_it_cannot(
+    portal: FaultyPortal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with node_of(tmp_path, portal) as parts:
+        blob = await stored_with_copy(parts)
+        (file,) = (path for path in (parts.folder / "blobs").rglob("*") if path.is_file())
+        file.write_bytes(b"\0" * len(CONTENT))
+        with pytest.raises(CorruptBlob):
+            await parts.store.get(blob.multihash, max_bytes=len(CONTENT))
+        portal.fail("GET /s5/", *[refuse(404, b"gone")] * 8)
+
+        with caplog.at_level(logging.WARNING, "fabstir.storage.replication"):
+            failed = await parts.replication.round()
+        portal.server.faults.clear()
+        mended = await parts.replication.round()
+
+        assert (failed.num_mended, mended.num_mended) == (0, 1)
+        assert "a damaged blob was not replaced" in caplog.text
+        assert await parts.store.get(blob.multihash, max_bytes=len(CONTENT)) == CONTENT
+        assert [pin.owner async for pin in parts.store.pins()] == ["me"]
+
+
+async def test_our_newest_entry_waits_for_its_portal(portal: FaultyPortal, tmp_path: Path) -> None:
+    async with node_of(tmp_path, portal) as parts:
+        key = parts.identity.file_system_root().public_key
+        portal.fail("POST /s5/registry", *[refuse(403, b"not now")] * 100)
+        await parts.files.put("a.txt", b"first")
+        await eventually(lambda: has_no_missing(parts))
+
+        refused = await parts.replication.round()
+        assert refused.num_published == 0
+        assert key not in portal.entries
+        portal.server.faults.clear()
+        published = await parts.replication.round()
+
+        assert published.num_published == 1
+        assert portal.entries[key] == await LocalRegistry(parts.store, NATIVE).get(key)
+
+
+async def test_an_entry_that_somebody_overtook_is_not_sent_for_ever(
+    portal: FaultyPortal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with node_of(tmp_path, portal) as parts:
+        root = parts.identity.file_system_root()
+        portal.fail("POST /s5/registry", *[refuse(403, b"not now")] * 100)
+        await parts.files.put("a.txt", b"first")
+        await eventually(lambda: has_no_missing(parts))
+        portal.server.faults.clear()
+        # Another machine of this identity was there before.
+        theirs: SignedEntry = sign_entry(root.write_key, 9, b"", NATIVE)
+        portal.entries[root.public_key] = theirs
+
+        with caplog.at_level(logging.WARNING, "fabstir.storage.replication"):
+            overtaken = await parts.replication.round()
+        num_requests = len(portal.requests)
+        after = await parts.replication.round()
+
+        assert overtaken.num_published == 1
+        assert "a registry entry is older than another" in caplog.text
+        assert portal.entries[root.public_key] == theirs
+        assert after.num_published == 0
+        assert len(portal.requests) == num_requests
+
+
+async def has_no_missing(parts: S5) -> bool:
+    await parts.replication.round()
+    return await parts.replication.num_missing() == 0
