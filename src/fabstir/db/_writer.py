@@ -22,8 +22,21 @@ _MAX_GROUP = 256
 """Most writes in one commit. Measured 0.2 ms a write, so the first of a full group waits 50 ms for
 the last at most, and 256 of them share one fsync."""
 
+_SYNC_FAILED = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+
 _PRIMARY_CODE = 0xFF
 """SQLite's extended error codes keep the plain one in their lowest byte."""
+
+_OF_THE_DISK = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_BUSY,
+    }
+)
 
 
 def disk_error(cause: BaseException, path: Path, what: str) -> StorageError:
@@ -31,14 +44,19 @@ def disk_error(cause: BaseException, path: Path, what: str) -> StorageError:
     origin = getattr(cause, "orig", cause)
     is_full = getattr(origin, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return (StorageFull if is_full else StorageError)(
-        f"{path} cannot be {what}: {origin}. Free disk space, or see whether the disk is failing"
+        f"{path} cannot be {what}: {origin}. Free disk space, see whether the disk is failing, or "
+        "what else has the file open"
     )
 
 
 def is_of_the_disk(error: DatabaseError) -> bool:
     """Whether SQLite failed because of the disk or the file, not because of the statement."""
-    code = getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY_CODE
-    return code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT}
+    return getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY_CODE in _OF_THE_DISK
+
+
+def _is_lost_sync(error: BaseException) -> bool:
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+    return code in _SYNC_FAILED
 
 
 class _TransactionLost(Exception):
@@ -92,6 +110,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
+        self._lost_sync: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="db-writer")
 
     def __enter__(self) -> Self:
@@ -142,8 +161,14 @@ class Writer:
 
     def _commit(self, connection: Connection, group: list[_Write]) -> None:
         try:
+            self._refuse_after_lost_sync()
             self._run_group(connection, group)
+        except StorageError as exc:
+            for write in group:
+                write.error = exc
         except (SQLAlchemyError, sqlite3.Error, _TransactionLost) as exc:
+            if _is_lost_sync(exc):
+                self._lost_sync = exc
             if len(group) > 1:  # not the fault of them all: each gets its own transaction
                 for write in group:
                     self._commit(connection, [write])
@@ -153,6 +178,17 @@ class Writer:
             group[0].error.__cause__ = cause
         for write in group:
             write.report()
+
+    def _refuse_after_lost_sync(self) -> None:
+        """The kernel tells of pages that it could not write once, and calls them clean from then
+        on. A later commit would be flushed, and reported, behind a hole in the log: a power cut
+        would take it back. Reading the log anew, as an open does, leaves none.
+        """
+        if self._lost_sync is not None:
+            raise StorageError(
+                f"{self._path} could not be flushed to the disk: nothing more is written until "
+                "the disk is seen to and this process is started again"
+            ) from self._lost_sync
 
     def _run_group(self, connection: Connection, group: list[_Write]) -> None:
         raw = connection.connection.dbapi_connection

@@ -24,7 +24,7 @@ from typing import Final
 import anyio
 from sqlalchemy import Connection
 
-from fabstir.db.s5.pins import load_usage
+from fabstir.db.s5.pins import WHOLE_STORE, load_usage
 from fabstir.db.s5.tus import (
     TusRow,
     advance_upload,
@@ -139,7 +139,7 @@ class ResumableUploads:
             quota: the most that the owner may have, in bytes, unfinished uploads included.
 
         Raises:
-            QuotaExceeded: it would not fit.
+            QuotaExceeded, StorageFull: it would not fit.
             Busy: the owner has MAX_UPLOADS unfinished ones.
         """
         row = TusRow(
@@ -162,6 +162,9 @@ class ResumableUploads:
             # In the writer's turn, so that two that begin at once see each other.
             stored = load_usage(db, owner).num_bytes
             _check_room(owner, *reserved(db, owner), stored + length, quota)
+            _, num_reserved = reserved(db)
+            stored = load_usage(db, WHOLE_STORE).num_bytes
+            self._store.check_room(stored + num_reserved + length)
             insert_upload(db, row)
 
         await self._store.db.write(begin, durable=True)
@@ -244,7 +247,7 @@ class ResumableUploads:
         rows = await self._store.db.read(list_uploads)
         kept = {row.id for row in rows if row.blob is None}
         async for path in anyio.Path(self._folder).iterdir():
-            if path.name not in kept:
+            if path.name not in kept and not await path.is_dir():  # folders are not ours
                 await path.unlink(missing_ok=True)
 
     async def finish_complete(self) -> None:
@@ -373,7 +376,7 @@ class ResumableUploads:
         return replace(row, blob=blob.to_bytes(), expires_at=expires_at)
 
     async def _drop(self, row: TusRow) -> None:
-        await self._store.db.write(lambda db: delete_upload(db, row.id), durable=True)
+        await self._store.make_room(lambda db: delete_upload(db, row.id), durable=True)
         await anyio.Path(self._path(row)).unlink(missing_ok=True)
 
 
@@ -414,9 +417,13 @@ async def open_resumable_uploads(
     async def keep_clean() -> None:
         await uploads.finish_complete()
         while True:
-            num_swept = await uploads.sweep()
-            if num_swept:
-                logger.info("uploads have expired", extra={"num_uploads": num_swept})
+            try:
+                num_swept = await uploads.sweep()
+            except StorageError as error:
+                logger.warning("uploads were not swept", extra={"reason": str(error)})
+            else:
+                if num_swept:
+                    logger.info("uploads have expired", extra={"num_uploads": num_swept})
             await anyio.sleep(sweep_seconds)
 
     async with anyio.create_task_group() as tasks:

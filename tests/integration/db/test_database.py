@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -315,3 +316,17 @@ async def test_sigkill_loses_no_acknowledged_write(url: str) -> None:
         )
     assert acknowledged <= rows
     assert len(acknowledged) >= 269
+
+
+async def test_a_database_that_cannot_be_opened_again_is_an_error_of_storage(db: Database) -> None:
+    """As with too many open files: whoever asks gets an error that the doors know."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(StorageError, match="unable to open"):
+            await db.read(count)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert await db.read(count) == 0

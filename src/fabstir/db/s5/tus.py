@@ -132,11 +132,12 @@ def list_expired(connection: Connection, now: int, *, limit: int) -> list[TusRow
     return [_upload(row) for row in rows]
 
 
-def reserved(connection: Connection, owner: str) -> tuple[int, int]:
-    """How many unfinished uploads an owner has, and the bytes that they will have."""
-    row = connection.execute(
-        select(func.count(), func.coalesce(func.sum(tus_uploads.c.length), 0)).where(
-            tus_uploads.c.owner == owner, tus_uploads.c.blob.is_(None)
-        )
-    ).one()
+def reserved(connection: Connection, owner: str | None = None) -> tuple[int, int]:
+    """How many unfinished uploads an owner (None: everybody) has, and the bytes they will have."""
+    query = select(func.count(), func.coalesce(func.sum(tus_uploads.c.length), 0)).where(
+        tus_uploads.c.blob.is_(None)
+    )
+    if owner is not None:
+        query = query.where(tus_uploads.c.owner == owner)
+    row = connection.execute(query).one()
     return row[0], row[1]

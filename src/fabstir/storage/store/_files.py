@@ -14,6 +14,7 @@ anew at the same time never loses the new file to the removal of the old one.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
 import stat
@@ -27,6 +28,8 @@ from fabstir.db.files import sync_folder
 from fabstir.db.s5.blobs import Content
 from fabstir.primitives.errors import StorageError, StorageFull
 from fabstir.storage.store._hashing import BlobHasher
+
+_LOG = logging.getLogger(__name__)
 
 _WRITE_BYTES: Final = 1 << 20
 """Longest single write. Measured for 256 MiB: 0.14 s of processor time with 1 MiB, 0.70 s with
@@ -79,13 +82,14 @@ class StoreFolder:
         self._reserve = root / "reserve"
 
     def make(self) -> None:
-        """Make the folders that are not there.
+        """Make the folders that are not there, and let nobody else into the outermost.
 
         Raises:
             StorageError: they cannot be made.
         """
         with disk_errors(self.root):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _close_to_others(self.root)
             self.blobs.mkdir(exist_ok=True)
             self.incoming.mkdir(exist_ok=True)
             sync_folder(self.root)
@@ -98,7 +102,8 @@ class StoreFolder:
         """
         with disk_errors(self.incoming):
             for file in self.incoming.iterdir():
-                file.unlink()
+                if file.is_symlink() or not file.is_dir():  # folders are not ours
+                    file.unlink()
 
     def fill_reserve(self) -> None:
         """Keep some room for removals; does nothing while the disk is full."""
@@ -138,6 +143,17 @@ class StoreFolder:
             return sorted(f"blobs/{shard}/{file.name}" for file in (self.blobs / shard).iterdir())
         except FileNotFoundError:
             return []
+
+
+def _close_to_others(folder: Path) -> None:
+    """Who can write in it could put links in the place of our files, and who can read it sees what
+    is stored and for whom."""
+    found = folder.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid == os.geteuid():
+        folder.chmod(mode & 0o700)
+    elif mode & 0o022:  # as volumes of containers are: there nobody else may be
+        _LOG.warning("others can write in the store's folder", extra={"folder": str(folder)})
 
 
 class OpenBlob:

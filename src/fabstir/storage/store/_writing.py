@@ -66,6 +66,10 @@ def unnoted(_connection: Connection, _blob: BlobId) -> None:
     """Nothing else is written."""
 
 
+_SWEEP_PAGE: Final = 1024
+"""Names in one statement: SQLite takes 32,766, and a disk that fails for days leaves more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Put:
     """What is wanted of one write.
@@ -132,9 +136,10 @@ class BlobWriter:
 
         # Through the writer, which runs it after whatever may still be queued for these files.
         doomed = await self.db.write(still_doomed, durable=False)
-        if doomed:
-            await self._in_thread(lambda: self.folder.remove(doomed))
-            await self.db.write(lambda c: forget_doomed(c, doomed), durable=False)
+        for start in range(0, len(doomed), _SWEEP_PAGE):
+            page = doomed[start : start + _SWEEP_PAGE]
+            await self._in_thread(lambda page=page: self.folder.remove(page))
+            await self.db.write(lambda c, page=page: forget_doomed(c, page), durable=False)
 
     async def _put_small(self, data: bytes, wanted: Put) -> BlobId:
         content = Content(
@@ -180,7 +185,7 @@ class BlobWriter:
             # and whether they are is known at the end.
             if usage.max_bytes is not None and size > usage.max_bytes:
                 raise QuotaExceeded(wanted.owner, usage.max_bytes, size)
-            self._check_room(size)
+            self.check_room(size)
             await self._in_thread(lambda block=block: incoming.write(block))
             block = await anext(rest, _END)
 
@@ -207,7 +212,7 @@ class BlobWriter:
         if row is None:
             row = insert_blob(connection, content, now)
             total = add_usage(connection, WHOLE_STORE, 1, content.size)
-            self._check_room(total.num_bytes)
+            self.check_room(total.num_bytes)
             insert_first_pin(connection, wanted.owner, row, wanted.reason, now)
             return None
         replaced = None
@@ -222,7 +227,8 @@ class BlobWriter:
     def _is_there(self, row: BlobRow) -> bool:
         return row.file is None or self.folder.has(row.file, row.size)
 
-    def _check_room(self, num_bytes: int) -> None:
+    def check_room(self, num_bytes: int) -> None:
+        """Raises StorageFull: the store may not hold so much."""
         if self.max_bytes is not None and num_bytes > self.max_bytes:
             raise StorageFull(
                 f"{self.folder.root} may hold {self.max_bytes} bytes and would hold {num_bytes}: "

@@ -217,7 +217,7 @@ class BlobStore:
                     if row := find_blob(connection, blob):
                         delete_pin(connection, owner, row, now)
 
-            await self._remove(unpin, durable=False)
+            await self.make_room(unpin, durable=False)
 
     async def pins(self, owner: str | None = None) -> AsyncIterator[Pin]:
         """Everything that an owner (None: anybody) keeps, in the order in which it came."""
@@ -241,6 +241,10 @@ class BlobStore:
             max_bytes=self._writer.max_bytes,
         )
 
+    def check_room(self, num_bytes: int) -> None:
+        """Raises StorageFull: the whole store may not hold so much."""
+        self._writer.check_room(num_bytes)
+
     async def owners(self) -> AsyncIterator[tuple[str, Usage]]:
         """Everybody who ever kept something or has a quota, by name."""
         place = WHOLE_STORE
@@ -262,15 +266,19 @@ class BlobStore:
         """
         before = self._writer.clock() - grace_seconds
         num_blobs = num_bytes = 0
-        while rows := await self._remove(lambda c: _forget_garbage(c, before), durable=True):
+        while rows := await self.make_room(lambda c: _forget_garbage(c, before), durable=True):
             await self._writer.sweep([row.file for row in rows if row.file is not None])
             num_blobs += len(rows)
             num_bytes += sum(row.size for row in rows)
         await to_thread.run_sync(self._files.fill_reserve)
         return Collected(num_blobs=num_blobs, num_bytes=num_bytes)
 
-    async def _remove(self, fn: Callable[[Connection], T], *, durable: bool) -> T:
-        """Write what makes room: SQLite needs some for that, which a full disk does not have."""
+    async def make_room(self, fn: Callable[[Connection], T], *, durable: bool) -> T:
+        """`db.write` of what frees some: SQLite needs room for that, which a full disk has not.
+
+        Raises:
+            StorageFull: it needs more than is kept for that, or somebody else was faster.
+        """
         try:
             return await self.db.write(fn, durable=durable)
         except StorageFull:

@@ -15,7 +15,7 @@ import pytest
 from tests.integration.s5.doors.door import Account, Door, b64, blob_of, error_of, open_door
 from tests.integration.s5.doors.raw import connect, head
 
-from fabstir.primitives.errors import WriteConflict
+from fabstir.primitives.errors import StorageFull, WriteConflict
 from fabstir.storage import resumable
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -370,3 +370,39 @@ async def test_unfinished_uploads_are_bounded(door: Door, monkeypatch: pytest.Mo
     assert (answer.status_code, error_of(answer)) == (429, "too_many_requests")
     await send(account.http, url, 0, bytes(10))
     assert (await create(account.http, 11)).status_code == 201
+
+
+async def test_what_the_whole_node_may_not_hold_is_not_begun(folder: Path) -> None:
+    async with open_door(folder, num_max_bytes=1000) as door:
+        await door.owner.post("/s5/upload", content=bytes(300))
+        one, two = await door.account(), await door.account()
+        url = await begin(one.http, 600)
+
+        full = await create(two.http, 101)
+
+        assert (full.status_code, error_of(full)) == (507, "storage_full")
+        assert (await create(two.http, 100)).status_code == 201
+        assert (await send(one.http, url, 0, secrets.token_bytes(600))).status_code == 204
+
+
+async def test_a_sweep_that_fails_ends_nothing(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a full disk it cannot write, and the node has to live on."""
+    sweeps = 0
+
+    async def full(_uploads: resumable.ResumableUploads) -> int:
+        nonlocal sweeps
+        sweeps += 1
+        raise StorageFull("no room")
+
+    monkeypatch.setattr(resumable.ResumableUploads, "sweep", full)
+
+    async with resumable.open_resumable_uploads(
+        door.store, door.folder / "others", sweep_seconds=0
+    ):
+        with anyio.fail_after(10):
+            while sweeps < 3:
+                await anyio.sleep(0)
+
+    assert "uploads were not swept" in {record.message for record in caplog.records}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy import Connection
 
 from fabstir.crypto import NATIVE
+from fabstir.db.s5.blobs import doom, load_doomed
 from fabstir.primitives.cid import Multihash
 from fabstir.storage.store import BlobStore, Usage, open_store
 
@@ -59,3 +61,50 @@ async def test_start_up_does_not_grow_with_the_blobs(folder: Path) -> None:
 @pytest.mark.heavy
 async def test_start_up_with_a_million_blobs(folder: Path) -> None:
     assert await start_up(folder, 1_000_000) < 1.0
+
+
+async def test_nobody_else_can_look_or_write_into_the_folder(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+    async with open_store(folder, NATIVE):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+async def test_a_folder_of_somebody_who_lets_others_write_is_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+    os.chown(folder, 12345, -1)
+
+    async with open_store(folder, NATIVE):
+        pass
+
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "others can write in the store's folder"
+    ]
+
+
+async def test_what_is_not_ours_does_not_keep_a_store_from_opening(folder: Path) -> None:
+    async with open_store(folder, NATIVE) as store:
+        await fill(store, 1)
+    (folder / "tmp" / "lost+found").mkdir()
+    (folder / "tmp" / "link").symlink_to(folder / "tmp" / "lost+found")
+    (folder / "tmp" / "half").write_bytes(b"half")
+
+    async with open_store(folder, NATIVE):
+        assert [path.name for path in (folder / "tmp").iterdir()] == ["lost+found"]
+
+
+async def test_more_doomed_files_than_a_statement_takes(folder: Path) -> None:
+    num_files = 40_000
+
+    def doom_many(connection: Connection) -> None:
+        doom(connection, (f"blobs/00/{number}" for number in range(num_files)))
+
+    async with open_store(folder, NATIVE) as store:
+        await store.db.write(doom_many, durable=True)
+    async with open_store(folder, NATIVE) as store:
+        assert await store.db.read(load_doomed) == []
