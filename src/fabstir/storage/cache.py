@@ -32,6 +32,7 @@ from fabstir.db.s5.cache import (
     save_entry,
     touch_entry,
 )
+from fabstir.db.s5.pins import CACHED
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import BlobTooLarge, CorruptBlob, NotFound, PathRefused
 from fabstir.protocol.crypto import Crypto, DecryptionError
@@ -39,9 +40,6 @@ from fabstir.storage.fs.paths import format_path, parse_path
 from fabstir.storage.store import BlobStore
 
 _LOG = logging.getLogger(__name__)
-
-REASON: Final = "cache"
-"""Of the pins: what has it may be lost, and needs no copies elsewhere."""
 
 MAX_VALUE_BYTES: Final = 16 << 20
 """Longest value. It is held in memory twice, in clear and encrypted."""
@@ -158,7 +156,7 @@ class ResultCache:
         limit = min(MAX_VALUE_BYTES, self._max_bytes - _SEALED_BYTES)
         if len(value) > limit:
             raise BlobTooLarge(max(0, limit))
-        blob = await self._store.put(self._seal(name, value), owner=self._owner, reason=REASON)
+        blob = await self._store.put(self._seal(name, value), owner=self._owner, reason=CACHED)
         now = self._clock()
         entry = CacheRow(
             path=name,

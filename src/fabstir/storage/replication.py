@@ -1,5 +1,7 @@
 """Copies of pinned blobs elsewhere: made, looked at, made again where they are lost, taken back.
 
+What only a cache pins gets none: it is made again more cheaply than it is kept.
+
 Everything that is decided is a row (`db.s5.replicas`) and every round does a bounded amount of it,
 so a kill at any point costs at most one round. Which places get a blob is decided by its hash
 (rendezvous hashing): places share the load, and stay the same when one more is named.
@@ -164,7 +166,7 @@ class Replication:
         return await self._db.read(load_places)
 
     async def num_missing(self) -> int:
-        """Copies that pinned blobs lack."""
+        """Copies that kept blobs lack."""
         if not self._num_elsewhere:
             return 0
         places = list(self._portals)

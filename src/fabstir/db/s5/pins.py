@@ -31,6 +31,9 @@ from fabstir.primitives.errors import QuotaExceeded
 WHOLE_STORE = ""
 """The row of `owners` that counts all that is kept, pinned or not."""
 
+CACHED = "cache"
+"""Reason of pins of what may be lost: nobody keeps copies of it elsewhere for them."""
+
 owners = Table(
     "owners",
     s5_metadata,

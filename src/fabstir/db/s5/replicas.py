@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     and_,
     delete,
+    exists,
     func,
     or_,
     select,
@@ -25,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 
 from fabstir.db.s5.blobs import blobs
+from fabstir.db.s5.pins import CACHED, pins
 from fabstir.db.s5.schema import s5_metadata
 from fabstir.primitives.cid import BlobId
 
@@ -52,6 +54,10 @@ replicas = Table(
 outlives its blob here, until the copy is gone too."""
 
 Index("ix_replicas_due", replicas.c.state, replicas.c.checked_at)
+
+_IS_KEPT = exists().where(pins.c.blob_id == blobs.c.id, pins.c.reason != CACHED)
+"""Whether somebody wants more than a cache's copy of a blob. Whoever pins it at all is enough for
+copies that are there already: they are taken back with the last pin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +105,7 @@ def load_wanted(
     after: int,
     limit: int,
 ) -> list[Wanted]:
-    """Pinned blobs with fewer than `num_copies` in `places`, by id, a page at a time.
+    """Kept blobs with fewer than `num_copies` in `places`, by id, a page at a time.
 
     Args:
         queued_after: what was queued earlier is no copy.
@@ -119,6 +125,7 @@ def load_wanted(
             blobs.c.num_pins > 0,
             blobs.c.is_bad.is_(False),
             num_there < num_copies,
+            _IS_KEPT,
         )
         .order_by(blobs.c.id)
         .limit(limit)
@@ -138,17 +145,17 @@ def newest_blob(connection: Connection) -> int:
 
 
 def load_rotten(connection: Connection, limit: int) -> list[BlobId]:
-    """Pinned blobs of this store whose bytes were found damaged."""
+    """Kept blobs of this store whose bytes were found damaged."""
     rows = connection.execute(
         select(blobs.c.digest, blobs.c.size)
-        .where(blobs.c.is_bad.is_(True), blobs.c.num_pins > 0)
+        .where(blobs.c.is_bad.is_(True), blobs.c.num_pins > 0, _IS_KEPT)
         .limit(limit)
     )
     return [BlobId(row[0], row[1]) for row in rows]
 
 
 def count_missing(connection: Connection, places: Sequence[str], num_copies: int) -> int:
-    """Copies that pinned blobs lack in `places`; what is only queued is lacking still."""
+    """Copies that kept blobs lack in `places`; what is only queued is lacking still."""
     stored = (
         select(replicas.c.digest, func.count().label("copies"))
         .where(replicas.c.place.in_(places), replicas.c.state == ReplicaState.STORED)
@@ -161,7 +168,7 @@ def count_missing(connection: Connection, places: Sequence[str], num_copies: int
             select(func.coalesce(func.sum(num_copies - have), 0))
             .select_from(blobs)
             .outerjoin(stored, stored.c.digest == blobs.c.digest)
-            .where(blobs.c.num_pins > 0)
+            .where(blobs.c.num_pins > 0, _IS_KEPT)
         )
         or 0
     )

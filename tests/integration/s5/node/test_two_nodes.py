@@ -12,6 +12,7 @@ import pytest
 from tests.integration.s5.node.conftest import eventually, free_port, s5_settings
 
 from fabstir.crypto import NATIVE
+from fabstir.db.s5.pins import CACHED
 from fabstir.db.s5.replicas import Replica, ReplicaState
 from fabstir.node.control import ask
 from fabstir.node.s5 import S5Running, open_s5
@@ -96,6 +97,20 @@ async def published(other: S5Running, ours: S5Running) -> bool:
     key = ours.parts.identity.file_system_root().public_key
     theirs, mine = await other.parts.registry.get(key), await ours.parts.registry.get(key)
     return theirs is not None and theirs == mine
+
+
+async def test_what_only_a_cache_pins_gets_no_copies(other: S5Running, tmp_path: Path) -> None:
+    async with running(tmp_path / "ours", portals=other.url, replicas="2") as ours:
+        results, files = ours.parts.node.blobs("results"), ours.parts.node.blobs("me")
+        cached = await results.put(b"may be lost", reason=CACHED)
+        also_kept = await results.put(b"in a cache, and in a file", reason=CACHED)
+        await files.put(b"in a cache, and in a file", reason="file")
+        await eventually(lambda: copies(ours.parts, also_kept))
+        last = await files.put(CONTENT, reason="file")
+        await eventually(lambda: copies(ours.parts, last))
+
+        assert await ours.parts.replication.where(cached) == []
+        assert await ours.parts.replication.num_missing() == 0
 
 
 async def test_a_lost_copy_is_noticed_and_made_again_and_an_unwanted_one_is_taken_back(
