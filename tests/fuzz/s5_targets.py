@@ -18,6 +18,7 @@ from fabstir.protocol.s5.dialects import decode_directory, encode_directory
 from fabstir.protocol.s5.directory import Dialect
 from fabstir.protocol.s5.hamt import build, lookup, update
 from fabstir.protocol.s5.limits import MAX_MUTABLE_BYTES
+from fabstir.protocol.s5.registry import SignedEntry
 from fabstir.storage.store.archive import ArchiveReader, ArchiveWriter
 
 Target = Callable[[bytes], None]
@@ -75,16 +76,19 @@ def s5_hamt(data: bytes) -> None:
 
 
 def s5_archive(data: bytes) -> None:
-    """An archive of blobs; one that is whole is written the same."""
+    """An archive of blobs and entries; one that is whole is written the same."""
     written = BytesIO()
-    reader, writer = ArchiveReader(BytesIO(data).read), ArchiveWriter(written)
+    reader, writer = ArchiveReader(BytesIO(data).read, NATIVE), ArchiveWriter(written)
     with suppress(RemoteProtocolError):
         reader.begin()
-        while blob := reader.next_blob():
-            writer.begin_blob(blob)
+        while part := reader.next_part():
+            if isinstance(part, SignedEntry):
+                writer.add_entry(part)
+                continue
+            writer.begin_blob(part)
             while piece := reader.next_piece():
                 writer.write(piece)
-            writer.end_blob(blob)
+            writer.end_blob(part)
         writer.end()
         assert written.getvalue() == data
 

@@ -157,12 +157,16 @@ def gc(
 def export(
     ctx: typer.Context, file: Annotated[Path, typer.Argument(help="Must not exist yet.")]
 ) -> None:
-    """Write all blobs into one file, verified on the way."""
+    """Write all pinned blobs and the registry into one file, verified on the way.
+
+    With it and the identity's phrase, another node has the same files after `import`.
+    """
     target = file.expanduser().absolute()
     if target.exists():
         raise ConfigError(f"{file} exists already and is not overwritten")
     answer = _transfer(ctx, "export", target)
-    show(ctx, answer, lambda: f"{answer['num_blobs']} blobs are in {file}")
+    parts = f"{answer['num_blobs']} blobs and {answer['num_entries']} registry entries"
+    show(ctx, answer, lambda: f"{parts} are in {file}")
     if answer["damaged"]:
         raise StorageError(
             f"{len(answer['damaged'])} blobs are damaged and not in it: `fabstir s5 scrub` first"
@@ -173,12 +177,24 @@ def export(
 def import_(
     ctx: typer.Context, file: Annotated[Path, typer.Argument(help="Made by `export`.")]
 ) -> None:
-    """Store and pin what `export` wrote; every blob is verified, what is here already stays."""
+    """Store and pin what `export` wrote; everything is verified, and what is newer here stays."""
     source = file.expanduser().absolute()
     if not source.is_file():
         raise ConfigError(f"no such file: {file}")
     answer = _transfer(ctx, "import", source)
-    show(ctx, answer, lambda: f"{answer['num_blobs']} blobs came from {file}")
+
+    def render() -> str:
+        came = f"{answer['num_blobs']} blobs and {answer['num_entries']} registry entries came"
+        if answer["num_outdated"]:
+            came += f", and {answer['num_outdated']} entries that are newer here"
+        return f"{came} from {file}"
+
+    show(ctx, answer, render)
+    if answer["problem"]:
+        raise StorageError(
+            f"everything is pinned, but the tree of this identity cannot be read as a whole, so "
+            f"that `gc` cannot tell what it needs: {answer['problem']}"
+        )
 
 
 def _transfer(ctx: typer.Context, command: str, file: Path) -> Any:

@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.storage.fs import DirectoryInfo, FileInfo
 from fabstir.storage.portals import parse_origin
-from fabstir.storage.store import Fault, Finding
+from fabstir.storage.store import IMPORTED, Fault, Finding
 from fabstir.telemetry.background import running
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ PINNED: Final = "pins"
 MAX_LINES: Final = 10_000
 """Most lines of one answer."""
 
+_PINS_AT_ONCE = 256
 _READ_BYTES = 1 << 20
 _PROGRESS_SECONDS = 0.1
 """Between two words of progress: people see no more, and each is a message."""
@@ -231,6 +233,7 @@ class S5Commands:
         return {
             "num_blobs": exported.num_blobs,
             "num_bytes": exported.num_bytes,
+            "num_entries": exported.num_entries,
             "damaged": damaged,
         }
 
@@ -238,8 +241,26 @@ class S5Commands:
         """Take in what such a file has."""
         file = Path(asked.arguments.text("file"))
         async with _reporting(asked, await to_thread.run_sync(_size, file)) as on_progress:
-            imported = await self._s5.store.import_(file, owner=PINNED, on_progress=on_progress)
-        return asdict(imported)
+            imported = await self._s5.store.import_(
+                file, self._s5.registry, owner=PINNED, on_progress=on_progress
+            )
+        try:
+            await self._give_to_files()
+        except (StorageError, RemoteProtocolError) as error:
+            # Nothing is lost: what was imported stays pinned, only not for the files.
+            return {**asdict(imported), "problem": str(error)}
+        return {**asdict(imported), "problem": None}
+
+    async def _give_to_files(self) -> None:
+        """Let the files own what their tree names: then `vacuum` keeps it, and releases it."""
+        store, files = self._s5.store, self._s5.files
+        named = await files.named()
+        pins = iter([pin async for pin in store.pins(PINNED) if pin.blob.digest in named])
+        while some := list(islice(pins, _PINS_AT_ONCE)):
+            blobs = [pin.blob.multihash for pin in some]
+            await store.pin(FILES, blobs, reason=files.reason("restored"))
+            imported = [pin.blob.multihash for pin in some if pin.reason == IMPORTED]
+            await store.unpin(PINNED, imported)
 
     # -- elsewhere --------------------------------------------------------------------------------
 

@@ -281,6 +281,12 @@ def load_page(connection: Connection, after: int, limit: int) -> list[BlobRow]:
     return [_row(row) for row in rows]
 
 
+def load_pinned(connection: Connection, ids: Sequence[int]) -> list[BlobRow]:
+    """Those of some blobs that somebody pins."""
+    rows = connection.execute(select(*_ROW).where(blobs.c.id.in_(ids), blobs.c.num_pins > 0))
+    return [_row(row) for row in rows]
+
+
 def load_row(connection: Connection, blob_id: int) -> BlobRow | None:
     """A blob by id."""
     row = connection.execute(select(*_ROW).where(blobs.c.id == blob_id)).one_or_none()

@@ -59,6 +59,21 @@ def load_entry(connection: Connection, public_key: bytes) -> SignedEntry | None:
     return SignedEntry(public_key=public_key, revision=row[0], data=row[1], signature=row[2])
 
 
+def load_entries(connection: Connection, after: bytes, limit: int) -> list[SignedEntry]:
+    """The newest entries of the keys behind one, by key."""
+    table = registry_entries.c
+    rows = connection.execute(
+        select(table.public_key, table.revision, table.data, table.signature)
+        .where(table.public_key > after)
+        .order_by(table.public_key)
+        .limit(limit)
+    )
+    return [
+        SignedEntry(public_key=row[0], revision=row[1], data=row[2], signature=row[3])
+        for row in rows
+    ]
+
+
 def count_entries(connection: Connection) -> int:
     """How many keys have one. Fast, because none is ever deleted: the last row's number."""
     last = select(func.max(literal_column("rowid", Integer))).select_from(registry_entries)

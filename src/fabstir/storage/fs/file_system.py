@@ -427,6 +427,19 @@ class FileSystem(ReadOnlyTree):
         """
         return await self._vacuum.run(pins, min_age)
 
+    async def named(self) -> set[bytes]:
+        """The digests of all blobs that the tree, its history and its snapshots need.
+
+        Raises:
+            CorruptBlob, AccessDenied, PortalError: a part of the tree cannot be read.
+            WriteConflict: the tree never stood still, or a snapshot is being made.
+        """
+        return await self._vacuum.named()
+
+    def reason(self, what: str) -> str:
+        """Why a blob of this tree is pinned; `vacuum` looks at pins with such reasons."""
+        return self._directories.reason(what)
+
     # -- parts ------------------------------------------------------------------------------------
 
     async def _commit(self, segments: Segments, change: Change) -> Outcome:

@@ -46,16 +46,13 @@ class Vacuumed:
 
 @dataclass(slots=True)
 class _Walk:
-    """Directories that were walked, and blobs that were not met yet."""
+    """Directories that were walked, and what is done with each blob that one of them names."""
 
-    candidates: dict[bytes, int]
+    keep: Callable[[Multihash], None]
     revisions: dict[bytes, tuple[Capability, str, int]] = field(
         default_factory=dict[bytes, tuple[Capability, str, int]]
     )
     fixed: set[bytes] = field(default_factory=set[bytes])
-
-    def keep(self, blob: Multihash) -> None:
-        self.candidates.pop(blob.digest, None)
 
 
 class Vacuum:
@@ -80,24 +77,34 @@ class Vacuum:
         now = self._clock()
         before = min(now - min_age, self._running.oldest(now))
         await self._snapshots.forget_abandoned(before)
-        walk = _Walk(candidates={})
+        candidates: dict[bytes, int] = {}
         num_pins = 0
         async for pin in pins:
             if pin.reason.startswith(f"{self._directories.label}:"):
                 num_pins += 1
                 if pin.created_at < before:
-                    walk.candidates[pin.blob.digest] = pin.blob.size
-        await self._settle(walk)
+                    candidates[pin.blob.digest] = pin.blob.size
+
+        def keep(blob: Multihash) -> None:
+            candidates.pop(blob.digest, None)
+
+        await self._settle(_Walk(keep=keep))
         for blob in self._running.stored():
-            walk.keep(blob)
-        remaining = iter(walk.candidates)
+            keep(blob)
+        remaining = iter(candidates)
         while some := list(islice(remaining, _RELEASED_AT_ONCE)):
             await self._directories.release(Multihash(digest) for digest in some)
         return Vacuumed(
             num_pins=num_pins,
-            num_released=len(walk.candidates),
-            released_bytes=sum(walk.candidates.values()),
+            num_released=len(candidates),
+            released_bytes=sum(candidates.values()),
         )
+
+    async def named(self) -> set[bytes]:
+        """As `FileSystem.named`."""
+        digests: set[bytes] = set()
+        await self._settle(_Walk(keep=lambda blob: digests.add(blob.digest)))
+        return digests
 
     async def _settle(self, walk: _Walk) -> None:
         """Walk until nothing changes under the walk."""
@@ -118,7 +125,7 @@ class Vacuum:
     async def _visit(
         self, walk: _Walk, capability: Capability, path: str, *, is_again: bool = False
     ) -> None:
-        """Take everything that a directory names off the list, and what is below it."""
+        """Keep everything that a directory names, and what is below it."""
         stack = [(capability, path, is_again)]
         while stack:
             capability, path, is_again = stack.pop()

@@ -7,9 +7,10 @@ from fabstir.storage.store.archive import Exported, Imported
 from fabstir.storage.store.local import LocalBlobs
 from fabstir.storage.store.registry import LocalRegistry
 from fabstir.storage.store.scrub import Fault, Finding, Scrubbed
-from fabstir.storage.store.store import BlobStore, Collected, open_store
+from fabstir.storage.store.store import IMPORTED, BlobStore, Collected, open_store
 
 __all__ = [
+    "IMPORTED",
     "BlobStore",
     "Collected",
     "Exported",

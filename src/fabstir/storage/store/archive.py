@@ -1,20 +1,24 @@
-"""One file that holds blobs: to move them, or to keep a copy elsewhere (`.s5car`).
+"""One file that holds a store: to move it, or to keep a copy elsewhere (`.s5car`).
 
-    archive    = magic, blob*, end
+    archive    = magic, (blob | entry)*, end
     magic      = 53 35 43 41 52 0d 0a 01            "S5CAR", a line end, version 1
     blob       = 01, length of the identifier (1 byte), identifier (36 to 43 bytes), content
-    end        = 00, number of blobs (u64, little-endian), BLAKE3 of all identifiers (32 bytes)
+    entry      = 02, length (1 byte), a registry entry in its wire form
+    end        = 00, number of blobs (u64, little-endian), BLAKE3 (32 bytes)
 
-The identifier is S5's own, so it says how long the content is and what it hashes to. The hash at
-the end covers the identifiers one after another: nobody can leave a blob out unnoticed. It is a
-checksum, no signature: whoever makes an archive decides what is in it.
+The identifier is S5's own, so it says how long the content is and what it hashes to. The registry
+entries name the roots of trees: without them content comes back, and no path leads to it. Each is
+behind the blobs that it leads to. The hash at the end covers identifiers and entries one after
+another: nobody can leave one out unnoticed. It is a checksum, no signature: whoever makes an
+archive decides what is in it.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -22,7 +26,8 @@ from anyio import to_thread
 
 from fabstir.crypto import Blake3
 from fabstir.db.files import install
-from fabstir.db.s5.blobs import load_page
+from fabstir.db.s5.blobs import load_page, load_pinned
+from fabstir.db.s5.registry import load_entries
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import (
     CorruptBlob,
@@ -30,7 +35,11 @@ from fabstir.primitives.errors import (
     NotFound,
     RemoteProtocolError,
     StorageError,
+    WriteConflict,
 )
+from fabstir.protocol.crypto import Crypto
+from fabstir.protocol.s5.registry import SignedEntry, read_blob_pointer
+from fabstir.storage.ports import Registry
 from fabstir.storage.store._files import disk_errors
 
 if TYPE_CHECKING:
@@ -38,9 +47,11 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"S5CAR\r\n\x01"
 _BLOB: Final = 1
+_ENTRY: Final = 2
 _END: Final = 0
 _PIECE_BYTES: Final = 1 << 20
 _PAGE: Final = 256
+_ENTRIES: Final = 4096
 _NAMED: Final = 5
 """Damaged blobs that an error names; the result of an export has them all."""
 
@@ -58,20 +69,30 @@ class Exported:
     """What an archive was made of.
 
     Attributes:
+        num_entries: registry entries.
         damaged: blobs that have rotted here and are not in it.
     """
 
     num_blobs: int
     num_bytes: int
+    num_entries: int
     damaged: tuple[BlobId, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What came out of an archive, counting what was here already."""
+    """What came out of an archive, counting what was here already.
+
+    Attributes:
+        num_entries: registry entries that are the newest ones here now.
+        num_outdated: those that are not: another one of their revision or above is here, or the
+            blob that they name is not.
+    """
 
     num_blobs: int
     num_bytes: int
+    num_entries: int
+    num_outdated: int
 
 
 class ArchiveReader:
@@ -81,9 +102,10 @@ class ArchiveReader:
         read: returns so many bytes, fewer only at the end.
     """
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
+    def __init__(self, read: Callable[[int], bytes], crypto: Crypto) -> None:
         self._read = read
-        self._identifiers = Blake3()
+        self._crypto = crypto
+        self._listed = Blake3()
         self._remaining = 0
         self.num_blobs = 0
 
@@ -92,27 +114,25 @@ class ArchiveReader:
         if self._read(len(MAGIC)) != MAGIC:
             raise RemoteProtocolError("this is no S5 archive of version 1 (S5CAR)")
 
-    def next_blob(self) -> BlobId | None:
-        """The next blob's identifier, when the last one's content was read; None: the end.
+    def next_part(self) -> BlobId | SignedEntry | None:
+        """The next blob's identifier, when the last one's content was read, or the next registry
+        entry, verified; None: the end.
 
         Raises:
             RemoteProtocolError: cut off, damaged, or with something behind its end.
         """
-        assert not self._remaining, "the content of a blob is read before the next blob"
-        kind = self._take(1, "between two blobs")[0]
+        assert not self._remaining, "the content of a blob is read before the next part"
+        kind = self._take(1, "between two parts")[0]
         if kind == _END:
             self._check_end()
             return None
-        if kind != _BLOB:
+        if kind not in {_BLOB, _ENTRY}:
             raise RemoteProtocolError(f"{kind:#04x} begins no part of an S5 archive")
-        raw = self._take(self._take(1, "in an identifier")[0], "in an identifier")
-        try:
-            blob = BlobId.from_bytes(raw)
-        except ValueError as exc:
-            raise RemoteProtocolError(f"an S5 archive has a damaged identifier: {exc}") from exc
-        if blob.to_bytes() != raw:
-            raise RemoteProtocolError("an S5 archive has an identifier of an earlier form")
-        self._identifiers.update(raw)
+        raw = self._take(self._take(1, "in a part's head")[0], "in a part's head")
+        self._listed.update(raw)
+        if kind == _ENTRY:
+            return SignedEntry.decode(raw, self._crypto)
+        blob = _identifier(raw)
         self._remaining = blob.size
         self.num_blobs += 1
         return blob
@@ -136,8 +156,8 @@ class ArchiveReader:
     def _check_end(self) -> None:
         if int.from_bytes(self._take(8, "in its end"), "little") != self.num_blobs:
             raise RemoteProtocolError("an S5 archive has another number of blobs than it says")
-        if self._take(32, "in its end") != self._identifiers.digest():
-            raise RemoteProtocolError("an S5 archive has other blobs than its end says")
+        if self._take(32, "in its end") != self._listed.digest():
+            raise RemoteProtocolError("an S5 archive has other blobs or entries than its end says")
         if self._read(1):
             raise RemoteProtocolError("an S5 archive goes on behind its end")
 
@@ -153,15 +173,15 @@ class ArchiveWriter:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._identifiers = Blake3()
+        self._listed = Blake3()
         self.num_blobs = 0
+        self.num_entries = 0
         file.write(MAGIC)
 
     def begin_blob(self, blob: BlobId) -> int:
         """Write a blob's header; its content follows. Returns where it began, for `abandon`."""
         start = self._file.tell()
-        raw = blob.to_bytes()
-        self._file.write(bytes([_BLOB, len(raw)]) + raw)
+        self._write_part(_BLOB, blob.to_bytes())
         return start
 
     def write(self, piece: bytes) -> None:
@@ -170,7 +190,7 @@ class ArchiveWriter:
 
     def end_blob(self, blob: BlobId) -> None:
         """The content is complete."""
-        self._identifiers.update(blob.to_bytes())
+        self._listed.update(blob.to_bytes())
         self.num_blobs += 1
 
     def abandon(self, start: int) -> None:
@@ -178,10 +198,20 @@ class ArchiveWriter:
         self._file.seek(start)
         self._file.truncate()
 
+    def add_entry(self, entry: SignedEntry) -> None:
+        """One registry entry."""
+        raw = entry.encode()
+        self._write_part(_ENTRY, raw)
+        self._listed.update(raw)
+        self.num_entries += 1
+
     def end(self) -> None:
-        """No more blobs."""
+        """Nothing more."""
         self._file.write(bytes([_END]) + self.num_blobs.to_bytes(8, "little"))
-        self._file.write(self._identifiers.digest())
+        self._file.write(self._listed.digest())
+
+    def _write_part(self, kind: int, raw: bytes) -> None:
+        self._file.write(bytes([kind, len(raw)]) + raw)
 
 
 async def export_archive(
@@ -189,66 +219,148 @@ async def export_archive(
 ) -> Exported:
     """Write the archive beside `file`, then rename it: what has that name is complete."""
     part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
-    num_bytes = 0
-    damaged: list[BlobId] = []
     with disk_errors(file.parent):
         try:
             with part.open("xb") as stream:
-                writer = ArchiveWriter(stream)
-                async for blob in _wanted(store, owner):
-                    start = writer.begin_blob(blob)
-                    try:
-                        async for piece in store.read(blob.multihash):
-                            await to_thread.run_sync(writer.write, piece)
-                            on_progress(stream.tell())
-                    except NotFound:
-                        writer.abandon(start)  # collected since it was listed
-                    except CorruptBlob:
-                        writer.abandon(start)
-                        damaged.append(blob)
-                    else:
-                        writer.end_blob(blob)
-                        num_bytes += blob.size
-                writer.end()
+                export = _Export(store, stream, on_progress)
+                if owner is not None:
+                    async for pin in store.pins(owner):
+                        await export.add(pin.blob)
+                else:
+                    await export.add_all()
+                export.writer.end()
             await to_thread.run_sync(install, part, file)
         finally:
             part.unlink(missing_ok=True)
-    return Exported(num_blobs=writer.num_blobs, num_bytes=num_bytes, damaged=tuple(damaged))
+    return Exported(
+        num_blobs=export.writer.num_blobs,
+        num_bytes=export.num_bytes,
+        num_entries=export.writer.num_entries,
+        damaged=tuple(export.damaged),
+    )
+
+
+class _Export:
+    """Fills an archive."""
+
+    def __init__(self, store: BlobStore, stream: BinaryIO, on_progress: OnProgress) -> None:
+        self.writer = ArchiveWriter(stream)
+        self.num_bytes = 0
+        self.damaged: list[BlobId] = []
+        self._store = store
+        self._stream = stream
+        self._on_progress = on_progress
+        self._last = 0
+        self._unpinned: set[int] = set()
+
+    async def add_all(self) -> None:
+        """All blobs that somebody pins, and all registry entries behind those that they may name.
+
+        Writers go on meanwhile: what they stored until an entry was read goes before it.
+        """
+        await self._add_blobs()
+        after, db = b"", self._store.db
+        while entries := await db.read(lambda c, at=after: load_entries(c, at, _ENTRIES)):
+            await self._add_blobs()
+            for entry in entries:
+                self.writer.add_entry(entry)
+            after = entries[-1].public_key
+
+    async def add(self, blob: BlobId) -> None:
+        """One blob, verified; none of it where it is gone or damaged."""
+        start = self.writer.begin_blob(blob)
+        try:
+            async for piece in self._store.read(blob.multihash):
+                await to_thread.run_sync(self.writer.write, piece)
+                self._on_progress(self._stream.tell())
+        except NotFound:
+            self.writer.abandon(start)  # collected since it was listed
+        except CorruptBlob:
+            self.writer.abandon(start)
+            self.damaged.append(blob)
+        else:
+            self.writer.end_blob(blob)
+            self.num_bytes += blob.size
+
+    async def _add_blobs(self) -> None:
+        """What is pinned and not in it yet, in the order in which it came."""
+        db, unpinned = self._store.db, iter(sorted(self._unpinned))
+        while ids := list(islice(unpinned, _PAGE)):
+            for row in await db.read(lambda c, ids=ids: load_pinned(c, ids)):
+                self._unpinned.discard(row.id)
+                await self.add(row.blob)
+        while rows := await db.read(lambda c: load_page(c, self._last, _PAGE)):
+            for row in rows:
+                if row.num_pins:
+                    await self.add(row.blob)
+                else:
+                    self._unpinned.add(row.id)
+            self._last = rows[-1].id
 
 
 async def import_archive(
-    store: BlobStore, file: Path, owner: str, reason: str, on_progress: OnProgress
+    store: BlobStore,
+    registry: Registry,
+    file: Path,
+    owner: str,
+    reason: str,
+    on_progress: OnProgress,
+    crypto: Crypto,
 ) -> Imported:
-    """Put every blob; go on behind damaged ones, and name them at the end."""
-    num_blobs = num_bytes = 0
-    damaged: list[str] = []
+    """Put every blob and set every entry; go on behind damaged blobs, and name them at the end."""
+    taken = _Taken()
     with disk_errors(file), file.open("rb") as stream:
-        reader = ArchiveReader(stream.read)
+        reader = ArchiveReader(stream.read, crypto)
         try:
             await to_thread.run_sync(reader.begin)
-            while blob := await to_thread.run_sync(reader.next_blob):
-                try:
-                    await store.put(
-                        _content(reader), owner=owner, reason=reason, expected=blob.multihash
-                    )
-                except HashMismatch:
-                    damaged.append(f"{blob.encode()} (number {reader.num_blobs})")
+            while part := await to_thread.run_sync(reader.next_part):
+                if isinstance(part, SignedEntry):
+                    taken.note_entry(is_newest=await _set(store, registry, part))
                     continue
-                num_blobs += 1
-                num_bytes += blob.size
+                content = _content(reader)
+                try:
+                    await store.put(content, owner=owner, reason=reason, expected=part.multihash)
+                except HashMismatch:
+                    taken.damaged.append(f"{part.encode()} (number {reader.num_blobs})")
+                    continue
+                taken.note_blob(part)
                 on_progress(stream.tell())
         except RemoteProtocolError as exc:
             raise StorageError(
-                f"{file}: {exc}; the {num_blobs} blobs before are kept. Fetch or make the archive "
-                "again, and import it again"
+                f"{file}: {exc}; the {taken.num_blobs} blobs before are kept. Fetch or make the "
+                "archive again, and import it again"
             ) from exc
-    if damaged:
+    if taken.damaged:
         raise StorageError(
-            f"{file}: the bytes of {len(damaged)} blobs are not what their identifiers say: "
-            f"{', '.join(damaged[:_NAMED])}; the other {num_blobs} are kept. Fetch or make the "
-            "archive again, and import it again"
+            f"{file}: the bytes of {len(taken.damaged)} blobs are not what their identifiers say: "
+            f"{', '.join(taken.damaged[:_NAMED])}; the other {taken.num_blobs} are kept. Fetch or "
+            "make the archive again, and import it again"
         )
-    return Imported(num_blobs=num_blobs, num_bytes=num_bytes)
+    return Imported(
+        num_blobs=taken.num_blobs,
+        num_bytes=taken.num_bytes,
+        num_entries=taken.num_entries,
+        num_outdated=taken.num_outdated,
+    )
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What came out of an archive until now."""
+
+    num_blobs: int = 0
+    num_bytes: int = 0
+    num_entries: int = 0
+    num_outdated: int = 0
+    damaged: list[str] = field(default_factory=list[str])
+
+    def note_blob(self, blob: BlobId) -> None:
+        self.num_blobs += 1
+        self.num_bytes += blob.size
+
+    def note_entry(self, *, is_newest: bool) -> None:
+        self.num_entries += is_newest
+        self.num_outdated += not is_newest
 
 
 async def _content(reader: ArchiveReader) -> AsyncIterator[bytes]:
@@ -256,13 +368,27 @@ async def _content(reader: ArchiveReader) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _wanted(store: BlobStore, owner: str | None) -> AsyncIterator[BlobId]:
-    if owner is not None:
-        async for pin in store.pins(owner):
-            yield pin.blob
-        return
-    after = 0
-    while rows := await store.db.read(lambda c, at=after: load_page(c, at, _PAGE)):
-        for row in rows:
-            yield row.blob
-        after = rows[-1].id
+def _identifier(raw: bytes) -> BlobId:
+    try:
+        blob = BlobId.from_bytes(raw)
+    except ValueError as exc:
+        raise RemoteProtocolError(f"an S5 archive has a damaged identifier: {exc}") from exc
+    if blob.to_bytes() != raw:
+        raise RemoteProtocolError("an S5 archive has an identifier of an earlier form")
+    return blob
+
+
+async def _set(store: BlobStore, registry: Registry, entry: SignedEntry) -> bool:
+    """Whether it is the newest one of its key here now."""
+    if entry.data:
+        try:
+            named = read_blob_pointer(entry.data)
+        except RemoteProtocolError:
+            named = None  # it names no blob: an application's own data
+        if named is not None and await store.size(named) is None:
+            return False
+    try:
+        await registry.set(entry)
+    except WriteConflict:
+        return False
+    return True

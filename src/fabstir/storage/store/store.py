@@ -47,6 +47,7 @@ from fabstir.db.s5.scrubs import ScrubRound, load_round
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import CorruptBlob, NotFound, StorageFull
 from fabstir.protocol.crypto import Crypto
+from fabstir.storage.ports import Registry
 from fabstir.storage.store._files import StoreFolder
 from fabstir.storage.store._newest import NewestEntries
 from fabstir.storage.store._reading import BlobReader
@@ -65,6 +66,9 @@ T = TypeVar("T")
 
 DEFAULT_GRACE_SECONDS: Final = 3600.0
 """How long a blob that nobody pins is kept: whoever moves it to another owner has that time."""
+
+IMPORTED: Final = "import"
+"""Why a blob is pinned that came out of an archive."""
 
 _NUM_THREADS: Final = 8
 """Blobs that are read or written at a moment; more would only make the disk seek."""
@@ -329,7 +333,7 @@ class BlobStore:
     async def export(
         self, file: Path, *, owner: str | None = None, on_progress: OnProgress = unseen
     ) -> Exported:
-        """Write all blobs (or those that one owner pins) into one archive file.
+        """Write what is pinned and all registry entries into one archive; or what one owner pins.
 
         Args:
             on_progress: gets the bytes that are written, of some more than all blobs have.
@@ -342,14 +346,18 @@ class BlobStore:
     async def import_(
         self,
         file: Path,
+        registry: Registry,
         *,
         owner: str,
-        reason: str = "import",
+        reason: str = IMPORTED,
         on_progress: OnProgress = unseen,
     ) -> Imported:
-        """Store and pin all blobs of an archive, each verified.
+        """Store and pin all blobs of an archive, and set its registry entries, each verified.
+
+        An entry replaces one of a lower revision; one whose blob is missing is passed over.
 
         Args:
+            registry: that of this store.
             on_progress: gets the bytes of the file that are done.
 
         Raises:
@@ -357,7 +365,9 @@ class BlobStore:
                 verified is kept.
             QuotaExceeded, StorageFull: as `put`; what was stored before is kept.
         """
-        return await import_archive(self, file, owner, reason, on_progress)
+        return await import_archive(
+            self, registry, file, owner, reason, on_progress, self._writer.crypto
+        )
 
     @property
     def _scrubber(self) -> Scrubber:

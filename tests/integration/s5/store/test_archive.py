@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.integration.s5.store.helpers import LARGE, content, files, flip, get
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import CorruptBlob, NotFound, QuotaExceeded, StorageError
-from fabstir.storage.store import BlobStore, Exported, Imported, open_store
+from fabstir.protocol.s5.registry import SignedEntry, blob_pointer, sign_entry
+from fabstir.storage.store import BlobStore, Exported, Imported, LocalRegistry, open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 SIZES = [0, 1, 70_000, 1_000, LARGE, 2_200_000]
+
+
+SEED = b"\5" * 32
+KEY = NATIVE.ed25519_public_key(SEED)
+
+
+def entry(revision: int, blob: BlobId) -> SignedEntry:
+    return sign_entry(SEED, revision, blob_pointer(blob.multihash), NATIVE)
 
 
 async def filled(store: BlobStore) -> list[BlobId]:
@@ -23,16 +33,20 @@ async def filled(store: BlobStore) -> list[BlobId]:
 
 async def test_an_archive_carries_a_store(store: BlobStore, tmp_path: Path) -> None:
     blobs, archive = await filled(store), tmp_path / "all.s5car"
+    await LocalRegistry(store, NATIVE).set(entry(5, blobs[2]))
 
     exported = await store.export(archive)
 
-    assert exported == Exported(num_blobs=6, num_bytes=sum(SIZES), damaged=())
+    assert exported == Exported(num_blobs=6, num_bytes=sum(SIZES), num_entries=1, damaged=())
     async with open_store(tmp_path / "other", NATIVE) as other:
         for _ in range(2):  # the second time everything is there already
-            imported = await other.import_(archive, owner="b")
-            assert imported == Imported(num_blobs=6, num_bytes=sum(SIZES))
+            imported = await other.import_(archive, LocalRegistry(other, NATIVE), owner="b")
+            assert imported == Imported(
+                num_blobs=6, num_bytes=sum(SIZES), num_entries=1, num_outdated=0
+            )
         for blob in blobs:
             assert await get(other, blob) == content(blob.size, blob.size)
+        assert await LocalRegistry(other, NATIVE).get(KEY) == entry(5, blobs[2])
         assert {(pin.owner, pin.reason) async for pin in other.pins()} == {("b", "import")}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.s5car", "other", "s5"]
 
@@ -56,7 +70,9 @@ async def test_a_rotten_blob_is_left_out_and_named(
 
     assert (exported.num_blobs, exported.damaged) == (5, (blobs[-1],))
     async with open_store(tmp_path / "other", NATIVE) as other:
-        assert (await other.import_(tmp_path / "all.s5car", owner="a")).num_blobs == 5
+        assert (
+            await other.import_(tmp_path / "all.s5car", LocalRegistry(other, NATIVE), owner="a")
+        ).num_blobs == 5
     with pytest.raises(CorruptBlob):
         await get(store, blobs[-1])
 
@@ -70,7 +86,7 @@ async def test_a_tampered_blob_is_named_and_the_others_are_kept(
 
     async with open_store(tmp_path / "other", NATIVE) as other:
         with pytest.raises(StorageError) as caught:
-            await other.import_(archive, owner="a")
+            await other.import_(archive, LocalRegistry(other, NATIVE), owner="a")
 
         assert f"{blobs[2].encode()} (number 3); the other 5 are kept" in str(caught.value)
         with pytest.raises(NotFound):
@@ -89,8 +105,8 @@ async def test_a_truncated_archive_keeps_what_was_verified(
     expected = {
         0: "this is no S5 archive",
         7: "this is no S5 archive",
-        8: "cut off between two blobs; the 0 blobs before",
-        20: "cut off in an identifier; the 0 blobs",
+        8: "cut off between two parts; the 0 blobs before",
+        20: "cut off in a part's head; the 0 blobs",
         71_300: r"ends \d+ bytes before the end of a blob; the 4 blobs before are kept",
         len(whole) - 1: "cut off in its end; the 6 blobs before are kept",
     }
@@ -99,7 +115,7 @@ async def test_a_truncated_archive_keeps_what_was_verified(
         for length, text in expected.items():
             cut.write_bytes(whole[:length])
             with pytest.raises(StorageError, match=text):
-                await other.import_(cut, owner="a")
+                await other.import_(cut, LocalRegistry(other, NATIVE), owner="a")
         assert (await other.usage("a")).num_blobs == 6
 
 
@@ -110,13 +126,13 @@ async def test_an_archive_respects_the_quota(store: BlobStore, tmp_path: Path) -
     async with open_store(tmp_path / "other", NATIVE) as other:
         await other.set_quota("a", 100_000)
         with pytest.raises(QuotaExceeded):
-            await other.import_(tmp_path / "all.s5car", owner="a")
+            await other.import_(tmp_path / "all.s5car", LocalRegistry(other, NATIVE), owner="a")
         assert (await other.usage("a")).num_bytes == 71_001
 
 
 async def test_files_that_cannot_be_used_are_named(store: BlobStore, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
-        await store.import_(tmp_path / "none.s5car", owner="a")
+        await store.import_(tmp_path / "none.s5car", LocalRegistry(store, NATIVE), owner="a")
     with pytest.raises(StorageError, match="No such file"):
         await store.export(tmp_path / "none" / "all.s5car")
 
@@ -128,4 +144,62 @@ async def test_what_is_collected_meanwhile_is_left_out(store: BlobStore, tmp_pat
 
     exported = await store.export(tmp_path / "all.s5car")
 
-    assert exported == Exported(num_blobs=0, num_bytes=0, damaged=())
+    assert exported == Exported(num_blobs=0, num_bytes=0, num_entries=0, damaged=())
+
+
+async def test_an_entry_that_is_newer_here_stays(store: BlobStore, tmp_path: Path) -> None:
+    blobs, archive = await filled(store), tmp_path / "all.s5car"
+    await LocalRegistry(store, NATIVE).set(entry(5, blobs[2]))
+    await store.export(archive)
+
+    async with open_store(tmp_path / "other", NATIVE) as other:
+        registry = LocalRegistry(other, NATIVE)
+        for revision, blob in ((5, blobs[3]), (6, blobs[4])):
+            await registry.set(entry(revision, blob))
+            imported = await other.import_(archive, registry, owner="b")
+            assert (imported.num_entries, imported.num_outdated) == (0, 1)
+            assert await registry.get(KEY) == entry(revision, blob)
+
+
+async def test_an_entry_whose_blob_has_rotted_is_not_set(
+    store: BlobStore, folder: Path, tmp_path: Path
+) -> None:
+    blobs, archive = await filled(store), tmp_path / "all.s5car"
+    await LocalRegistry(store, NATIVE).set(entry(5, blobs[-1]))
+    flip(next((folder / "blobs").glob(f"*/{blobs[-1].digest.hex()}.*")), 2_100_000)
+    await store.export(archive)
+
+    async with open_store(tmp_path / "other", NATIVE) as other:
+        registry = LocalRegistry(other, NATIVE)
+        imported = await other.import_(archive, registry, owner="b")
+
+        assert (imported.num_blobs, imported.num_entries, imported.num_outdated) == (5, 0, 1)
+        assert await registry.get(KEY) is None
+
+
+async def test_what_is_set_while_an_export_goes_on_has_its_blob_with_it(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    registry, archive = LocalRegistry(store, NATIVE), tmp_path / "all.s5car"
+    await filled(store)
+    is_done = False
+
+    async def write() -> None:
+        revision = 0
+        while not is_done:
+            blob = await store.put(content(revision, 2_000), owner="a", reason="test")
+            await registry.set(entry(revision, blob))
+            revision += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        for number in range(5):
+            await store.export(archive.with_suffix(f".{number}"))
+        is_done = True
+
+    for number in range(5):
+        async with open_store(tmp_path / f"other{number}", NATIVE) as other:
+            imported = await other.import_(
+                archive.with_suffix(f".{number}"), LocalRegistry(other, NATIVE), owner="b"
+            )
+            assert imported.num_outdated == 0
