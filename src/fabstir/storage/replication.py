@@ -183,7 +183,10 @@ class Replication:
         is_early = False
         while True:
             self._woken, uploaded = anyio.Event(), self._uploads.changed
-            await self.round(only_new=is_early)
+            try:
+                await self.round(only_new=is_early)
+            except StorageError as error:  # a full disk: the rest is for the next round
+                _logger.warning("copies were not seen to", extra={"reason": str(error)})
             is_early = await self._wait(self._woken, uploaded)
             if is_early:
                 await anyio.sleep(GATHER_SECONDS)
