@@ -287,8 +287,11 @@ class Bridge:
                 yield piece
 
     async def _spool_whole(self, info: FileInfo, spool: Spool) -> None:
+        # A bridge may have sent ranges until now: this is all of the file, not the rest of it.
+        await spool.clear()
         with self._http.measured("bridge_get") as measure:
             async with self._get(info.path, {}, info.size) as response:
+                self._check_version(info, response)
                 async for piece in response.aiter_raw(PIECE_BYTES):
                     measure.bytes_in += len(piece)
                     if measure.bytes_in > info.size:
@@ -309,9 +312,7 @@ class Bridge:
         headers = {"Range": f"bytes={start}-{end - 1}"} | _only(info.cid)
         with self._http.measured("bridge_get") as measure:
             async with self._get(info.path, headers, end - start) as response:
-                tag = parse_etag(response.headers.get("ETag", ""))
-                if info.cid and tag is not None and tag.encode() != info.cid:
-                    raise WriteConflict(info.path, "it was replaced while it was read")
+                self._check_version(info, response)
                 if response.status_code == 200 and (start, end) != (0, info.size):
                     return None
                 if response.status_code == 206:
@@ -324,6 +325,13 @@ class Bridge:
                 reason = f"{len(data)} bytes came instead of {end - start}"
                 raise PortalUnavailable(self.url, reason)
         return data
+
+    @staticmethod
+    def _check_version(info: FileInfo, response: httpx.Response) -> None:
+        """Raises WriteConflict: the answer is of another version than `info`."""
+        tag = parse_etag(response.headers.get("ETag", ""))
+        if info.cid and tag is not None and tag.encode() != info.cid:
+            raise WriteConflict(info.path, "it was replaced while it was read")
 
     def _verify(self, where: str, response: httpx.Response, data: bytes) -> None:
         length = content_length(response.headers)
