@@ -16,7 +16,7 @@ from pathlib import Path
 
 import anyio
 
-from bench import s5_directory, s5_doors, s5_fetch, s5_hamt, s5_portal, s5_store
+from bench import s5_directory, s5_doors, s5_fetch, s5_hamt, s5_portal, s5_store, s5_uploads
 from bench.s5_measure import GIB, MIB
 
 Part = Callable[[Path], Awaitable[None]]
@@ -43,6 +43,7 @@ def parts(*, is_quick: bool) -> dict[str, Part]:
     return {
         "store": lambda folder: s5_store.put_and_get(folder, sizes),
         "cp": lambda folder: s5_store.against_cp(folder, large, 2 if is_quick else 3),
+        "uploads": lambda folder: s5_uploads.resumable(folder, large, 2 if is_quick else 3),
         "doors": doors,
         "directory": lambda folder: s5_directory.puts(
             folder, 50 if is_quick else 500, (100,) if is_quick else (100, 1000, 10_000)
