@@ -190,6 +190,9 @@ class IncomingFile:
 
     Its steps run in worker threads, and a task that asyncio itself cancels does not wait for its
     thread: so `discard` waits for the step that still runs, and no later one does anything.
+
+    Attributes:
+        is_installed: whether it has its last name; there is nothing to discard then.
     """
 
     def __init__(self, folder: StoreFolder, *, has_sha256: bool) -> None:
@@ -199,6 +202,7 @@ class IncomingFile:
         self._lock = threading.Lock()
         self._is_discarded = False
         self._descriptor = -1
+        self.is_installed = False
 
     def write(self, block: Sequence[memoryview]) -> None:
         """Write and hash the next pieces.
@@ -206,15 +210,8 @@ class IncomingFile:
         Raises:
             StorageFull, StorageError: as `disk_errors`; `discard` it then.
         """
-        with self._step(), disk_errors(self._folder.incoming):
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            for piece in block:
-                rest = piece
-                while rest:
-                    written = os.write(self._descriptor, rest[:_WRITE_BYTES])
-                    self._hasher.update(rest[:written])
-                    rest = rest[written:]
+        with self._step():
+            self._append(block)
 
     def link(self, file: Path) -> int | None:
         """Begin with all bytes of a finished file, which keeps its own name. Next: `hash_next`.
@@ -249,13 +246,14 @@ class IncomingFile:
                 self._hasher.update(memoryview(piece))
             return True
 
-    def finish(self) -> Content:
-        """Flush to the disk and close.
+    def finish(self, last: Sequence[memoryview]) -> Content:
+        """Write and hash the last pieces, flush to the disk and close.
 
         Raises:
             StorageFull, StorageError: the disk only now says so; `discard` it then.
         """
         with self._step():
+            self._append(last)
             with disk_errors(self._folder.incoming):
                 os.fdatasync(self._descriptor)
             self._close()
@@ -275,6 +273,7 @@ class IncomingFile:
                 sync_folder(self._folder.blobs)
             self._path.replace(target)
             sync_folder(target.parent)
+            self.is_installed = True
 
     def discard(self) -> None:
         """Close it, and remove what was not installed."""
@@ -282,6 +281,17 @@ class IncomingFile:
             self._is_discarded = True
             self._close()
             self._path.unlink(missing_ok=True)
+
+    def _append(self, block: Sequence[memoryview]) -> None:
+        with disk_errors(self._folder.incoming):
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            for piece in block:
+                rest = piece
+                while rest:
+                    written = os.write(self._descriptor, rest[:_WRITE_BYTES])
+                    self._hasher.update(rest[:written])
+                    rest = rest[written:]
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

@@ -27,6 +27,7 @@ from fabstir.db.s5.blobs import (
 )
 from fabstir.db.s5.pins import (
     WHOLE_STORE,
+    Usage,
     add_usage,
     insert_first_pin,
     insert_pin,
@@ -120,10 +121,9 @@ class BlobWriter:
             else:
                 while await self._in_thread(incoming.hash_next):
                     pass
-                blob = await self._complete(incoming, wanted)
+                blob = await self._complete(incoming, _END, wanted)
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._in_thread(incoming.discard)
+            await self._discard(incoming)
         with anyio.CancelScope(shield=True), disk_errors(file):
             await self._in_thread(lambda: file.unlink(missing_ok=True))
         return blob
@@ -156,14 +156,18 @@ class BlobWriter:
     async def _put_large(self, first: _Block, rest: AsyncIterator[_Block], wanted: Put) -> BlobId:
         incoming = IncomingFile(self.folder, has_sha256=_is_sha256(wanted.expected))
         try:
-            await self._receive(incoming, first, rest, wanted)
-            return await self._complete(incoming, wanted)
+            last = await self._receive(incoming, first, rest, wanted)
+            return await self._complete(incoming, last, wanted)
         finally:
+            await self._discard(incoming)
+
+    async def _discard(self, incoming: IncomingFile) -> None:
+        if not incoming.is_installed:
             with anyio.CancelScope(shield=True):
                 await self._in_thread(incoming.discard)
 
-    async def _complete(self, incoming: IncomingFile, wanted: Put) -> BlobId:
-        content = await self._in_thread(incoming.finish)
+    async def _complete(self, incoming: IncomingFile, last: _Block, wanted: Put) -> BlobId:
+        content = await self._in_thread(lambda: incoming.finish(last))
         blob = self._identify(content, wanted.expected)
         with anyio.CancelScope(shield=True):
             await self._install(incoming, content, wanted)
@@ -175,11 +179,14 @@ class BlobWriter:
         first: _Block,
         rest: AsyncIterator[_Block],
         wanted: Put,
-    ) -> None:
-        usage = await self.db.read(lambda connection: load_usage(connection, wanted.owner))
-        size, block = 0, first
-        while block:
-            size += _size(block)
+    ) -> _Block:
+        """Write all blocks but the last one, which is returned."""
+        size, block = _size(first), first
+        self.check_room(size)
+        usage: Usage | None = None
+        while following := await anext(rest, _END):
+            usage = usage or await self.db.read(lambda c: load_usage(c, wanted.owner))
+            size += _size(following)
             self._check_length(size, wanted.max_bytes)
             # Only what can never fit is refused early: bytes that are here already cost nothing,
             # and whether they are is known at the end.
@@ -187,25 +194,26 @@ class BlobWriter:
                 raise QuotaExceeded(wanted.owner, usage.max_bytes, size)
             self.check_room(size)
             await self._in_thread(lambda block=block: incoming.write(block))
-            block = await anext(rest, _END)
+            block = following
+        return block
 
     async def _install(self, incoming: IncomingFile, content: Content, wanted: Put) -> None:
         """Name the file and commit its row. Whatever happens, afterwards every file has a row."""
         name = self.folder.new_name(content.digest)
         content = replace(content, file=name)
-        files = [name]
-        await self.db.write(lambda connection: doom(connection, files), durable=False)
+        await self.db.write(lambda connection: doom(connection, [name]), durable=False)
         try:
             await self._in_thread(lambda: incoming.install(name))
-            replaced = await self.db.write(lambda c: self._keep(c, content, wanted), durable=True)
-            if replaced is not None:
-                files.append(replaced)
-        finally:
+            unnamed = await self.db.write(lambda c: self._keep(c, content, wanted), durable=True)
+        except BaseException:
             await self._in_thread(incoming.discard)  # no renaming after the sweep
-            await self.sweep(files)
+            await self.sweep([name])
+            raise
+        if unnamed is not None:
+            await self.sweep([unnamed])
 
     def _keep(self, connection: Connection, content: Content, wanted: Put) -> str | None:
-        """The transaction that stores and pins. Returns the file that it took the place of."""
+        """The transaction that stores and pins. Returns the file that no blob names after it."""
         wanted.note(connection, self._identify(content, wanted.expected))
         now = self.clock()
         row = find_blob(connection, Multihash(content.digest))
@@ -215,14 +223,14 @@ class BlobWriter:
             self.check_room(total.num_bytes)
             insert_first_pin(connection, wanted.owner, row, wanted.reason, now)
             return None
-        replaced = None
+        unnamed = content.file
         if row.is_bad or not self._is_there(row):
-            replaced = row.file
+            unnamed = row.file
             replace_bytes(connection, row, content)
         if content.sha256 is not None and row.sha256 is None:
             name_by_sha256(connection, row, content.sha256)
         insert_pin(connection, wanted.owner, row, wanted.reason, now)
-        return replaced
+        return unnamed
 
     def _is_there(self, row: BlobRow) -> bool:
         return row.file is None or self.folder.has(row.file, row.size)

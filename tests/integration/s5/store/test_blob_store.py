@@ -241,8 +241,11 @@ async def test_a_quota_holds_for_every_way_of_pinning(store: BlobStore, folder: 
 
     with pytest.raises(QuotaExceeded, match="a may store 1000000 bytes and would have 1100000"):
         await store.put(content(12, 500_000), owner="a", reason="test")
-    with pytest.raises(QuotaExceeded, match="would have 1000001"):
+    with pytest.raises(QuotaExceeded, match="would have 1600001"):
         await store.put(stream([bytes(1_000_001)]), owner="a", reason="test")
+    endless = stream([bytes(600_000)] * 1_000)
+    with pytest.raises(QuotaExceeded, match="would have 2400000"):  # two blocks, and no more
+        await store.put(endless, owner="a", reason="test")
     with pytest.raises(QuotaExceeded):
         await store.pin("a", [foreign.multihash], reason="test")
     assert await store.put(content(11, 600_000), owner="a", reason="again") == mine
