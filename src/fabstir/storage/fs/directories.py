@@ -254,13 +254,20 @@ class Directories:
         return load
 
     async def _newest(self, public_key: bytes, path: str) -> SignedEntry | None:
+        known = self._seen.get(public_key)
         entry = await self._registry.get(public_key)
         seen = self._seen.get(public_key)
         if entry is not None and entry.is_newer(seen):
             self._seen.put(public_key, entry, 1)
-        if seen is None or (entry is not None and entry.revision > seen.revision):
             return entry
+        if seen is None:
+            return None
         if entry is None or entry.revision < seen.revision:
+            is_older_than_known = known is not None and (
+                entry is None or entry.revision < known.revision
+            )
+            if not is_older_than_known:
+                return seen  # another task met a newer one while this one asked
             answer = "no revision" if entry is None else f"revision {entry.revision}"
             raise PortalLied(
                 "the S5 registry",

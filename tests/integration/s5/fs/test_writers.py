@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from itertools import count
@@ -488,3 +489,66 @@ async def test_a_broken_off_move_is_ended_by_another_name(
     await fs.move("b", "a2/b")
 
     assert await fs.get("a2/b/f", 10) == b"b"
+
+
+class LateRegistry(HeldRegistry):
+    """The real registry, whose answers are on their way while another task writes."""
+
+    def __init__(self, registry: LocalRegistry) -> None:
+        super().__init__(registry)
+        self.after_get: list[Callable[[], object]] = []
+
+    async def get(self, public_key: bytes) -> SignedEntry | None:
+        entry = await super().get(public_key)
+        if self.after_get:
+            pending = self.after_get.pop(0)()
+            assert asyncio.iscoroutine(pending)
+            await pending
+        return entry
+
+
+async def test_an_answer_that_another_task_overtakes_is_no_replay(
+    blobs: LocalBlobs, registry: LocalRegistry, root: Capability
+) -> None:
+    late = LateRegistry(registry)
+    fs = FileSystem(blobs, late, root, NATIVE)
+    await fs.put("a", b"old")
+    late.after_get.append(lambda: fs.put("a", b"new"))
+
+    assert await fs.get("a", 10) == b"new"
+
+
+async def test_an_answer_that_another_task_overtakes_in_a_new_tree(
+    blobs: LocalBlobs, registry: LocalRegistry, root: Capability
+) -> None:
+    late = LateRegistry(registry)
+    fs = FileSystem(blobs, late, root, NATIVE)
+    late.after_get.append(lambda: fs.put("a", b"new"))
+
+    assert await fs.exists("a")
+
+
+async def test_readers_and_writers_of_one_directory(fs: FileSystem) -> None:
+    names = [f"d/{number}" for number in range(5)]
+    num_reads = num_writing = 0
+
+    async def write(seed: int) -> None:
+        nonlocal num_writing
+        num_writing += 1
+        chance = random.Random(seed)
+        for _ in range(30):
+            await fs.put(chance.choice(names), chance.randbytes(20))
+        num_writing -= 1
+
+    async def read(seed: int) -> None:
+        nonlocal num_reads
+        chance = random.Random(seed)
+        while num_writing or not num_reads:
+            with contextlib.suppress(NotFound):
+                await fs.get(chance.choice(names), 20)
+            num_reads += 1
+
+    async with anyio.create_task_group() as tasks:
+        for seed in range(4):
+            tasks.start_soon(write, seed)
+            tasks.start_soon(read, seed)
