@@ -22,10 +22,12 @@ from urllib.parse import quote
 
 import httpx
 
+from fabstir.api.s5.bridge import CAPABILITY_HEADER
 from fabstir.config import Settings
 from fabstir.node.control import Asked, ask
 from fabstir.node.s5_commands import S5Commands
 from fabstir.node.s5_parts import S5, open_s5_parts, s5_control_path
+from fabstir.node.s5_targets import SharedPath, Target
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json, parse_json
 from fabstir.primitives.errors import (
@@ -72,8 +74,12 @@ class Access(Protocol):
         """One of `node.s5_commands`."""
         ...
 
-    def read(self, found: Mapping[str, Any], start: int) -> AsyncIterator[bytes]:
-        """The content of what the command `find` found, from a byte on."""
+    def read(self, target: Target, found: Mapping[str, Any], start: int) -> AsyncIterator[bytes]:
+        """The content of a target, from a byte on.
+
+        Args:
+            found: what the command `find` says of it.
+        """
         ...
 
     async def write(
@@ -111,7 +117,7 @@ class _Here:
 
     def __init__(self, s5: S5) -> None:
         self._s5 = s5
-        self._commands = S5Commands(s5).table()
+        self._commands = S5Commands(s5)
 
     async def run(
         self,
@@ -124,12 +130,13 @@ class _Here:
                 on_progress(progress)
 
         fields = Fields(dict(arguments or {}), "the request")
-        return await self._commands[command](Asked(fields, report))
+        return await self._commands.table()[command](Asked(fields, report))
 
-    def read(self, found: Mapping[str, Any], start: int) -> AsyncIterator[bytes]:
-        if found["kind"] == "blob":
+    def read(self, target: Target, found: Mapping[str, Any], start: int) -> AsyncIterator[bytes]:
+        if isinstance(target, BlobId):
             return self._s5.node.read(BlobId.decode(found["cid"]), start)
-        return self._s5.files.read(found["path"], start)
+        tree, path = self._commands.tree(target)
+        return tree.read(path, start, version=found["cid"])
 
     async def write(
         self,
@@ -139,8 +146,8 @@ class _Here:
         media_type: str | None,
         encrypt: bool = True,
     ) -> Any:
-        await self._s5.files.put(path, pieces, media_type=media_type, encrypt=encrypt)
-        return await self.run("find", {"target": path})
+        info = await self._s5.files.put(path, pieces, media_type=media_type, encrypt=encrypt)
+        return await self.run("find", {"target": f"/{info.path}"})
 
 
 class _There:
@@ -161,10 +168,14 @@ class _There:
             raise FabstirError("the node has just ended: run the command again")
         return answer
 
-    async def read(self, found: Mapping[str, Any], start: int) -> AsyncIterator[bytes]:
-        is_blob = found["kind"] == "blob"
+    async def read(
+        self, target: Target, found: Mapping[str, Any], start: int
+    ) -> AsyncIterator[bytes]:
+        is_blob = isinstance(target, BlobId)
         url = f"/s5/download/{found['cid']}" if is_blob else f"/s5/fs/{quote(found['path'])}"
         headers = {"Range": f"bytes={start}-", "If-Match": f'"{found["cid"]}"'} if start else {}
+        if isinstance(target, SharedPath):
+            headers[CAPABILITY_HEADER] = target.capability
         with _named_errors():
             async with self._client.stream("GET", url, headers=headers) as response:
                 await _refuse(response)
@@ -191,7 +202,7 @@ class _There:
             ) as response:
                 await _refuse(response)
                 await response.aread()
-        return await self.run("find", {"target": path})
+        return await self.run("find", {"target": f"/{plain}"})
 
 
 @contextmanager

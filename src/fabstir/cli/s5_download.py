@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Mapping
+import sys
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,51 +21,91 @@ from fabstir.cli.s5_access import Access
 from fabstir.cli.s5_progress import Advance
 from fabstir.crypto import Blake3
 from fabstir.db.files import install
+from fabstir.node.s5_targets import Target
 from fabstir.primitives.errors import CorruptBlob, StorageError, StorageFull
 
 _READ_BYTES = 1 << 20
 _CID_CHARS = 16
 """Of a CID that a part file is named by: 80 bits of its hash and size."""
 
+_MAX_FILE_NAME_BYTES = 255
+"""Of nearly every file system (NAME_MAX); names in S5 may be longer."""
 
-async def stream_to(
-    out: BinaryIO, pieces: AsyncIterator[bytes], advance: Advance, total: int
-) -> None:
-    """Write everything to an open file."""
-    done = 0
+_SHOWN_CHARS = 80
+
+
+async def stream_to_stdout(pieces: AsyncIterator[bytes], advance: Advance, total: int) -> None:
+    """Write everything to standard output.
+
+    Raises:
+        StorageError: it cannot be written, or its reader has left.
+    """
+    out, done = sys.stdout.buffer, 0
     async for piece in pieces:
-        await to_thread.run_sync(out.write, piece)
+        await to_thread.run_sync(_write_out, out, piece)
         done += len(piece)
         advance(done, total)
-    await to_thread.run_sync(out.flush)
+    await to_thread.run_sync(_write_out, out, b"")
 
 
-async def download(node: Access, found: Mapping[str, Any], file: Path, advance: Advance) -> None:
-    """Fetch what the command `find` found into `file`, replacing what is there at the end.
+def _write_out(out: BinaryIO, piece: bytes) -> None:
+    try:
+        out.write(piece)
+        out.flush()
+    except OSError as error:
+        # Else Python tries to flush what is left when it exits, and reports that too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StorageError(f"standard output cannot be written: {error.strerror}") from error
+
+
+async def download(
+    node: Access, target: Target, found: Mapping[str, Any], file: Path, advance: Advance
+) -> None:
+    """Fetch a target into `file`, replacing what is there at the end.
+
+    Args:
+        found: what the command `find` says of it.
 
     Raises:
         StorageError: also where the file cannot be written; the part file stays.
     """
-    if await to_thread.run_sync(file.is_dir):
-        raise StorageError(f"{file} is a folder: name a file with -o")
-    part = file.with_name(f".{file.name}.{found['cid'][-_CID_CHARS:]}.part")
     total: int = found["size"]
-    try:
+    part = _part_of(file, found["cid"])
+    with _writing(file):
+        if await to_thread.run_sync(file.is_dir):
+            raise StorageError(f"{file} is a folder: name a file with -o")
         with part.open("ab+") as out:
             hasher = await to_thread.run_sync(_hash_part, out, total)
             done = out.tell()
             advance(done, total)
             if done < total:
-                async for piece in node.read(found, done):
+                async for piece in node.read(target, found, done):
                     hasher.update(piece)
                     await to_thread.run_sync(out.write, piece)
                     done += len(piece)
                     advance(done, total)
         await to_thread.run_sync(_put_in_place, part, file, found, done, hasher.digest())
+
+
+def _part_of(file: Path, cid: str) -> Path:
+    """Beside the file. Of a long name only its beginning: the CID's end says what it is of."""
+    ending = f".{cid[-_CID_CHARS:]}.part"
+    name = os.fsencode(file.name)[: _MAX_FILE_NAME_BYTES - len(ending) - 1]
+    return file.with_name(f".{os.fsdecode(name)}{ending}")
+
+
+@contextmanager
+def _writing(file: Path) -> Generator[None]:
+    shown = str(file)
+    shown = shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]}..."
+    try:
+        yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StorageFull(f"no room left for {file}: free some, and run it again") from error
-        raise StorageError(f"{file} cannot be written: {error.strerror}") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise StorageError(f"{shown} is too long for this disk: name a file with -o") from error
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull(f"no room left for {shown}: free some, and run it again") from error
+        raise StorageError(f"{shown} cannot be written: {error.strerror}") from error
 
 
 def _hash_part(out: BinaryIO, total: int) -> Blake3:

@@ -1,12 +1,13 @@
-"""`fabstir s5 put|get|ls|rm|mv|share`: files of the node's own file system."""
+"""`fabstir s5 put|get|ls|rm|mv|share|mount`: the node's own files, and shared ones."""
 
 from __future__ import annotations
 
-import mimetypes
 import os
+import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -17,8 +18,9 @@ from rich.filesize import decimal
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.output import show, table
 from fabstir.cli.s5_access import Access, open_access
-from fabstir.cli.s5_download import download, stream_to
+from fabstir.cli.s5_download import download, stream_to_stdout
 from fabstir.cli.s5_progress import Advance, bar
+from fabstir.node.s5_targets import SharedPath, own_path, parse_target
 from fabstir.primitives.errors import ConfigError, StorageError
 
 app = typer.Typer()
@@ -53,7 +55,10 @@ def put(
     settings = invocation(ctx).settings()
     if plain and recursive:
         raise ConfigError("--plain stores one file at a time: leave out -r")
+    own_path(path)
     local = None if source == STDIN else _existing(source, recursive=recursive)
+    if local is None and (recursive or path.endswith("/")):
+        raise ConfigError("standard input is one file without a name: write its PATH in full")
     target = path + local.name if local is not None and path.endswith("/") else path
 
     async def run() -> Any:
@@ -66,19 +71,22 @@ def put(
                         lambda progress: advance(progress["done"], progress["total"]),
                     )
             with bar(ctx, source) as advance:
-                kind = media_type or mimetypes.guess_type(local.name if local else target)[0]
                 pieces = _pieces(local, advance)
-                return await node.write(target, pieces, media_type=kind, encrypt=not plain)
+                return await node.write(target, pieces, media_type=media_type, encrypt=not plain)
 
     stored = run_async(run)
     show(ctx, stored, lambda: _stored(stored))
 
 
 def _existing(source: str, *, recursive: bool) -> Path:
-    local = Path(source).expanduser().absolute()
-    if not local.exists():
-        raise ConfigError(f"no such file: {source}")
-    if local.is_dir() != recursive:
+    local = _local(source)
+    try:
+        is_folder = stat.S_ISDIR(local.stat().st_mode)
+    except FileNotFoundError as error:
+        raise ConfigError(f"no such file: {source}") from error
+    except OSError as error:
+        raise ConfigError(f"{source[:80]} cannot be read: {error.strerror}") from error
+    if is_folder != recursive:
         wrong = "no folder: leave out -r" if recursive else "a folder: add -r to store all of it"
         raise ConfigError(f"{source} is {wrong}")
     return local
@@ -87,17 +95,25 @@ def _existing(source: str, *, recursive: bool) -> Path:
 def _stored(stored: Mapping[str, Any]) -> str:
     if "num_files" in stored:
         size = decimal(stored["num_bytes"])
-        return f"{stored['num_files']} files, {size}, in {stored['path'] or '/'}"
+        left = stored["num_left_out"]
+        left_out = f"; {left} left out, which are no files" if left else ""
+        return f"{stored['num_files']} files, {size}, in {stored['path'] or '/'}{left_out}"
     return f"{stored['path']}  {decimal(stored['size'])}  {stored['cid']}"
 
 
 async def _pieces(local: Path | None, advance: Advance) -> AsyncIterator[bytes]:
     """A file, or standard input, in pieces."""
-    file = sys.stdin.buffer if local is None else await to_thread.run_sync(_open, local)
-    total = None if local is None else os.fstat(file.fileno()).st_size
+    shown = "standard input" if local is None else str(local)
+    with _reading(shown):
+        file = sys.stdin.buffer if local is None else await to_thread.run_sync(_open, local)
+    total = None if local is None else _size(file)
     done = 0
     try:
-        while piece := await to_thread.run_sync(file.read, _READ_BYTES):
+        while True:
+            with _reading(shown):
+                piece = await to_thread.run_sync(file.read, _READ_BYTES)
+            if not piece:
+                return
             yield piece
             done += len(piece)
             advance(done, total)
@@ -107,16 +123,32 @@ async def _pieces(local: Path | None, advance: Advance) -> AsyncIterator[bytes]:
 
 
 def _open(local: Path) -> BinaryIO:
+    return local.open("rb")
+
+
+def _size(file: BinaryIO) -> int | None:
+    """None: it is a pipe or a device, whose length nobody knows."""
+    status = os.fstat(file.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+@contextmanager
+def _reading(shown: str) -> Generator[None]:
     try:
-        return local.open("rb")
+        yield
     except OSError as error:
-        raise StorageError(f"{local} cannot be read: {error.strerror}") from error
+        raise StorageError(f"{shown} cannot be read: {error.strerror}") from error
 
 
 @app.command("get")
 def get(
     ctx: typer.Context,
-    target: Annotated[str, typer.Argument(metavar="PATH|CID", help="A file's path, or a blob.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|CID|CAPABILITY/PATH", help="A file, a blob, or a file that is shared."
+        ),
+    ],
     *,
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="Where to; - is standard output.")
@@ -124,18 +156,20 @@ def get(
 ) -> None:
     """Fetch a file by its path, or a blob by its identifier; what broke off is gone on with."""
     settings = invocation(ctx).settings()
+    parsed = parse_target(target)
 
     async def run() -> Mapping[str, Any]:
         async with open_access(settings) as node:
             found = await node.run("find", {"target": target})
             if found["kind"] == "directory":
-                raise StorageError(f"{target} is a directory: `fabstir s5 ls {target}`")
-            with bar(ctx, target) as advance:
+                # Not what was typed: it may be a capability.
+                raise StorageError(f"{found['path']!a} is a directory: `fabstir s5 ls` lists it")
+            with bar(ctx, found["path"] or found["cid"]) as advance:
                 if output == STDOUT:
-                    await stream_to(sys.stdout.buffer, node.read(found, 0), advance, found["size"])
+                    await stream_to_stdout(node.read(parsed, found, 0), advance, found["size"])
                     return found
-                file = _target(output or Path(found["path"] or found["cid"]).name)
-                await download(node, found, file, advance)
+                file = _local(output or Path(found["path"] or found["cid"]).name)
+                await download(node, parsed, found, file, advance)
                 return {**found, "file": str(file)}
 
     fetched = run_async(run)
@@ -143,20 +177,23 @@ def get(
         show(ctx, fetched, lambda: f"{fetched['file']}  {decimal(fetched['size'])}")
 
 
-def _target(name: str) -> Path:
-    return Path(name).expanduser().absolute()
+def _local(name: str) -> Path:
+    try:
+        return Path(name).expanduser().absolute()
+    except RuntimeError as error:  # ~NAME of nobody
+        raise ConfigError(f"{name[:80]}: {error}") from error
 
 
 @app.command("ls")
 def ls(
     ctx: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="PATH")] = "",
+    path: Annotated[str, typer.Argument(metavar="PATH|CAPABILITY[/PATH]")] = "",
     *,
     cursor: Annotated[str | None, typer.Option(help="Where the last page ended.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=_PAGE, help="Entries of a page.")] = _PAGE,
     show_all: Annotated[bool, typer.Option("--all", help="Every page.")] = False,
 ) -> None:
-    """List a directory, a page at a time."""
+    """List a directory, your own or a shared one, a page at a time."""
     settings = invocation(ctx).settings()
 
     async def run() -> dict[str, Any]:
@@ -197,7 +234,7 @@ def rm(
     ] = False,
 ) -> None:
     """Delete a file or an empty directory; its blobs go with the next collection."""
-    _run(ctx, "rm", {"path": path, "recursive": recursive}, f"deleted {path}")
+    _run(ctx, "rm", {"path": own_path(path), "recursive": recursive}, f"deleted {path}")
 
 
 @app.command("mv")
@@ -206,29 +243,60 @@ def mv(
     path: PathArgument,
     to: Annotated[str, typer.Argument(metavar="NEW_PATH")],
 ) -> None:
-    """Move or rename a file."""
-    _run(ctx, "mv", {"path": path, "to": to}, f"{path} is {to}")
+    """Move or rename a file or directory."""
+    _run(ctx, "mv", {"path": own_path(path), "to": own_path(to)}, f"{path} is {to}")
 
 
 @app.command("share")
-def share(ctx: typer.Context, path: Annotated[str, typer.Argument(metavar="PATH")] = "") -> None:
-    """Print a directory's capability: whoever has this text reads all below, now and later."""
-    settings = invocation(ctx).settings()
+def share(
+    ctx: typer.Context,
+    path: Annotated[str, typer.Argument(metavar="PATH")] = "",
+    *,
+    write: Annotated[
+        bool, typer.Option("--write", help="Who has the text may also write.")
+    ] = False,
+) -> None:
+    """Print a directory's capability: whoever has this text reads all below, now and later.
 
-    async def run() -> Any:
-        async with open_access(settings) as node:
-            return await node.run("share", {"path": path})
-
-    shared = run_async(run)
+    They use it with `ls`, `get` and `mount`, on a node that has this one as its peer.
+    """
+    shared = _ask(ctx, "share", {"path": own_path(path), "is_writable": write})
     show(ctx, shared, lambda: str(shared["capability"]))
 
 
+@app.command("mount")
+def mount(
+    ctx: typer.Context,
+    path: PathArgument,
+    capability: Annotated[str, typer.Argument(help="What `share` printed; - reads it from stdin.")],
+) -> None:
+    """Give a directory that somebody shared a path among your own.
+
+    `rm` takes back the path, and leaves the directory alone.
+    """
+    text = sys.stdin.readline().strip() if capability == STDIN else capability
+    match parse_target(text):
+        case SharedPath(capability=whole, path=""):
+            arguments = {"path": own_path(path), "capability": whole}
+        case SharedPath():
+            raise ConfigError("a capability opens one directory as a whole: leave out /PATH")
+        case _:
+            raise ConfigError("this is no capability: `fabstir s5 share` prints one")
+    mounted = _ask(ctx, "mount", arguments)
+    use = "read and write" if mounted["is_writable"] else "for reading only"
+    show(ctx, mounted, lambda: f"{mounted['path']}  {use}")
+
+
 def _run(ctx: typer.Context, command: str, arguments: dict[str, Any], said: str) -> None:
+    answer = _ask(ctx, command, arguments)
+    show(ctx, answer, lambda: said)
+
+
+def _ask(ctx: typer.Context, command: str, arguments: dict[str, Any]) -> Any:
     settings = invocation(ctx).settings()
 
     async def run() -> Any:
         async with open_access(settings) as node:
             return await node.run(command, arguments)
 
-    answer = run_async(run)
-    show(ctx, answer, lambda: said)
+    return run_async(run)

@@ -18,9 +18,11 @@ from typing import Final
 import anyio
 from anyio import to_thread
 
+from fabstir.crypto import NATIVE
 from fabstir.db.s5.usage import load_usage_lines
 from fabstir.node.control import Asked, Command
 from fabstir.node.s5_parts import FILES, S5
+from fabstir.node.s5_targets import SharedPath, parse_target, require_blob
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import (
@@ -30,13 +32,18 @@ from fabstir.primitives.errors import (
     PortalError,
     RemoteProtocolError,
     StorageError,
+    WriteConflict,
 )
-from fabstir.storage.fs import DirectoryInfo, FileInfo
+from fabstir.protocol.s5.directory_cid import Capability
+from fabstir.storage.fs import DirectoryInfo, FileInfo, ReadOnlyTree, open_tree
 from fabstir.storage.portals import parse_origin
 from fabstir.storage.store import IMPORTED, Fault, Finding
 from fabstir.telemetry.background import running
 
 _logger = logging.getLogger(__name__)
+
+SHARED: Final = "shared"
+"""Who reads what others shared; it pins nothing."""
 
 PINNED: Final = "pins"
 """Owner of what is pinned and imported by hand."""
@@ -67,6 +74,7 @@ class S5Commands:
             "rm": self.rm,
             "mv": self.mv,
             "share": self.share,
+            "mount": self.mount,
             "put_tree": self.put_tree,
             "pin": self.pin,
             "unpin": self.unpin,
@@ -83,23 +91,31 @@ class S5Commands:
     # -- files ------------------------------------------------------------------------------------
 
     async def find(self, asked: Asked) -> Json:
-        """A blob by its identifier, else a file or directory by its path."""
-        target = asked.arguments.text("target")
-        blob = _blob_of(target)
-        if blob is not None:
-            return {
-                "kind": "blob",
-                "path": None,
-                "cid": blob.encode(),
-                "size": blob.size,
-                "blake3": blob.digest.hex() if blob.type == blob.type.BLAKE3 else None,
-            }
-        return _described(await self._s5.files.stat(target))
+        """A blob by its identifier, else a file or directory by its path, here or in a share."""
+        target = parse_target(asked.arguments.text("target"))
+        if not isinstance(target, BlobId):
+            tree, path = self.tree(target)
+            return _described(await tree.stat(path))
+        # The hash says which blob it is; identifiers with a wrong size are about.
+        size = await self._s5.store.size(target.multihash)
+        blob = target if size is None else BlobId(target.digest, size, target.type)
+        return {
+            "kind": "blob",
+            "path": None,
+            "cid": blob.encode(),
+            "size": blob.size,
+            "blake3": blob.digest.hex() if blob.type == blob.type.BLAKE3 else None,
+        }
 
     async def ls(self, asked: Asked) -> Json:
-        """A page of a directory."""
-        page = await self._s5.files.list(
-            asked.arguments.text("path"),
+        """A page of a directory, of the node's own or of a share."""
+        text = asked.arguments.text("path")
+        target = parse_target(text)
+        if isinstance(target, BlobId):
+            raise PathRefused(f"{text!a} is a blob, not a directory: `fabstir s5 get` fetches it")
+        tree, path = self.tree(target)
+        page = await tree.list(
+            path,
             cursor=asked.arguments.optional_text("cursor"),
             limit=asked.arguments.integer("limit"),
         )
@@ -122,30 +138,60 @@ class S5Commands:
         return {"path": path, "to": to}
 
     async def share(self, asked: Asked) -> Json:
-        """A capability that reads a path."""
+        """A capability that reads a path; asked for, one that writes it, too."""
         path = asked.arguments.text("path")
-        return {"path": path, "capability": await self._s5.files.share(path)}
+        is_writable = asked.arguments.flag("is_writable")
+        capability = await self._s5.files.share(path, is_writable=is_writable)
+        return {"path": path, "capability": capability, "is_writable": is_writable}
+
+    async def mount(self, asked: Asked) -> Json:
+        """Let a path lead to a directory that somebody shared."""
+        path, capability = asked.arguments.text("path"), asked.arguments.text("capability")
+        # First, so that what cannot be read gets no name.
+        await self._open(capability).list(limit=1)
+        try:
+            mounted = await self._s5.files.mount(path, capability)
+        except WriteConflict as error:
+            raise WriteConflict(path, "there is something already: choose another PATH") from error
+        is_writable = Capability.decode(capability, NATIVE).write_key is not None
+        return {"path": mounted.path, "is_writable": is_writable}
+
+    def tree(self, target: SharedPath | str) -> tuple[ReadOnlyTree, str]:
+        """Where a path is: in the node's own files, or in what somebody shared."""
+        if isinstance(target, SharedPath):
+            return self._open(target.capability), target.path
+        return self._s5.files, target
+
+    def _open(self, capability: str) -> ReadOnlyTree:
+        blobs = self._s5.node.blobs(SHARED)
+        return open_tree(capability, blobs, self._s5.open_registry, NATIVE)
 
     async def put_tree(self, asked: Asked) -> Json:
         """Store a folder of this machine, all of it in one commit."""
         folder = Path(asked.arguments.text("folder"))
         target = asked.arguments.text("path").strip("/")
-        found = await to_thread.run_sync(_files_below, folder)
+        found, num_left_out = await to_thread.run_sync(_files_below, folder)
         pace = _Pace(asked)
         num_bytes = 0
         async with self._s5.files.batch() as batch:
             for done, relative in enumerate(found):
                 await pace.report(done, len(found))
                 path = f"{target}/{relative}" if target else relative
+                with _reading(folder / relative):
+                    num_bytes += (folder / relative).stat().st_size
                 await batch.put(path, _content(folder / relative))
-                num_bytes += (folder / relative).stat().st_size
-        return {"path": target, "num_files": len(found), "num_bytes": num_bytes}
+        return {
+            "path": target,
+            "num_files": len(found),
+            "num_bytes": num_bytes,
+            "num_left_out": num_left_out,
+        }
 
     # -- blobs ------------------------------------------------------------------------------------
 
     async def pin(self, asked: Asked) -> Json:
         """Keep a blob, fetched if it is not here."""
-        blob = _require_blob(asked.arguments.text("cid"))
+        blob = require_blob(asked.arguments.text("cid"))
         await self._s5.node.bring(blob)
         await self._s5.store.pin(
             PINNED, [blob.multihash], reason=asked.arguments.text("reason", limit=256)
@@ -154,9 +200,11 @@ class S5Commands:
 
     async def unpin(self, asked: Asked) -> Json:
         """Keep it no longer by hand."""
-        blob = _require_blob(asked.arguments.text("cid"))
+        blob = require_blob(asked.arguments.text("cid"))
+        before = await self._s5.store.usage(PINNED)
         await self._s5.store.unpin(PINNED, [blob.multihash])
-        return {"cid": blob.encode()}
+        after = await self._s5.store.usage(PINNED)
+        return {"cid": blob.encode(), "was_pinned": after.num_blobs < before.num_blobs}
 
     async def du(self, asked: Asked) -> Json:
         """What is kept by whom and why; asked for, also where."""
@@ -176,12 +224,14 @@ class S5Commands:
 
     async def where(self, asked: Asked) -> Json:
         """Where the copies of a file's blob, or of a blob, are."""
-        target = asked.arguments.text("target")
-        blob = _blob_of(target)
-        if blob is None:
-            info = await self._s5.files.stat(target)
+        target = parse_target(asked.arguments.text("target"))
+        if isinstance(target, BlobId):
+            blob = target
+        else:
+            tree, path = self.tree(target)
+            info = await tree.stat(path)
             if isinstance(info, DirectoryInfo):
-                raise PathRefused(f"{target!a} is a directory: ask for a file in it")
+                raise PathRefused(f"{path!a} is a directory: ask for a file in it")
             blob = BlobId.decode(info.cid)
         copies: list[Json] = [
             {"place": copy.place, "state": copy.state, "checked_at": copy.checked_at}
@@ -361,31 +411,8 @@ async def _reporting(asked: Asked, total: int) -> AsyncGenerator[Callable[[int],
 
 
 def _size(file: Path) -> int:
-    try:
+    with _reading(file):
         return file.stat().st_size
-    except OSError as error:
-        raise StorageError(f"{file} cannot be read: {error.strerror}") from error
-
-
-def _blob_of(target: str) -> BlobId | None:
-    """The blob that a text names; None: it is a path.
-
-    A path that is also an identifier is taken for the identifier; with a slash before it, it is a
-    path.
-    """
-    if not target.startswith(("blobb", "z", "u", "f")):
-        return None
-    try:
-        return BlobId.decode(target)
-    except ValueError:
-        return None
-
-
-def _require_blob(text: str) -> BlobId:
-    try:
-        return BlobId.decode(text)
-    except ValueError as error:
-        raise RemoteProtocolError(f"{text[:80]!a} is no blob's identifier: {error}") from error
 
 
 def _described(info: FileInfo | DirectoryInfo) -> dict[str, Json]:
@@ -419,21 +446,41 @@ def _found(finding: Finding, outcome: str) -> dict[str, Json]:
     }
 
 
-def _files_below(folder: Path) -> Sequence[str]:
-    """All files below a folder, by paths from it; links to folders are not followed."""
+def _files_below(folder: Path) -> tuple[Sequence[str], int]:
+    """All files below a folder, by paths from it, and how many things there are none.
+
+    Links to folders are not followed, and count as none, as pipes and links to nothing do.
+
+    Raises:
+        StorageError: a folder cannot be read: what it holds must not be missing unnoticed.
+    """
     if not folder.is_dir():
         raise NotFound(f"no such folder: {folder}")
     found: list[str] = []
-    for above, _folders, names in os.walk(folder):
+    num_left_out = 0
+    for above, folders, names in os.walk(folder, onerror=_cannot_read):
+        num_left_out += sum(Path(above, name).is_symlink() for name in folders)
         paths = [Path(above, name) for name in names]
-        found += [str(path.relative_to(folder)) for path in paths if path.is_file()]
-    return sorted(found)
+        files = [str(path.relative_to(folder)) for path in paths if path.is_file()]
+        num_left_out += len(paths) - len(files)
+        found += files
+    return sorted(found), num_left_out
+
+
+def _cannot_read(error: OSError) -> None:
+    raise StorageError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 async def _content(path: Path) -> AsyncIterator[bytes]:
-    try:
+    with _reading(path):
         async with await anyio.open_file(path, "rb") as file:
             while piece := await file.read(_READ_BYTES):
                 yield piece
+
+
+@contextmanager
+def _reading(path: Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error

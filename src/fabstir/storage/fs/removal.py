@@ -80,7 +80,8 @@ class Removal:
         async for key, entry in self._directories.entries(loaded, None):
             if not is_recursive:
                 raise PathRefused(
-                    f"{loaded.path!a} is a directory that is not empty: delete it recursively"
+                    f"{loaded.path!a} is a directory that is not empty: delete all that is in it, "
+                    "too (`rm -r`, ?recursive=true)"
                 )
             if isinstance(entry, DirRef):
                 below = (*segments, key[len(FILE_KEY) :])

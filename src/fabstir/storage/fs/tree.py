@@ -167,7 +167,10 @@ class ReadOnlyTree:
         """The newest version of a directory. Raises NotFound."""
         loaded = await self._directories.load(self._root, "")
         if loaded.state is State.MISSING and self._root.write_key is None:
-            raise NotFound("the directory of this capability was never written")
+            raise NotFound(
+                "the directory of this capability was never written, or nobody that this node "
+                "knows has it: name the node that shares it in s5.peers"
+            )
         for depth, name in enumerate(segments, 1):
             path = format_path(segments[:depth])
             ref = (await self._directories.slot(loaded, name))[1].directory
