@@ -285,3 +285,43 @@ async def test_a_blob_that_cannot_be_opened_is_no_rot(
     assert not isinstance(failed.value, CorruptBlob)
     assert await store.size(BlobId.decode(info.cid).multihash) is not None
     assert await fs.get("f", 300_000) == bytes(300_000)
+
+
+@pytest.mark.parametrize("num_changes", [1, 4])
+async def test_a_directory_that_is_replaced_while_it_is_read_is_read_anew(
+    fs: FileSystem, registry: LocalRegistry, root: Capability, store: BlobStore, num_changes: int
+) -> None:
+    await fs.put("f", b"0")
+
+    class Late(LocalBlobs):
+        """Between the entry and its blob somebody replaces the directory, and the old one goes."""
+
+        num_left = num_changes
+
+        async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
+            if self.num_left:
+                self.num_left -= 1
+                await fs.put("f", b"%d" % (num_changes - self.num_left))
+                await store.collect(grace_seconds=-1)
+            return await super().get(blob, max_bytes=max_bytes)
+
+    late = FileSystem(Late(store, OWNER), registry, root, NATIVE)
+
+    assert await late.get("f", 10) == b"%d" % num_changes
+
+
+async def test_a_directory_that_is_always_replaced_is_a_conflict_and_no_rot(
+    fs: FileSystem, registry: LocalRegistry, root: Capability, store: BlobStore
+) -> None:
+    await fs.put("f", b"0")
+
+    class Late(LocalBlobs):
+        async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
+            await fs.put("f", blob.digest[:4])
+            await store.collect(grace_seconds=-1)
+            return await super().get(blob, max_bytes=max_bytes)
+
+    late = FileSystem(Late(store, OWNER), registry, root, NATIVE)
+
+    with pytest.raises(WriteConflict, match="while it was read"):
+        await late.get("f", 10)
