@@ -26,7 +26,7 @@ from typing import Final
 
 from fabstir.db.files import sync_folder
 from fabstir.db.s5.blobs import Content
-from fabstir.primitives.errors import StorageError, StorageFull
+from fabstir.primitives.errors import ConfigError, StorageError, StorageFull
 from fabstir.storage.store._hashing import BlobHasher
 
 _LOG = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class StoreFolder:
         self.root = root
         self.blobs = root / "blobs"
         self.incoming = root / "tmp"
+        self.database = root / "store.sqlite"
         self._reserve = root / "reserve"
 
     def make(self) -> None:
@@ -93,6 +94,23 @@ class StoreFolder:
             self.blobs.mkdir(exist_ok=True)
             self.incoming.mkdir(exist_ok=True)
             sync_folder(self.root)
+
+    def check_database(self) -> None:
+        """See that no blobs are there whose names, pins and registry entries are lost.
+
+        Raises:
+            ConfigError: the database is gone. A new one would know none of them, and the first
+                write would begin a second tree.
+        """
+        with disk_errors(self.blobs):
+            if self.database.exists() and self.database.stat().st_size:
+                return
+            if any(file for shard in self.blobs.iterdir() for file in shard.iterdir()):
+                raise ConfigError(
+                    f"{self.database} is gone or empty, and {self.blobs} is not: only the database "
+                    "knows what these files are. Restore it from a copy; or, to begin a new store "
+                    "(`fabstir s5 import` then brings back an archive), move the folder away"
+                )
 
     def tidy(self) -> None:
         """Remove what a kill left half-written. Only for who has the store alone.

@@ -123,10 +123,8 @@ class BlobReader:
     def _servable(self, connection: Connection, blob: Multihash) -> BlobRow:
         row = find_blob(connection, blob)
         if row is None:
-            raise NotFound(
-                f"there is no blob with the {blob.type.name} {blob.digest.hex()} in "
-                f"{self._folder.root}"
-            )
+            # Strangers read this: it does not say where on this machine.
+            raise NotFound(f"this node has no blob with the {blob.type.name} {blob.digest.hex()}")
         if row.is_bad:
             raise CorruptBlob(row.blob.encode(), self.place(row))
         return row

@@ -390,12 +390,13 @@ async def open_store(
 
     Raises:
         ConfigError: another process has it open, a newer version wrote it, or its database cannot
-            be used.
+            be used, or is gone while the files of its blobs are there.
         StorageError: its folders cannot be made.
     """
     files = StoreFolder(folder)
     await to_thread.run_sync(files.make)
-    async with open_database(f"sqlite:///{folder}/store.sqlite", S5) as db:
+    await to_thread.run_sync(files.check_database)
+    async with open_database(f"sqlite:///{files.database}", S5) as db:
         await to_thread.run_sync(files.tidy)
         await to_thread.run_sync(files.fill_reserve)
         threads = CapacityLimiter(_NUM_THREADS)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from fabstir.crypto import NATIVE
 from fabstir.db.s5.blobs import doom, load_doomed
 from fabstir.primitives.cid import Multihash
+from fabstir.primitives.errors import ConfigError
 from fabstir.storage.store import BlobStore, Usage, open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -108,3 +109,20 @@ async def test_more_doomed_files_than_a_statement_takes(folder: Path) -> None:
         await store.db.write(doom_many, durable=True)
     async with open_store(folder, NATIVE) as store:
         assert await store.db.read(load_doomed) == []
+
+
+async def test_a_database_that_is_gone_is_not_begun_anew_over_its_blobs(folder: Path) -> None:
+    database = folder / "store.sqlite"
+    async with open_store(folder, NATIVE) as store:
+        blob = await store.put(bytes(100_000), owner="a", reason="test")
+    kept = database.read_bytes()
+
+    for lose in (database.unlink, lambda: database.write_bytes(b"")):
+        lose()
+        with pytest.raises(ConfigError, match="Restore it from a copy"):
+            async with open_store(folder, NATIVE):
+                pass
+
+    database.write_bytes(kept)
+    async with open_store(folder, NATIVE) as store:
+        assert await store.get(blob.multihash, max_bytes=100_000) == bytes(100_000)
