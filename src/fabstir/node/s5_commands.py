@@ -6,7 +6,6 @@ seconds.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -39,8 +38,6 @@ from fabstir.storage.fs import DirectoryInfo, FileInfo, ReadOnlyTree, open_tree
 from fabstir.storage.portals import parse_origin
 from fabstir.storage.store import IMPORTED, Fault, Finding
 from fabstir.telemetry.background import running
-
-_logger = logging.getLogger(__name__)
 
 SHARED: Final = "shared"
 """Who reads what others shared; it pins nothing."""
@@ -352,12 +349,7 @@ class S5Commands:
         (url, _authority) = parse_origin(asked.arguments.text("url"))
         known = (portal for portal in self._s5.pool.portals if portal.url == url)
         portal = next(known, None) or await self._s5.accounts.portal(url, self._s5.folder / "tmp")
-        accounts, hidden = self._s5.accounts, self._s5.hidden_accounts
-        with _not_vital("the accounts of this identity's other machines are not read"):
-            await accounts.take_from(hidden, url)
-        await accounts.enter(portal, invite=asked.arguments.optional_text("invite"))
-        with _not_vital("this identity's other machines are not told of the account"):
-            await accounts.tell(hidden, url)
+        await self._s5.accounts.enter(portal, invite=asked.arguments.optional_text("invite"))
         stats = await portal.stats()
         self._s5.replication.wake()
         return {
@@ -367,15 +359,6 @@ class S5Commands:
             "limit_bytes": stats.limit_bytes,
             "is_configured": portal in self._s5.pool.portals,
         }
-
-
-@contextmanager
-def _not_vital(message: str) -> Generator[None]:
-    """Go on without what fails."""
-    try:
-        yield
-    except (StorageError, RemoteProtocolError) as error:
-        _logger.warning(message, extra={"reason": str(error)})
 
 
 class _Pace:

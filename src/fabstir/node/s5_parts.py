@@ -5,10 +5,11 @@ What `open_s5` adds doors to, and what a command opens for itself where no node 
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +23,7 @@ from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.db.s5.replicas import save_stored
 from fabstir.primitives.cid import BlobId, Multihash
+from fabstir.primitives.errors import RemoteProtocolError, StorageError
 from fabstir.protocol.s5.derivation import Identity
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.wire import LocationType
@@ -49,6 +51,8 @@ from fabstir.storage.portals import (
 from fabstir.storage.replication import OwnRegistry, Replication
 from fabstir.storage.store import BlobStore, LocalRegistry, open_store
 from fabstir.storage.swarm import Swarm
+
+_logger = logging.getLogger(__name__)
 
 FILES: Final = "files"
 """Owner of what the node's own file system keeps."""
@@ -88,7 +92,6 @@ class S5:
     replication: Replication
     offer: Callable[[Multihash], Awaitable[Offer | None]]
     accounts: PortalAccounts
-    hidden_accounts: HiddenAccounts
 
     @property
     def node_key(self) -> bytes:
@@ -97,7 +100,12 @@ class S5:
 
 
 class PortalAccounts:
-    """This identity's accounts at portals, in a file of the node's folder."""
+    """This identity's accounts at portals, in a file of the node's folder.
+
+    Args:
+        hidden: the accounts that this identity's machines share. Asked for when it is needed: it
+            is read from the portals that these accounts open.
+    """
 
     def __init__(
         self,
@@ -105,11 +113,13 @@ class PortalAccounts:
         identity: Identity,
         client: httpx.AsyncClient,
         on_request: OnRequest | None,
+        hidden: Callable[[], HiddenAccounts],
     ) -> None:
         self._file = AccountFile(folder / PORTAL_ACCOUNTS_FILE)
         self._identity = identity
         self._client = client
         self._on_request = on_request
+        self._hidden = hidden
         self._entering = anyio.Lock()
         """Two that enter a portal at once would make two accounts, and keep one."""
 
@@ -120,21 +130,46 @@ class PortalAccounts:
         return Portal(http, NATIVE, session, spool_folder=spool_folder)
 
     async def enter(self, portal: Portal, *, invite: str | None = None) -> None:
-        """Log in at a portal; an account is made if there is none.
+        """Log in at a portal because somebody said so: an account is made if none is found, also
+        where this identity's other machines cannot be asked for theirs.
 
         Raises:
             PortalError: it does not let us.
         """
         async with self._entering:
-            await self._enter(portal, invite)
+            with _not_vital("the accounts of this identity's other machines are not read"):
+                await self._take_from_elsewhere(portal.url)
+            await self._sign_in(portal, invite)
+            await self._tell(portal.url)
 
-    async def enter_if_needed(self, portal: Portal) -> None:
-        """As `enter`, unless somebody did meanwhile."""
+    async def enter_if_needed(self, portal: Portal, pool: PortalPool) -> None:
+        """As `enter`, unless somebody did meanwhile, and only if this identity's machines are known
+        to have no account there that is not known here: nobody watches, so a second account, with
+        half of the files, would stay unnoticed.
+
+        Args:
+            pool: has the portal; it is left alone where it failed a moment ago. The shared accounts
+                are read outside of that: the same portal may have to be asked for them.
+
+        Raises:
+            PortalError: the portal does not let us.
+            StorageError: it cannot be known now.
+        """
         async with self._entering:
-            if portal.session.token is None:
-                await self._enter(portal, None)
+            if portal.session.token is not None:
+                return
+            try:
+                await self._take_from_elsewhere(portal.url)
+            except (StorageError, RemoteProtocolError) as error:
+                raise StorageError(
+                    f"whether this identity has an account at {portal.url} already cannot be known "
+                    f"now, and no second one is made ({error}): this node tries again, or run "
+                    f"`fabstir s5 login {portal.url}`, which makes one all the same"
+                ) from error
+            await pool.guarded(portal, lambda: self._sign_in(portal, None))
+            await self._tell(portal.url)
 
-    async def _enter(self, portal: Portal, invite: str | None) -> None:
+    async def _sign_in(self, portal: Portal, invite: str | None) -> None:
         portal.session = await sign_in(
             portal.http,
             self._identity,
@@ -143,27 +178,31 @@ class PortalAccounts:
             invite=invite,
         )
 
-    async def take_from(self, hidden: HiddenAccounts, url: str) -> None:
-        """Use the account that this identity made elsewhere, where none is known here.
+    async def _tell(self, url: str) -> None:
+        """Let the identity's other machines find the account that is used here."""
+        with _not_vital("this identity's other machines are not told of the account"):
+            if (account := await self._file.load(url)) is not None:
+                await self._hidden().remember(url, account.seed)
 
-        Raises:
-            StorageError, RemoteProtocolError: what is elsewhere cannot be read.
-        """
-        if await self._file.load(url) is None and (seed := await hidden.find(url)) is not None:
-            await self._file.save(PortalAccount(url, seed))
-
-    async def tell(self, hidden: HiddenAccounts, url: str) -> None:
-        """Let the identity's other machines find the account that is used here.
-
-        Raises:
-            StorageError, RemoteProtocolError: it cannot be written.
-        """
-        if (account := await self._file.load(url)) is not None:
-            await hidden.remember(url, account.seed)
+    async def _take_from_elsewhere(self, url: str) -> None:
+        """Use the account that this identity made elsewhere, where none is known here."""
+        if await self._file.load(url) is None:
+            seed = await self._hidden().find(url)
+            if seed is not None:
+                await self._file.save(PortalAccount(url, seed))
 
     def _http(self, url: str) -> PortalHttp:
         # Nodes that know each other must not ask each other for what neither has, in circles.
         return PortalHttp(url, self._client, on_request=self._on_request, only_stored=True)
+
+
+@contextmanager
+def _not_vital(message: str) -> Generator[None]:
+    """Go on without what fails."""
+    try:
+        yield
+    except (StorageError, RemoteProtocolError) as error:
+        _logger.warning(message, extra={"reason": str(error)})
 
 
 def s5_folder(settings: Settings) -> Path:
@@ -208,7 +247,9 @@ async def open_s5_parts(
         enter = stack.enter_async_context
         store = await enter(open_store(folder, NATIVE, max_bytes=s5.max_bytes))
         client = await enter(open_client())
-        accounts = PortalAccounts(folder, identity, client, on_request)
+        accounts = PortalAccounts(
+            folder, identity, client, on_request, hidden=lambda: hidden_accounts
+        )
         portals = [await accounts.portal(place, folder / "tmp") for place in _places(settings)]
         pool = PortalPool(
             portals,
@@ -259,6 +300,7 @@ async def open_s5_parts(
         own = OwnRegistry(registry, local, replication, root.cid.link)
         files = FileSystem(node.blobs(FILES), own, root, NATIVE)
         hidden = HiddenDb(node.blobs(HIDDEN), own, identity.hidden_db_root(), NATIVE)
+        hidden_accounts = HiddenAccounts(hidden)
         yield S5(
             settings=settings,
             folder=folder,
@@ -275,7 +317,6 @@ async def open_s5_parts(
             replication=replication,
             offer=offer,
             accounts=accounts,
-            hidden_accounts=HiddenAccounts(hidden),
         )
 
 

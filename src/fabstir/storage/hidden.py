@@ -138,8 +138,17 @@ class HiddenAccounts:
 
         Raises:
             RemoteProtocolError: the file is no list of accounts.
+            NotFound: there is a list, and nobody has it now.
+            PortalError: who may have it does not answer.
         """
-        content = _parse(await self._db.read(ACCOUNTS_PATH))
+        file = await self._db.read(ACCOUNTS_PATH)
+        if file.data is None and file.blob is not None:
+            raise NotFound(
+                "nobody has the list of this identity's accounts now, which another machine wrote"
+            )
+        return self._seed_in(_parse(file), url)
+
+    def _seed_in(self, content: dict[str, Any], url: str) -> bytes | None:
         accounts = Fields.of(content["accounts"], ACCOUNTS_PATH)
         for name in accounts.raw:
             account = accounts.child(name)
@@ -157,10 +166,11 @@ class HiddenAccounts:
             WriteConflict: others changed it again and again.
         """
         for tries_left in range(_MAX_TRIES - 1, -1, -1):
-            if await self.find(url) == seed:
-                return
             before = await self._db.read(ACCOUNTS_PATH)
-            content = self._with(_parse(before), url, seed)
+            content = _parse(before)
+            if self._seed_in(content, url) == seed:
+                return
+            content = self._with(content, url, seed)
             data = json.dumps(content, separators=(",", ":")).encode()
             try:
                 await self._db.write(ACCOUNTS_PATH, data, replaces=before)

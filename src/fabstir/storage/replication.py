@@ -116,7 +116,8 @@ class Replication:
     """Keeps `num_copies` copies of every pinned blob, this node's own included.
 
     Args:
-        enter: gives a portal an account in which we may store, if it has none yet.
+        enter: gives a portal an account in which we may store, if it has none yet. What the portal
+            is at fault for is a PortalError.
         on_lost: called for every copy that was there and is gone.
         random_below: a number from 0 to below its argument, which places cannot foresee.
     """
@@ -131,7 +132,7 @@ class Replication:
         *,
         num_copies: int,
         seconds: float,
-        enter: Callable[[Portal], Awaitable[None]],
+        enter: Callable[[Portal, PortalPool], Awaitable[None]],
         on_lost: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         random_below: Callable[[int], int] = secrets.randbelow,
@@ -153,6 +154,8 @@ class Replication:
         """The blob behind which the search for missing copies goes on."""
         self._newest = 0
         """The newest blob of the last search that reached the end."""
+        self._unsure: set[str] = set()
+        """Portals at which it could not be known whether there is an account already."""
         self._woken = anyio.Event()
 
     # -- what is where ----------------------------------------------------------------------------
@@ -214,7 +217,11 @@ class Replication:
             only_new: look for blobs that came since the last round, and at nothing that is known.
         """
         done = Round()
-        usable = [portal for portal in self._portals.values() if await self._can_use(portal)]
+        usable = [
+            portal
+            for portal in self._portals.values()
+            if await self._can_use(portal, is_early=only_new)
+        ]
         if self._num_elsewhere and usable:
             urls = [portal.url for portal in usable]
             await self._queue_missing(done, urls, only_new=only_new)
@@ -245,15 +252,22 @@ class Replication:
                 lambda c: note_own_entry(c, entry.public_key, entry.revision, now), durable=False
             )
 
-    async def _can_use(self, portal: Portal) -> bool:
+    async def _can_use(self, portal: Portal, *, is_early: bool) -> bool:
         if not self._num_elsewhere or portal.session.token is not None:
             return bool(self._num_elsewhere)
+        if is_early and portal.url in self._unsure:
+            return False  # every put would ask, and wait for whoever does not answer
+        self._unsure.discard(portal.url)
         try:
-            await self._pool.guarded(portal, lambda: self._enter(portal))
-        except StorageError as error:
+            await self._enter(portal, self._pool)
+        except PortalError as error:
             _logger.info("no account", extra={"portal": portal.url, "reason": str(error)})
-            return False
-        return True
+        except StorageError as error:
+            self._unsure.add(portal.url)
+            _logger.warning("no account", extra={"portal": portal.url, "reason": str(error)})
+        else:
+            return True
+        return False
 
     async def _queue_missing(self, done: Round, usable: Sequence[str], *, only_new: bool) -> None:
         newest = await self._db.read(newest_blob)

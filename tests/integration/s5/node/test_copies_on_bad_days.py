@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,10 +16,11 @@ from tests.integration.s5.portals.raw_http import refuse
 
 from fabstir.crypto import NATIVE
 from fabstir.db.s5.replicas import Replica, ReplicaState
-from fabstir.node.s5_parts import S5, open_s5_parts
+from fabstir.node.s5_parts import PORTAL_ACCOUNTS_FILE, S5, open_s5_parts
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import CorruptBlob
 from fabstir.protocol.s5.registry import SignedEntry, sign_entry
+from fabstir.storage.portals import AccountFile, sign_in
 from fabstir.storage.replication import Replication
 from fabstir.storage.store import LocalRegistry
 
@@ -38,9 +40,16 @@ async def portal() -> AsyncGenerator[FaultyPortal]:
 
 @asynccontextmanager
 async def node_of(folder: Path, portal: FaultyPortal | None) -> AsyncGenerator[S5]:
-    """A node without rounds of its own."""
+    """A node without rounds of its own, and with an account: entering by itself, it would write
+    the list of its accounts, one more blob with copies."""
     overrides = {} if portal is None else {"portals": portal.url, "replicas": "2"}
     async with open_s5_parts(s5_settings(folder, **overrides)) as parts:
+        file = AccountFile(parts.folder / PORTAL_ACCOUNTS_FILE)
+        for one in parts.pool.portals:
+            if one.session.token is None:
+                one.session = await sign_in(
+                    one.http, parts.identity, file, random_bytes=secrets.token_bytes
+                )
         yield parts
 
 
