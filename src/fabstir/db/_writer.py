@@ -51,12 +51,15 @@ def disk_error(cause: BaseException, path: Path, what: str) -> StorageError:
 
 def is_of_the_disk(error: DatabaseError) -> bool:
     """Whether SQLite failed because of the disk or the file, not because of the statement."""
-    return getattr(error.orig, "sqlite_errorcode", 0) & _PRIMARY_CODE in _OF_THE_DISK
+    return _code(error) & _PRIMARY_CODE in _OF_THE_DISK
 
 
-def _is_lost_sync(error: BaseException) -> bool:
-    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
-    return code in _SYNC_FAILED
+def _code(error: BaseException) -> int:
+    return getattr(getattr(error, "orig", error), "sqlite_errorcode", 0)
+
+
+def _is_busy(error: BaseException) -> bool:
+    return _code(error) & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
 
 
 class _TransactionLost(Exception):
@@ -167,15 +170,18 @@ class Writer:
             for write in group:
                 write.error = exc
         except (SQLAlchemyError, sqlite3.Error, _TransactionLost) as exc:
-            if _is_lost_sync(exc):
+            if _code(exc) in _SYNC_FAILED:
                 self._lost_sync = exc
-            if len(group) > 1:  # not the fault of them all: each gets its own transaction
+            if len(group) > 1 and not _is_busy(exc):
+                # Not the fault of them all: each gets its own transaction. Where another process
+                # has the file locked, each would wait for the whole timeout.
                 for write in group:
                     self._commit(connection, [write])
                 return
-            cause = group[0].error or exc
-            group[0].error = disk_error(cause, self._path, "written")
-            group[0].error.__cause__ = cause
+            for write in group:
+                cause = write.error or exc
+                write.error = disk_error(cause, self._path, "written")
+                write.error.__cause__ = cause
         for write in group:
             write.report()
 

@@ -229,8 +229,11 @@ class Accounts:
     async def enforce_quotas(self) -> None:
         """Give every account its quota: the setting may have changed, and a kill may have come
         between making an account and limiting it."""
-        for account in await self._store.db.read(list_accounts):
-            await self._store.set_quota(account_owner(account), self.account_bytes)
+        # Only those that lack it: one after the other, 100,000 of them took minutes of a start.
+        limits = {owner: usage.max_bytes async for owner, usage in self._store.owners()}
+        names = map(account_owner, await self._store.db.read(list_accounts))
+        lacking = [name for name in names if limits.get(name) != self.account_bytes]
+        await self._store.set_quotas(lacking, self.account_bytes)
 
     def _redeem(self, kind: ChallengeKind, public_key: bytes, answer: ChallengeResponse) -> None:
         challenge = answer.response[1:33]

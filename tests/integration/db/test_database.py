@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -17,8 +17,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError
+from tests.open_files import no_more_open_files
 
 from fabstir.db import JOURNAL, Database, Schema, open_database
+from fabstir.db import database as database_module
 from fabstir.db.chains import bind_chain
 from fabstir.db.s5 import S5
 from fabstir.primitives.errors import ConfigError, StorageError, StorageFull
@@ -320,13 +322,34 @@ async def test_sigkill_loses_no_acknowledged_write(url: str) -> None:
 
 async def test_a_database_that_cannot_be_opened_again_is_an_error_of_storage(db: Database) -> None:
     """As with too many open files: whoever asks gets an error that the doors know."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
-    try:
-        with pytest.raises(StorageError, match="unable to open"):
-            await db.read(count)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with no_more_open_files(), pytest.raises(StorageError, match="unable to open"):
+        await db.read(count)
 
     assert await db.read(count) == 0
+
+
+async def test_many_writes_wait_once_for_a_lock_of_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_BUSY_TIMEOUT_SECONDS", 0.5)
+    errors: list[str] = []
+
+    async def write(number: int) -> None:
+        with pytest.raises(StorageError, match="database is locked") as caught:
+            await db.write(add(number), durable=False)
+        errors.append(str(caught.value))
+
+    async with open_database(f"sqlite:///{tmp_path}/locked.sqlite") as db:
+        await db.write(add(0), durable=False)
+        other = sqlite3.connect(tmp_path / "locked.sqlite")
+        other.execute("BEGIN IMMEDIATE")
+        with anyio.fail_after(5):  # 20 waits would take ten seconds
+            async with anyio.create_task_group() as tasks:
+                for number in range(1, 21):
+                    tasks.start_soon(write, number)
+        other.close()
+        await db.write(add(21), durable=False)
+        assert await db.read(count) == 2
+
+    assert len(errors) == 20
+    assert "what else has the file open" in errors[0]

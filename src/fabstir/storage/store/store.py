@@ -259,8 +259,20 @@ class BlobStore:
 
     async def set_quota(self, owner: str, max_bytes: int | None) -> None:
         """Limit what an owner keeps; None: no limit. What is kept already stays."""
-        _check_owner(owner)
-        await self.db.write(lambda c: save_quota(c, owner, max_bytes), durable=True)
+        await self.set_quotas([owner], max_bytes)
+
+    async def set_quotas(self, owners: Iterable[str], max_bytes: int | None) -> None:
+        """`set_quota` for many, of whom a kill may leave some as they were."""
+        remaining = iter(owners)
+        while page := list(islice(remaining, _PAGE)):
+
+            def save(connection: Connection, page: list[str] = page) -> None:
+                for owner in page:
+                    save_quota(connection, owner, max_bytes)
+
+            for owner in page:
+                _check_owner(owner)
+            await self.db.write(save, durable=True)
 
     async def collect(self, *, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Collected:
         """Remove what nobody has pinned for `grace_seconds`.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import pytest
 from tests.integration.s5.store.conftest import Clock
 from tests.integration.s5.store.helpers import LARGE, content, findings, flip, get
+from tests.open_files import no_more_open_files
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import StorageError
@@ -72,14 +72,9 @@ async def test_what_keeps_a_scrub_from_reading_is_no_rot(store: BlobStore) -> No
     """A node with too many open files would stop serving sound blobs, one after another."""
     blob = await store.put(content("sound", LARGE), owner="a", reason="test")
     assert await findings(store) == []  # its connections to the database are open from here on
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
-    try:
-        with pytest.raises(StorageError, match="Too many open files"):
-            await findings(store)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with no_more_open_files(), pytest.raises(StorageError, match="Too many open files"):
+        await findings(store)
 
     assert await get(store, blob) == content("sound", LARGE)
     assert await findings(store) == []
