@@ -185,11 +185,17 @@ class PortalAccounts:
                 await self._hidden().remember(url, account.seed)
 
     async def _take_from_elsewhere(self, url: str) -> None:
-        """Use the account that this identity made elsewhere, where none is known here."""
-        if await self._file.load(url) is None:
-            seed = await self._hidden().find(url)
-            if seed is not None:
-                await self._file.save(PortalAccount(url, seed))
+        """Use the account that this identity made elsewhere, where none was entered from here.
+
+        One whose token is not known may never have been made: the seed is kept before the portal
+        hears of it, and another machine may have been faster since.
+        """
+        ours = await self._file.load(url)
+        if ours is not None and ours.token:
+            return
+        seed = await self._hidden().find(url)
+        if seed is not None and (ours is None or ours.seed != seed):
+            await self._file.save(PortalAccount(url, seed))
 
     def _http(self, url: str) -> PortalHttp:
         # Nodes that know each other must not ask each other for what neither has, in circles.

@@ -41,11 +41,17 @@ async def test_a_new_machine_enters_the_account_that_the_other_one_made(tmp_path
     assert made.seed == found.seed
 
 
-async def test_a_new_machine_enters_it_also_where_nobody_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_tried", [False, True])
+async def test_a_new_machine_enters_it_also_where_nobody_says_so(
+    tmp_path: Path, has_tried: bool
+) -> None:
     async with open_s5(s5_settings(tmp_path / "portal"), MetricsRegistry()) as portal:
         first, second = _machines(tmp_path, portal)
         async with open_s5(first, MetricsRegistry()) as node:
             await eventually(lambda: _has_accounts(portal, node))
+        if has_tried:  # while the portal was away: the seed is there, and no account
+            file = AccountFile(s5_folder(second) / PORTAL_ACCOUNTS_FILE)
+            await file.save(PortalAccount(portal.url, b"\7" * 32))
         async with open_s5(second, MetricsRegistry()) as node:
             await eventually(lambda: _is_entered(node))
 
