@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import anyio
 
-from fabstir.primitives.errors import ConfigError, PortalRefused
+from fabstir.primitives.errors import ConfigError, NotFound, PortalRefused
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.account import ChallengeKind, sign_challenge
 from fabstir.protocol.s5.derivation import Identity
@@ -151,6 +151,8 @@ async def sign_in(
 
     Raises:
         PortalRefused: it lets nobody register, or not without an invite.
+        PortalRefused, NotFound: it no longer knows the account that we had there; what is pinned
+            in that one would not be found in another.
         PortalError: it does not answer, or lies.
         ConfigError: the file is no list of accounts.
     """
@@ -163,7 +165,7 @@ async def sign_in(
     if not is_new:
         try:
             await session.login()
-        except PortalRefused:
+        except (PortalRefused, NotFound):  # portals say either of a key that they do not know
             if account.token:
                 raise
         else:
