@@ -20,7 +20,7 @@ from fabstir.db.s5.accounts import (
     delete_token,
     find_account,
     find_account_by_token,
-    insert_account,
+    find_or_insert_account,
     insert_token,
     list_accounts,
 )
@@ -256,9 +256,8 @@ class Accounts:
     ) -> Entered:
         now = int(self._clock() * 1000)
         account = await self._store.db.write(
-            lambda db: (
-                find_account(db, public_key)
-                or insert_account(db, public_key, label=label, eth_address=eth_address, now=now)
+            lambda db: find_or_insert_account(
+                db, public_key, label=label, eth_address=eth_address, now=now
             ),
             durable=True,
         )

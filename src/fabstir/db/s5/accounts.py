@@ -16,7 +16,6 @@ from sqlalchemy import (
     String,
     Table,
     delete,
-    func,
     insert,
     select,
 )
@@ -74,10 +73,12 @@ def _account(row: Row[*tuple[Any, ...]]) -> AccountRow:
     )
 
 
-def insert_account(
+def find_or_insert_account(
     connection: Connection, public_key: bytes, *, label: str, eth_address: str | None, now: int
 ) -> AccountRow | None:
-    """Make an account; None: the key or the address has one already."""
+    """The account of a key, made if it has none; None: the address has one, of another key."""
+    if (account := find_account(connection, public_key)) is not None:
+        return account
     values = {
         "public_key": public_key,
         "label": label,
@@ -86,10 +87,10 @@ def insert_account(
     }
     try:
         with connection.begin_nested():
-            connection.execute(insert(accounts).values(values))
+            row = connection.execute(insert(accounts).values(values).returning(*accounts.c)).one()
     except IntegrityError:
         return None
-    return find_account(connection, public_key)
+    return _account(row)
 
 
 def find_account(connection: Connection, public_key: bytes) -> AccountRow | None:
@@ -139,8 +140,3 @@ def delete_token(connection: Connection, token_hash: bytes) -> bool:
         delete(account_tokens).where(account_tokens.c.token_hash == token_hash)
     )
     return gone.rowcount > 0
-
-
-def count_accounts(connection: Connection) -> int:
-    """How many there are."""
-    return connection.scalar(select(func.count()).select_from(accounts)) or 0
