@@ -168,6 +168,22 @@ async def test_a_copy_that_cannot_be_taken_back_now_is_taken_back_later(
         assert await parts.replication.where(blob) == []
 
 
+async def test_what_is_gone_here_is_not_lost_there_but_taken_back(
+    portal: FaultyPortal, tmp_path: Path
+) -> None:
+    # The portal was away for so long that the blob is collected here before its copy is unpinned.
+    async with node_of(tmp_path, portal) as parts:
+        blob = await stored_with_copy(parts)
+        await parts.store.unpin("me", [blob.multihash])
+        await parts.store.collect(grace_seconds=-1)
+        assert await parts.store.size(blob.multihash) is None
+
+        done = await tomorrow(parts).round()
+
+        assert (done.num_lost, done.num_released) == (0, 1)
+        assert portal.pinned() == set()
+
+
 async def test_a_round_mends_what_has_rotted_here_and_says_what_it_cannot(
     portal: FaultyPortal, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
