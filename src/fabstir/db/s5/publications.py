@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Column, Connection, Float, LargeBinary, String, Table, select
 from sqlalchemy.dialects.sqlite import insert
 
-from fabstir.db.s5.replicas import MAX_PLACE_CHARS
-from fabstir.db.s5.schema import s5_metadata
+from fabstir.db.s5.schema import MAX_PLACE_CHARS, s5_metadata
 
 own_entries = Table(
     "own_entries",

@@ -27,10 +27,8 @@ from sqlalchemy.dialects.sqlite import insert
 
 from fabstir.db.s5.blobs import blobs
 from fabstir.db.s5.pins import CACHED, pins
-from fabstir.db.s5.schema import s5_metadata
+from fabstir.db.s5.schema import MAX_PLACE_CHARS, s5_metadata
 from fabstir.primitives.cid import BlobId
-
-MAX_PLACE_CHARS = 2048
 
 
 class ReplicaState(StrEnum):
@@ -145,10 +143,12 @@ def newest_blob(connection: Connection) -> int:
 
 
 def load_rotten(connection: Connection, limit: int) -> list[BlobId]:
-    """Kept blobs of this store whose bytes were found damaged."""
+    """Kept blobs of this store whose bytes were found damaged; others each time, if there are more:
+    those that nobody has must not keep the rest waiting."""
     rows = connection.execute(
         select(blobs.c.digest, blobs.c.size)
         .where(blobs.c.is_bad.is_(True), blobs.c.num_pins > 0, _IS_KEPT)
+        .order_by(func.random())
         .limit(limit)
     )
     return [BlobId(row[0], row[1]) for row in rows]
@@ -230,24 +230,34 @@ def delete_replica(connection: Connection, replica: Replica) -> None:
 
 
 def load_due(
-    connection: Connection, state: ReplicaState, before: float, limit: int
+    connection: Connection,
+    places: Sequence[str],
+    state: ReplicaState,
+    before: float,
+    limit: int,
 ) -> list[Replica]:
-    """Copies that nobody looked at since `before`, the longest unseen first."""
+    """Copies in `places` that nobody looked at since `before`, the longest unseen first."""
     rows = connection.execute(
         select(replicas)
-        .where(replicas.c.state == state, replicas.c.checked_at <= before)
+        .where(
+            replicas.c.place.in_(places),
+            replicas.c.state == state,
+            replicas.c.checked_at <= before,
+        )
         .order_by(replicas.c.checked_at)
         .limit(limit)
     )
     return [_replica(row.digest, row.size, row.place, row.state, row.checked_at) for row in rows]
 
 
-def load_unwanted(connection: Connection, limit: int) -> list[Replica]:
-    """Copies of blobs that nobody pins here any more."""
+def load_unwanted(connection: Connection, places: Sequence[str], limit: int) -> list[Replica]:
+    """Copies in `places` of blobs that nobody pins here any more; others each time, if there are
+    more: those at a place that is away must not keep the rest waiting."""
     rows = connection.execute(
         select(replicas)
         .outerjoin(blobs, blobs.c.digest == replicas.c.digest)
-        .where(func.coalesce(blobs.c.num_pins, 0) == 0)
+        .where(replicas.c.place.in_(places), func.coalesce(blobs.c.num_pins, 0) == 0)
+        .order_by(func.random())
         .limit(limit)
     )
     return [_replica(row.digest, row.size, row.place, row.state, row.checked_at) for row in rows]

@@ -11,6 +11,9 @@ from fabstir.db.schema import NAMING, Schema
 
 s5_metadata = MetaData(naming_convention=NAMING)
 
+MAX_PLACE_CHARS: Final = 2048
+"""Longest URL of a portal, where copies go and are."""
+
 S5: Final = Schema(
     what="the S5 store's database",
     metadata=s5_metadata,

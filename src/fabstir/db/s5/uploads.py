@@ -26,10 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
-from fabstir.db.s5.schema import s5_metadata
+from fabstir.db.s5.schema import MAX_PLACE_CHARS, s5_metadata
 from fabstir.primitives.cid import BlobId
-
-MAX_PORTAL_CHARS = 2048
 
 
 class UploadState(StrEnum):
@@ -43,7 +41,7 @@ uploads = Table(
     "uploads",
     s5_metadata,
     Column("digest", LargeBinary(32), primary_key=True),
-    Column("portal", String(MAX_PORTAL_CHARS), primary_key=True),
+    Column("portal", String(MAX_PLACE_CHARS), primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False),
@@ -56,8 +54,6 @@ uploads = Table(
 """Times are Unix seconds. `location`: where the portal lets this upload be resumed."""
 
 Index("ix_uploads_due", uploads.c.portal, uploads.c.state, uploads.c.next_attempt_at)
-
-TABLES = (uploads,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
