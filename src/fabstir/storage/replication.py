@@ -320,13 +320,14 @@ class Replication:
 
     async def _check(self, done: Round) -> None:
         before = self._clock() - ROUNDS_BETWEEN_CHECKS * self._seconds
-        due = await self._db.read(lambda c: load_due(c, ReplicaState.STORED, before, MAX_CHECKED))
+        places = list(self._portals)
+        due = await self._db.read(
+            lambda c: load_due(c, places, ReplicaState.STORED, before, MAX_CHECKED)
+        )
         await self._each(due, lambda replica: self._look_at(replica, done))
 
     async def _look_at(self, replica: Replica, done: Round) -> None:
-        portal = self._portals.get(replica.place)
-        if portal is None:
-            return  # no longer named: what is there is neither counted nor looked at
+        portal = self._portals[replica.place]
         done.num_checked += 1
         try:
             await self._pool.guarded(portal, lambda: self._verify(portal, replica.blob))
@@ -383,13 +384,12 @@ class Replication:
 
     async def _release(self, done: Round) -> None:
         """Take back copies of what nobody pins here any more."""
-        unwanted = await self._db.read(lambda c: load_unwanted(c, MAX_RELEASED))
+        places = list(self._portals)
+        unwanted = await self._db.read(lambda c: load_unwanted(c, places, MAX_RELEASED))
         await self._each(unwanted, lambda replica: self._take_back(replica, done))
 
     async def _take_back(self, replica: Replica, done: Round) -> None:
-        portal = self._portals.get(replica.place)
-        if portal is None:
-            return
+        portal = self._portals[replica.place]
         try:
             if replica.state is ReplicaState.STORED:
                 await self._pool.guarded(portal, lambda: portal.unpin(replica.blob.multihash))

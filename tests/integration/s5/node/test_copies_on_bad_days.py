@@ -10,18 +10,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 from tests.integration.s5.node.conftest import eventually, s5_settings
 from tests.integration.s5.portals.faulty import FaultyPortal, open_faulty_portal
 from tests.integration.s5.portals.raw_http import refuse
 
 from fabstir.crypto import NATIVE
-from fabstir.db.s5.replicas import Replica, ReplicaState
+from fabstir.db.s5.replicas import Replica, ReplicaState, save_stored
 from fabstir.node.s5_parts import PORTAL_ACCOUNTS_FILE, S5, open_s5_parts
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import CorruptBlob
 from fabstir.protocol.s5.registry import SignedEntry, sign_entry
 from fabstir.storage.portals import AccountFile, sign_in
-from fabstir.storage.replication import Replication
+from fabstir.storage.replication import MAX_CHECKED, MAX_MENDED, Replication
 from fabstir.storage.store import LocalRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -148,6 +149,47 @@ async def test_a_portal_that_is_named_no_more_is_neither_looked_at_nor_written_t
 
         assert (done.num_checked, done.num_lost, done.num_released) == (2, 0, 1)
         assert portal.pinned() == {kept.multihash}
+
+
+async def test_many_copies_at_a_portal_that_is_named_no_more_keep_no_others_waiting(
+    portal: FaultyPortal, tmp_path: Path
+) -> None:
+    async with node_of(tmp_path, portal) as parts:
+        await stored_with_copy(parts)
+        unpinned = await stored_with_copy(parts, b"not wanted any more")
+        await parts.store.unpin("me", [unpinned.multihash])
+
+        def elsewhere(connection: Connection) -> None:
+            for number in range(2 * MAX_CHECKED):
+                blob = BlobId(number.to_bytes(32, "big"), 1)
+                save_stored(connection, blob, "http://gone.example", 0.0)
+
+        await parts.store.db.write(elsewhere, durable=True)
+
+        done = await tomorrow(parts).round()
+
+        assert (done.num_checked, done.num_lost, done.num_released) == (2, 0, 1)
+
+
+async def test_many_blobs_that_nobody_can_mend_keep_no_others_waiting(
+    portal: FaultyPortal, tmp_path: Path
+) -> None:
+    contents = [bytes([number]) * 70_000 for number in range(MAX_MENDED + 4)]
+    async with node_of(tmp_path, None) as parts:
+        blobs = [await parts.node.blobs("me").put(data, reason="test") for data in contents]
+        for file in (path for path in (parts.folder / "blobs").rglob("*") if path.is_file()):
+            file.write_bytes(b"\xff" * 70_000)
+        for blob in blobs:
+            with pytest.raises(CorruptBlob):
+                await parts.store.get(blob.multihash, max_bytes=70_000)
+    portal.add(contents[-1])
+
+    async with node_of(tmp_path, portal) as parts:
+        for _ in range(40):
+            if (await parts.replication.round()).num_mended:
+                break
+
+        assert await parts.store.get(blobs[-1].multihash, max_bytes=70_000) == contents[-1]
 
 
 async def test_a_copy_that_cannot_be_taken_back_now_is_taken_back_later(
