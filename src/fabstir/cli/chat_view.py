@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import typer
 
-from fabstir.cli.output import console, table
+from fabstir.cli.output import console, print_result, table
 from fabstir.crypto import checksum_address
 from fabstir.primitives.ids import Address
 from fabstir.primitives.units import format_amount
@@ -89,7 +89,7 @@ class TerminalView:
             ("gas to open", f"at most {_coin(quote.gas_to_open)}"),
             ("gas to close", f"at most {_coin(quote.gas_to_close)}, if the host does not"),
         ]
-        console.print(table("session", "", rows=rows))
+        print_result(console, table("session", "", rows=rows))
 
     def opened(self, session: Session) -> None:
         console.print(
@@ -136,7 +136,7 @@ class TerminalView:
         console.print(text, style="yellow", markup=False, highlight=False)
 
     def settled(self, settlement: Settlement) -> None:
-        console.print(settlement_table(settlement))
+        print_result(console, settlement_table(settlement))
 
 
 class JsonView:

@@ -18,7 +18,7 @@ from fabstir.chain.keystore import Signer
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.host_process import HostProcess, open_host_process, prepare_wallet
 from fabstir.cli.money_table import read_money
-from fabstir.cli.output import console, table
+from fabstir.cli.output import console, print_result, table
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings, load_settings
 from fabstir.crypto import checksum_address
@@ -205,7 +205,7 @@ async def _talk(stage: _Stage) -> None:
         treasury_before=treasury_before,
         from_block=from_block,
     )
-    console.print(money.render())
+    print_result(console, money.render())
     console.print("[green]every sum adds up[/green]")
 
 
@@ -220,7 +220,7 @@ async def _choose(client: FabstirClient) -> HostOffer:
         )
         for offer in offers
     ]
-    console.print(table("host", "ETH per million", "latency", rows=rows))
+    print_result(console, table("host", "ETH per million", "latency", rows=rows))
     return offers[0]
 
 

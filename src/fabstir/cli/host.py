@@ -8,10 +8,9 @@ from typing import Annotated, Self
 
 import anyio.to_thread
 import typer
-from rich.panel import Panel
 
 from fabstir.cli.context import invocation, run_async
-from fabstir.cli.output import error_console, show, table
+from fabstir.cli.output import error_console, print_result, show, table
 from fabstir.cli.s5_node import s5_facts
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
@@ -52,7 +51,7 @@ async def _serve(ctx: typer.Context, settings: Settings, *, is_confirmed: bool) 
             host = await stack.enter_async_context(
                 open_host(settings, confirm=confirm, on_progress=starting.progress)
             )
-        show(ctx, _serving(host), lambda: Panel(table("", "", rows=_serving_rows(host))))
+        show(ctx, _serving(host), lambda: table("", "", rows=_serving_rows(host)))
         _show_how_to_reach(host)
         sys.stdout.flush()
         await interruption.wait()
@@ -117,7 +116,7 @@ def _show_plan(plan: RegistrationPlan) -> None:
         ("model", plan.entry.model_id),
         ("price", f"{format_amount(native, COIN_DECIMALS)} ETH per million tokens"),
     ]
-    error_console.print(table("registering this host", "", rows=rows))
+    print_result(error_console, table("registering this host", "", rows=rows))
 
 
 def _serving(host: Host) -> dict[str, object]:

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fabstir.cli.context import invocation
+
+_UNFOLDED_CHARS = 100_000
+"""Wider than any line of a table: what is no terminal has no edge at which to fold."""
 
 console = Console()
 error_console = Console(stderr=True)
@@ -30,19 +34,43 @@ def show(ctx: typer.Context, data: object, render: Callable[[], RenderableType])
     if invocation(ctx).as_json:
         typer.echo(json.dumps(data, default=_to_json, indent=2, ensure_ascii=False))
     else:
-        rendered = render()
-        # A text is not wrapped: identifiers and commands are copied from it.
-        console.print(rendered, markup=False, soft_wrap=isinstance(rendered, str))
+        print_result(console, render())
+
+
+def print_result(console: Console, rendered: RenderableType) -> None:
+    """Without a line break that is not in it where programs read, or where a text is copied."""
+    if isinstance(rendered, str):
+        console.print(rendered, markup=False, soft_wrap=True)
+        return
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_UNFOLDED_CHARS)
+    # Not cropped: a word that is wider than the terminal is the terminal's to wrap, and copied
+    # from there as one.
+    console.print(rendered, markup=False, crop=False)
 
 
 def table(*columns: str, rows: Sequence[Sequence[RenderableType]]) -> Table:
-    """A plain table in the one style that all commands share; nothing is ever cut off."""
+    """A plain table in the one style that all commands share; nothing is ever cut off.
+
+    On a narrow terminal texts are wrapped between words. A word is never: it may be an identifier,
+    which somebody copies. A Text with `no_wrap` is one word.
+    """
     made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    for index, column in enumerate(columns):
+        widths = [_longest_word(row[index]) for row in cells if index < len(row)]
+        made.add_column(column, overflow="fold", min_width=max(widths, default=0))
+    for row in cells:
+        made.add_row(*row)
     return made
+
+
+def _longest_word(cell: RenderableType) -> int:
+    if not isinstance(cell, Text):
+        return 0
+    if cell.no_wrap:
+        return cell.cell_len
+    return max(map(cell_len, cell.plain.split()), default=0)
 
 
 def show_error(text: str) -> None:

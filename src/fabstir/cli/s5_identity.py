@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
+from rich.text import Text
 
 from fabstir.cli.context import invocation
 from fabstir.cli.output import show, table
@@ -89,11 +91,11 @@ def _show(ctx: typer.Context, settings: Settings, found: Identity, words: str | 
         node_id=_key_text(NATIVE.ed25519_public_key(found.node_key()), "z"),
         root_key=_key_text(found.file_system_root().public_key, "u").removeprefix("u"),
     )
-    rows = [
+    rows: list[tuple[RenderableType, RenderableType]] = [
         ("file", str(facts.file)),
         ("node id", facts.node_id),
         ("root directory's key", facts.root_key),
-        *([] if words is None else [("phrase", words)]),
+        *([] if words is None else [("phrase", Text(words, no_wrap=True))]),
     ]
     data = dataclasses.asdict(facts)
     if words is not None:

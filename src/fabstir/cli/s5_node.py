@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.filesize import decimal
-from rich.panel import Panel
 
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.output import error_console, show, table
@@ -44,7 +43,7 @@ async def _serve(ctx: typer.Context, settings: Settings) -> None:
         port = await stack.enter_async_context(open_metrics_server(registry, settings.metrics.port))
         s5 = await stack.enter_async_context(open_s5(settings, registry))
         facts = {**s5_facts(s5), "metrics_url": f"http://127.0.0.1:{port}/metrics"}
-        show(ctx, facts, lambda: Panel(table("", "", rows=_rows(facts))))
+        show(ctx, facts, lambda: table("", "", rows=_rows(facts)))
         # On a line of its own, however narrow the terminal: it is copied.
         line = f"fabstir config set s5.peers={s5.p2p_uri}"
         error_console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)

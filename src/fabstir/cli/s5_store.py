@@ -42,7 +42,9 @@ def pin(
 def unpin(ctx: typer.Context, cid: BlobArgument) -> None:
     """Take back what `pin` did; files keep their blobs."""
     answer = _ask(ctx, "unpin", {"cid": cid})
-    show(ctx, answer, lambda: f"unpinned {cid}")
+    is_news = answer["was_pinned"]
+    said = f"unpinned {cid}" if is_news else f"nothing to do: {cid} was not pinned by hand"
+    show(ctx, answer, lambda: said)
 
 
 @app.command("du")
