@@ -17,7 +17,7 @@ from fabstir.primitives.errors import (
     WriteConflict,
 )
 from fabstir.storage.portals.bridge_answers import parse_kind
-from fabstir.storage.portals.http import Answer, retry_after, shown
+from fabstir.storage.portals.http import Answer, retry_after, shown_words
 
 _CAUSES = {
     405: "it does not offer this (the original node's bridges do not list)",
@@ -30,7 +30,7 @@ def bridge_error(url: str, where: str, answer: Answer) -> StorageError:
     """What a status other than success means, for a path that was asked for."""
     status, kind = answer.status, parse_kind(answer.body)
     is_page = "html" in answer.headers.get("Content-Type", "").lower()
-    words = "" if is_page else shown(answer.body[:4096].decode("utf-8", "replace"))
+    words = "" if is_page else shown_words(answer.body[:4096])
     named = {"path_refused": PathRefused, "storage_full": StorageFull}.get(kind)
     if named is not None:
         return named(f"{url}: {where!a}: {words}")

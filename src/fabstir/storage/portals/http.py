@@ -18,6 +18,7 @@ from typing import Final, Literal, NoReturn
 import anyio
 import httpx
 
+from fabstir.primitives.encoding import parse_json
 from fabstir.primitives.errors import (
     AccessDenied,
     BlobTooLarge,
@@ -32,6 +33,7 @@ from fabstir.primitives.errors import (
     RemoteProtocolError,
     WriteConflict,
 )
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.s5.account import portal_authority
 
 MAX_ANSWER_BYTES: Final = 256 * 1024
@@ -41,6 +43,7 @@ MAX_REASON_CHARS: Final = 200
 """Most of a portal's own words in an error: they are shown and logged."""
 
 _MAX_ERROR_BYTES = 4096
+_MAX_ERROR_DEPTH = 8
 _MAX_RETRY_AFTER = 3600.0
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 """Statuses after which the same request may succeed; the last five are a well-known CDN's."""
@@ -336,7 +339,7 @@ class PortalHttp:
             words += piece
             if len(words) >= _MAX_ERROR_BYTES:
                 break
-        return shown(words[:_MAX_ERROR_BYTES].decode("utf-8", "replace"))
+        return shown_words(bytes(words[:_MAX_ERROR_BYTES]))
 
 
 class _DeadConnection(PortalUnavailable):
@@ -417,6 +420,15 @@ def retry_after(value: str, now: float) -> float:
     except (ValueError, OverflowError, OSError):
         return 0.0
     return min(max(0.0, moment - now), _MAX_RETRY_AFTER)
+
+
+def shown_words(body: bytes) -> str:
+    """What an error's body says to people: in JSON, its text alone."""
+    try:
+        fields = Fields.of(parse_json(body, max_depth=_MAX_ERROR_DEPTH), "an error")
+        return shown(fields.text("message", "error"))
+    except (ValueError, RemoteProtocolError):
+        return shown(body.decode("utf-8", "replace"))
 
 
 def shown(text: str) -> str:

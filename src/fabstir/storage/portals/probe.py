@@ -12,7 +12,7 @@ import anyio
 import httpx
 
 from fabstir.primitives.cid import BlobId
-from fabstir.primitives.errors import PortalUnavailable, StorageError
+from fabstir.primitives.errors import PortalRefused, PortalUnavailable, StorageError
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.multikey import encode_multikey
 from fabstir.protocol.s5.registry import sign_entry
@@ -143,11 +143,17 @@ class _Probe:
             except _Untested as exc:
                 self._checks[name] = Check(name, None, str(exc))
             except StorageError as exc:
-                self._checks[name] = Check(
-                    name, False, str(exc).removeprefix(f"{self._http.url}: ")
-                )
+                self._checks[name] = self._failed(name, exc)
                 if name == "reachable":
                     return
+
+    def _failed(self, name: str, error: StorageError) -> Check:
+        is_stranger = self._portal.session.token is None and name != "register"
+        if is_stranger and isinstance(error, PortalRefused) and error.status in {401, 403}:
+            # Nothing that the portal lacks: we have no account there to try it with.
+            advice = f"needs an account: fabstir s5 login {self._http.url}"
+            return Check(name, None, advice)
+        return Check(name, False, str(error).removeprefix(f"{self._http.url}: "))
 
     async def _reachable(self) -> str:
         for _ in range(_NUM_LATENCIES + 1):
@@ -215,7 +221,7 @@ class _Probe:
         if self._blob is None:
             if TUS_VERSION in options.headers.get("Tus-Version", ""):
                 return f"offered{limit}; not tried without an account"
-            raise _Untested("needs an account: give a token")
+            raise _Untested("not offered to strangers")
         source = bytes_source(self._random_bytes(BLOB_BYTES), self._crypto)
         await TusUpload(self._http, self._portal.session.token, source).run()
         await self._portal.get(source.blob.multihash, max_bytes=BLOB_BYTES)

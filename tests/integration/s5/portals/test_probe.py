@@ -46,7 +46,9 @@ async def test_our_own_node_passes_with_an_account(
 
     assert set(found(mine).values()) == {True}, mine.checks
     assert not strangers.can_store
-    assert "log in again" in why(strangers, "upload")
+    for name in ("upload", "registry write"):
+        assert found(strangers)[name] is None
+        assert why(strangers, name) == f"needs an account: fabstir s5 login {door.url}"
     assert found(strangers)["download"] is None
     assert found(strangers)["registry read"] is True
     assert usage.num_blobs == 2
