@@ -25,6 +25,7 @@ from sqlalchemy import (
 
 from fabstir.db.s5.blobs import BlobRow, blobs
 from fabstir.db.s5.schema import s5_metadata
+from fabstir.db.s5.tus import reserved
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import QuotaExceeded
 
@@ -135,8 +136,12 @@ def insert_first_pin(
         _INSERT_PIN, {"owner": owner, "blob_id": row.id, "reason": reason, "created_at": now}
     )
     usage = add_usage(connection, owner, 1, row.size)
-    if usage.max_bytes is not None and usage.num_bytes > usage.max_bytes:
-        raise QuotaExceeded(owner, usage.max_bytes, usage.num_bytes)
+    if usage.max_bytes is None:
+        return
+    # What an unfinished upload was promised is not for anything else, or it could never end.
+    _, num_reserved = reserved(connection, owner)
+    if usage.num_bytes + num_reserved > usage.max_bytes:
+        raise QuotaExceeded(owner, usage.max_bytes, usage.num_bytes + num_reserved)
 
 
 def delete_pin(connection: Connection, owner: str, row: BlobRow, now: float) -> bool:

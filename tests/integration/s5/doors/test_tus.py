@@ -221,6 +221,22 @@ async def test_an_upload_counts_from_the_first_moment(door: Door) -> None:
     assert (await create(account.http, 3 << 20)).status_code == 201
 
 
+async def test_what_an_upload_was_promised_is_not_for_pins(door: Door) -> None:
+    account = await door.account()
+    others, mine = secrets.token_bytes(2 << 20), secrets.token_bytes(3 << 20)
+    cid = (await door.owner.post("/s5/upload", content=others)).json()["cid"]
+    url = await begin(account.http, len(mine), metadata_of(mine))
+    assert (await send(account.http, url, 0, mine[:-1])).status_code == 204
+
+    pinned = await account.http.post(f"/s5/pin/{cid}")
+
+    assert (pinned.status_code, error_of(pinned)) == (507, "quota_exceeded")
+    last = await send(account.http, url, len(mine) - 1, mine[-1:])
+    assert last.headers["upload-cid"] == blob_of(mine).encode("z")
+    stats = (await account.http.get("/s5/account/stats")).json()["stats"]["total"]
+    assert (stats["usedStorage"], stats["reservedStorage"]) == (len(mine), 0)
+
+
 @pytest.mark.parametrize(
     "headers",
     [
