@@ -17,6 +17,7 @@ from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.node.s5 import S5Running, open_s5
 from fabstir.node.s5_parts import PORTAL_ACCOUNTS_FILE, s5_folder
+from fabstir.node.server import require_free
 from fabstir.storage.portals import (
     AccountFile,
     Check,
@@ -25,7 +26,7 @@ from fabstir.storage.portals import (
     parse_origin,
     probe,
 )
-from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
+from fabstir.telemetry.metrics import LOOPBACK, MetricsRegistry, open_metrics_server
 
 app = typer.Typer()
 
@@ -38,6 +39,8 @@ def serve(ctx: typer.Context) -> None:
 
 
 async def _serve(ctx: typer.Context, settings: Settings) -> None:
+    s5_place = (settings.s5.listen, settings.s5.port, "s5.port")
+    require_free(s5_place, (LOOPBACK, settings.metrics.port, "metrics.port"))
     async with until_interrupted() as interruption, AsyncExitStack() as stack:
         registry = MetricsRegistry()
         port = await stack.enter_async_context(open_metrics_server(registry, settings.metrics.port))

@@ -49,6 +49,30 @@ def bind(host: str, port: int, *, setting: str) -> socket.socket:
     return listener
 
 
+def require_free(*places: tuple[str, int, str]) -> None:
+    """Say at once about every port that is taken, before one of them is.
+
+    Args:
+        places: address, port and setting of each.
+
+    Raises:
+        ConfigError: one of them or more cannot be listened on.
+    """
+    taken: list[tuple[str, str]] = []
+    for host, port, setting in places:
+        try:
+            bind(host, port, setting=setting).close()
+        except ConfigError as error:
+            reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
+            taken.append((setting, f"{host}:{port} ({setting}: {reason})"))
+    if taken:
+        flags = " ".join(f"--set {setting}=0" for setting, _ in taken)
+        raise ConfigError(
+            f"cannot listen on {' and on '.join(text for _, text in taken)}: stop the program "
+            f"that uses it, perhaps another node, or choose another port ({flags} takes any free)"
+        )
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: shutting down in order is the command's work."""
 
