@@ -23,6 +23,7 @@ from fabstir.db.s5.blobs import (
     restore_groups,
 )
 from fabstir.db.s5.pins import WHOLE_STORE, load_usage
+from fabstir.db.s5.replicas import newest_blob
 from fabstir.db.s5.scrubs import ScrubRound, load_round, save_round
 from fabstir.primitives.cid import BlobId
 from fabstir.protocol.crypto import Crypto
@@ -121,9 +122,12 @@ class Scrubber:
         blob_id, shards = _parse(after)
         pace = _Pace(bytes_per_second, anyio.current_time())
         total = (await self.db.read(lambda c: load_usage(c, WHOLE_STORE))).num_blobs
+        # What comes meanwhile was just verified, and may come faster than it could be read.
+        newest = await self.db.read(newest_blob)
         num_blobs = num_bytes = 0
         while blob_id is not None:
-            rows = await self.db.read(lambda c, at=blob_id: load_page(c, at, _PAGE))
+            page = await self.db.read(lambda c, at=blob_id: load_page(c, at, _PAGE))
+            rows = [row for row in page if row.id <= newest]
             if not rows:
                 break
             findings, unreported = list[Finding](), 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.integration.s5.store.conftest import Clock
 from tests.integration.s5.store.helpers import LARGE, content, findings, flip, get
@@ -78,3 +79,16 @@ async def test_what_keeps_a_scrub_from_reading_is_no_rot(store: BlobStore) -> No
 
     assert await get(store, blob) == content("sound", LARGE)
     assert await findings(store) == []
+
+
+async def test_what_comes_meanwhile_is_for_the_next_round(store: BlobStore) -> None:
+    await store.put(content("first", 10), owner="a", reason="test")
+    num_blobs = 1
+
+    with anyio.fail_after(20):
+        async for report in store.scrub_round(max_bytes_per_second=FAST):
+            num_blobs += 1
+            await store.put(content(num_blobs, 10), owner="a", reason="test")
+            assert report.num_blobs == 1
+
+    assert (await store.scrubbed()).num_blobs == 1
