@@ -3,7 +3,7 @@
 The native package gives hashes of whole inputs and no chaining values of their parts (its API was
 read at 1.0.11), and verifying a part of a blob takes just those. Every lane of the arrays here is
 one chunk or one parent, so that a few hundred numpy calls hash thousands of them: measured on one
-core 370 MiB/s for runs of 4 MiB, 180 for 1 MiB, 58 for a single group of 256 KiB. numpy releases
+core 350 MiB/s for runs of 4 MiB, 170 for 1 MiB, 52 for a single group of 256 KiB. numpy releases
 the interpreter's lock in each call.
 
 Spec: the BLAKE3 paper, sections 2.2 (the compression function) and 2.4 (chunks and parents).
