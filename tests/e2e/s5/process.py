@@ -7,11 +7,13 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import httpx
 
@@ -20,18 +22,78 @@ from fabstir.cli.app import run
 
 STOP_TIMEOUT = 30.0
 
+T = TypeVar("T")
+
+
+class Log:
+    """What a process says on stderr: kept in a file, and waited for."""
+
+    def __init__(self, stream: IO[bytes], file: Path) -> None:
+        self._stream = stream
+        self._file = file
+        self._lines: list[str] = []
+        self._is_over = False
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def num_lines(self) -> int:
+        """So far."""
+        return len(self._lines)
+
+    def wait_for(self, text: str, *, after: int = 0, timeout: float = 40) -> None:
+        """Until a line has `text`; `after` so many lines."""
+
+        def is_said() -> bool:
+            return self._is_over or any(text in line for line in self._lines[after:])
+
+        with self._changed:
+            is_in_time = self._changed.wait_for(is_said, timeout)
+        assert is_in_time, f"{text!r} was not logged: {self._lines[-20:]}"
+        assert not self._is_over, f"it ended before it logged {text!r}: {self._lines[-20:]}"
+
+    def close(self) -> None:
+        """When the process has ended."""
+        self._reader.join()
+        self._stream.close()
+
+    def _read(self) -> None:
+        with self._file.open("ab", buffering=0) as file:
+            for line in self._stream:
+                file.write(line)
+                with self._changed:
+                    self._lines.append(line.decode(errors="replace"))
+                    self._changed.notify_all()
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
 
 @dataclass(frozen=True, slots=True)
 class S5Process:
     """A node that serves, in another process.
 
     Attributes:
+        says: its log since it started.
         facts: what `fabstir s5 serve --json` says when it is ready.
     """
 
     process: subprocess.Popen[bytes]
     folder: Path
+    says: Log
     facts: Mapping[str, Any]
+
+    def until(self, look: Callable[[], T | None], *, told_by: str, timeout: float = 40) -> T:
+        """The first thing that `look` finds (anything true): now, or after a line with `told_by`,
+        which the node logs once there is something new to find."""
+        deadline = time.monotonic() + timeout
+        while True:
+            num_lines = self.says.num_lines
+            if found := look():
+                return found
+            left = deadline - time.monotonic()
+            self.says.wait_for(told_by, after=num_lines, timeout=left)
 
     @property
     def url(self) -> str:
@@ -82,21 +144,23 @@ def options(folder: Path, settings: Mapping[str, str]) -> list[str]:
 def s5_process(folder: Path, **settings: str) -> Generator[S5Process]:
     """Run `fabstir s5 serve` for the length of the block; it is killed if it still runs then."""
     command = [sys.executable, "-m", "fabstir", *options(folder, settings), "--json"]
-    with (folder / "s5.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*command, "--log-level=info", "s5", "serve"],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=die_with_parent(),
-        )
+    process = subprocess.Popen(
+        [*command, "--log-level=info", "s5", "serve"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=die_with_parent(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    says = Log(process.stderr, folder / "s5.log")
     try:
-        yield S5Process(process, folder, _facts(process, folder))
+        yield S5Process(process, folder, says, _facts(process, folder))
     finally:
         if process.poll() is None:
             process.kill()
         process.wait(STOP_TIMEOUT)
-        assert process.stdout is not None
+        says.close()
         process.stdout.close()
 
 
@@ -109,6 +173,16 @@ def _facts(process: subprocess.Popen[bytes], folder: Path) -> Mapping[str, Any]:
         if line == b"}\n":
             return json.loads(b"".join(said))
     raise AssertionError(f"the node did not start: {(folder / 's5.log').read_text()[-2000:]}")
+
+
+def eventually(look: Callable[[], T | None], *, timeout: float = 40) -> T:
+    """The first thing that `look` finds (anything true), by looking again and again: for what
+    arrives without a word, such as an entry from a peer. `S5Process.until` waits for a log line."""
+    deadline = time.monotonic() + timeout
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+    return found
 
 
 def run_cli(node_folder: Path, *args: str) -> tuple[int, Any, str]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import httpx
 import pytest
@@ -16,17 +13,6 @@ from tests.e2e.s5.process import S5Process, free_port, run_cli, s5_process
 from fabstir.primitives.cid import BlobId
 
 pytestmark = pytest.mark.e2e
-
-T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T | None], *, timeout: float = 40) -> T:
-    """The first thing that `look` finds (anything true)."""
-    deadline = time.monotonic() + timeout
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.05)
-    return found
 
 
 def test_what_curl_can_do(tmp_path: Path) -> None:
@@ -66,9 +52,8 @@ def test_two_nodes_find_each_other_s_blobs_though_a_third_lies(tmp_path: Path) -
             s5_process(tmp_path / "second", peers=first.p2p_uri, portals=liar.url) as second,
             second.client() as asked,
         ):
-            fetched = [
-                eventually(lambda cid=cid: _content(asked, f"/s5/download/{cid}")) for cid in cids
-            ]
+            second.says.wait_for("a peer is connected")
+            fetched = [_content(asked, f"/s5/download/{cid}") for cid in cids]
             pinned = run_cli(tmp_path / "second", "pin", cids[0])
             missing = asked.get(f"/s5/download/{BlobId(bytes(32), 1).encode()}")
             num_lies = liar.num_lies
@@ -86,6 +71,7 @@ def _content(client: httpx.Client, path: str) -> bytes | None:
 
 def test_what_was_acknowledged_survives_a_kill_in_the_middle_of_puts(tmp_path: Path) -> None:
     acknowledged: dict[str, bytes] = {}
+    one_more = threading.Semaphore(0)
 
     def put(node: S5Process, writer: int) -> None:
         with node.client() as client:
@@ -97,12 +83,14 @@ def test_what_was_acknowledged_survives_a_kill_in_the_middle_of_puts(tmp_path: P
                     return
                 if answer.is_success:
                     acknowledged[path] = content
+                    one_more.release()
 
     with s5_process(tmp_path / "node") as node:
         writers = [threading.Thread(target=put, args=(node, index)) for index in range(3)]
         for writer in writers:
             writer.start()
-        eventually(lambda: len(acknowledged) >= 20)
+        for _ in range(20):
+            assert one_more.acquire(timeout=40)
         node.kill()
         for writer in writers:
             writer.join()
@@ -126,19 +114,28 @@ def test_a_portal_that_comes_back_gets_what_waited_for_it(tmp_path: Path) -> Non
         node.client() as client,
     ):
         client.put("/s5/fs/first", content=b"makes the account")
-        eventually(lambda: _arrived(tmp_path / "node", "first"))
+        _wait_until_arrived(node, "first")
         portal.kill()
         client.put("/s5/fs/later", content=b"written while it is away")
-        eventually(lambda: _waits(tmp_path / "node"))
+        node.until(lambda: _waits(node.folder), told_by="upload postponed")
         node.kill()
         with (
             s5_process(tmp_path / "portal", port=port),
-            s5_process(tmp_path / "node", **settings),
+            s5_process(tmp_path / "node", **settings) as node,
         ):
-            eventually(lambda: _arrived(tmp_path / "node", "later"))
+            _wait_until_arrived(node, "later")
             code, queue, _ = run_cli(tmp_path / "node", "queue", "--wait")
 
     assert (code, queue) == (0, {"uploads": []})
+
+
+def _wait_until_arrived(node: S5Process, path: str) -> None:
+    def has_arrived() -> bool:
+        run_cli(node.folder, "queue", "--wait")
+        return _arrived(node.folder, path)
+
+    # Logged by the round that queues it; from then on the command waits.
+    node.until(has_arrived, told_by="copies were seen to")
 
 
 def _arrived(folder: Path, path: str) -> bool:

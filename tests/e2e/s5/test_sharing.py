@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.s5.process import S5Process, run_cli, s5_process
-from tests.e2e.s5.test_s5_serve import eventually
+from tests.e2e.s5.process import S5Process, eventually, run_cli, s5_process
 
 pytestmark = pytest.mark.e2e
 

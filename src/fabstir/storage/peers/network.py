@@ -240,6 +240,7 @@ class Network:
             raise RemoteProtocolError("a peer is avoided because it lied")
         session.send(self._announcement())
         self._sessions[session] = is_inbound
+        _logger.info("a peer is connected", extra={"peer": node_id(session.peer_key)})
         self._became_ready.set()
         self._became_ready = anyio.Event()
 

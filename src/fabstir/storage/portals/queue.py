@@ -310,14 +310,14 @@ class _Line:
         await self._queue.store.db.write(lambda c: save_location(c, row, location), durable=False)
 
     async def _postpone(self, row: UploadRow, error: StorageError, delay: float) -> None:
-        _LOG.info(
-            "upload postponed",
-            extra={"blob": row.blob.encode(), "portal": row.portal, "reason": str(error)},
-        )
         until = self._clock() + delay
         await self._queue.store.db.write(
             lambda c: postpone_upload(c, row, until=until, error=shown(str(error))),
             durable=False,
+        )
+        _LOG.info(
+            "upload postponed",
+            extra={"blob": row.blob.encode(), "portal": row.portal, "reason": str(error)},
         )
 
     async def _finish(self, row: UploadRow) -> None:
