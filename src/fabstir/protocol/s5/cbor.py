@@ -1,8 +1,8 @@
 """CBOR as S5 uses it: one reader for what strangers wrote, and two writers.
 
-The reader is our own, in Python, rather than cbor2, which is some six times as fast (ADR 0009): cbor2
-follows tags (shared references that make cycles, regular expressions), takes arrays as keys, whose
-hashes an attacker can make collide, ignores what follows the first item, and makes 70 MiB of
+The reader is our own, in Python, rather than cbor2, which is some six times as fast (ADR 0009):
+cbor2 follows tags (shared references that make cycles, regular expressions), takes arrays as keys,
+whose hashes an attacker can make collide, ignores what follows the first item, and makes 70 MiB of
 objects out of 1 MiB of empty lists. And the browser build runs this file, for which cbor2 has no
 wheel.
 """

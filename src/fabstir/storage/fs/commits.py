@@ -140,12 +140,14 @@ class Commits:
             NotFound, PathRefused, AccessDenied, PortalError, StorageFull, QuotaExceeded
         """
         outcome: Outcome = {}
+        # One that was deleted is not made anew under its old keys: no path would lead there.
+        allowed = {State.PRESENT} if must_exist else {State.PRESENT, State.MISSING}
         try:
-            await self._apply(
-                plan, directory, outcome, {State.PRESENT} if must_exist else set(State)
-            )
+            await self._apply(plan, directory, outcome, allowed)
         except _Gone as exc:
-            raise NotFound(f"the directory {format_path(plan.path)!a} was deleted") from exc
+            path = format_path(plan.path)
+            what = f"the directory {path!a}" if path else "the directory of this capability"
+            raise NotFound(f"{what} was deleted") from exc
         except PortalError:
             # The entry may have been taken all the same: nothing that it names may go.
             raise

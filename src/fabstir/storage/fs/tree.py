@@ -171,6 +171,8 @@ class ReadOnlyTree:
                 "the directory of this capability was never written, or nobody that this node "
                 "knows has it: name the node that shares it in s5.peers"
             )
+        if loaded.state is State.DELETED:
+            raise NotFound("the directory of this capability was deleted by its owner")
         for depth, name in enumerate(segments, 1):
             path = format_path(segments[:depth])
             ref = (await self._directories.slot(loaded, name))[1].directory

@@ -187,25 +187,6 @@ async def test_a_snapshot_leaves_what_was_mounted_where_it_is(
     assert await tree.get("theirs/f", 20) == b"theirs, after"
 
 
-async def test_a_shared_directory_that_was_deleted_is_empty(
-    fs: FileSystem, blobs: LocalBlobs, registry: LocalRegistry
-) -> None:
-    await fs.put("d/f", b"1")
-    tree = open_tree(await fs.share("d"), blobs, registry, NATIVE)
-    writer = FileSystem(
-        blobs,
-        registry,
-        Capability.decode(await fs.share("d", is_writable=True), NATIVE),
-        NATIVE,
-    )
-    await fs.delete("d", recursive=True)
-
-    with pytest.raises(NotFound):
-        await tree.get("f", 10)
-    assert (await tree.list()).entries == ()
-    assert not await writer.exists("f")
-
-
 async def test_the_last_revision_is_the_last(
     fs: FileSystem, blobs: LocalBlobs, registry: LocalRegistry, root: Capability
 ) -> None:

@@ -176,6 +176,22 @@ async def test_a_directory_that_was_shared_for_writing(
     assert await fs.get("team/b/c", 1) == b"2"
 
 
+async def test_a_shared_directory_that_its_owner_deleted(
+    fs: FileSystem, blobs: LocalBlobs, registry: LocalRegistry
+) -> None:
+    await fs.put("team/f", b"f")
+    readable, writable = await fs.share("team"), await fs.share("team", is_writable=True)
+    guest = FileSystem(blobs, registry, Capability.decode(writable, NATIVE), NATIVE)
+    await fs.delete("team", recursive=True)
+
+    with pytest.raises(NotFound, match="deleted by its owner"):
+        await open_tree(readable, blobs, registry, NATIVE).list()
+    with pytest.raises(NotFound, match="of this capability was deleted"):
+        await guest.put("g", b"acknowledged, and nowhere")
+    await fs.put("team/f", b"another")
+    assert await fs.get("team/f", 10) == b"another"
+
+
 async def test_a_mounted_directory(
     fs: FileSystem, store: BlobStore, registry: LocalRegistry
 ) -> None:
