@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fabstir.cli.context import invocation
+from fabstir.primitives.errors import FabstirError
 
 _UNFOLDED_CHARS = 100_000
 """Wider than any line of a table: what is no terminal has no edge at which to fold."""
@@ -31,10 +35,28 @@ def show(ctx: typer.Context, data: object, render: Callable[[], RenderableType])
         render: makes what people see; called only if it is needed. A text is shown as it is,
             since hosts and peers wrote parts of it: no markup in it means anything.
     """
-    if invocation(ctx).as_json:
-        typer.echo(json.dumps(data, default=_to_json, indent=2, ensure_ascii=False))
-    else:
-        print_result(console, render())
+    with writing_out():
+        if invocation(ctx).as_json:
+            typer.echo(json.dumps(data, default=_to_json, indent=2, ensure_ascii=False))
+        else:
+            print_result(console, render())
+
+
+@contextmanager
+def writing_out() -> Generator[None]:
+    """Name what fails in the block, which writes to standard output.
+
+    Raises:
+        FabstirError: it cannot be written, or its reader has left.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # Else Python flushes what is left when it exits, and reports that failure once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reason = error.strerror or type(error).__name__
+        raise FabstirError(f"standard output cannot be written: {reason}") from error
 
 
 def print_result(console: Console, rendered: RenderableType) -> None:

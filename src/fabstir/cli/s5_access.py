@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Callable,
     Generator,
     Mapping,
@@ -74,7 +73,7 @@ class Access(Protocol):
         """One of `node.s5_commands`."""
         ...
 
-    def read(self, target: Target, found: Mapping[str, Any], start: int) -> AsyncIterator[bytes]:
+    def read(self, target: Target, found: Mapping[str, Any], start: int) -> AsyncGenerator[bytes]:
         """The content of a target, from a byte on.
 
         Args:
@@ -132,7 +131,7 @@ class _Here:
         fields = Fields(dict(arguments or {}), "the request")
         return await self._commands.table()[command](Asked(fields, report))
 
-    def read(self, target: Target, found: Mapping[str, Any], start: int) -> AsyncIterator[bytes]:
+    def read(self, target: Target, found: Mapping[str, Any], start: int) -> AsyncGenerator[bytes]:
         if isinstance(target, BlobId):
             return self._s5.node.read(BlobId.decode(found["cid"]), start)
         tree, path = self._commands.tree(target)
@@ -170,7 +169,7 @@ class _There:
 
     async def read(
         self, target: Target, found: Mapping[str, Any], start: int
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         is_blob = isinstance(target, BlobId)
         url = f"/s5/download/{found['cid']}" if is_blob else f"/s5/fs/{quote(found['path'])}"
         headers = {"Range": f"bytes={start}-", "If-Match": f'"{found["cid"]}"'} if start else {}

@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import AsyncIterator, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from anyio import to_thread
 
+from fabstir.cli.output import writing_out
 from fabstir.cli.s5_access import Access
 from fabstir.cli.s5_progress import Advance
 from fabstir.crypto import Blake3
@@ -34,28 +35,23 @@ _MAX_FILE_NAME_BYTES = 255
 _SHOWN_CHARS = 80
 
 
-async def stream_to_stdout(pieces: AsyncIterator[bytes], advance: Advance, total: int) -> None:
+async def stream_to_stdout(pieces: AsyncGenerator[bytes], advance: Advance, total: int) -> None:
     """Write everything to standard output.
 
     Raises:
-        StorageError: it cannot be written, or its reader has left.
+        FabstirError: it cannot be written, or its reader has left.
     """
-    out, done = sys.stdout.buffer, 0
-    async for piece in pieces:
-        await to_thread.run_sync(_write_out, out, piece)
-        done += len(piece)
-        advance(done, total)
-    await to_thread.run_sync(_write_out, out, b"")
+    done = 0
+    async with aclosing(pieces):
+        async for piece in pieces:
+            await to_thread.run_sync(_write_out, piece)
+            done += len(piece)
+            advance(done, total)
 
 
-def _write_out(out: BinaryIO, piece: bytes) -> None:
-    try:
-        out.write(piece)
-        out.flush()
-    except OSError as error:
-        # Else Python tries to flush what is left when it exits, and reports that too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise StorageError(f"standard output cannot be written: {error.strerror}") from error
+def _write_out(piece: bytes) -> None:
+    with writing_out():
+        sys.stdout.buffer.write(piece)
 
 
 async def download(
@@ -70,21 +66,35 @@ async def download(
         StorageError: also where the file cannot be written; the part file stays.
     """
     total: int = found["size"]
-    part = _part_of(file, found["cid"])
     with _writing(file):
-        if await to_thread.run_sync(file.is_dir):
-            raise StorageError(f"{file} is a folder: name a file with -o")
+        file = await to_thread.run_sync(_resolve, file)
+        part = _part_of(file, found["cid"])
         with part.open("ab+") as out:
             hasher = await to_thread.run_sync(_hash_part, out, total)
             done = out.tell()
             advance(done, total)
             if done < total:
-                async for piece in node.read(target, found, done):
-                    hasher.update(piece)
-                    await to_thread.run_sync(out.write, piece)
-                    done += len(piece)
-                    advance(done, total)
+                async with aclosing(node.read(target, found, done)) as pieces:
+                    async for piece in pieces:
+                        hasher.update(piece)
+                        await to_thread.run_sync(out.write, piece)
+                        done += len(piece)
+                        advance(done, total)
         await to_thread.run_sync(_put_in_place, part, file, found, done, hasher.digest())
+
+
+def _resolve(file: Path) -> Path:
+    """Where to put the content: what a link leads to gets it, and not the link (/dev/stdout).
+
+    Raises:
+        StorageError: no file can be there.
+    """
+    if file.is_dir():
+        raise StorageError(f"{file} is a folder: name a file with -o")
+    if file.exists() and not file.is_file():
+        # Putting a file in the place of /dev/null would take it from the whole machine.
+        raise StorageError(f"{file} is a pipe or a device: -o - writes to standard output")
+    return Path(os.path.realpath(file))
 
 
 def _part_of(file: Path, cid: str) -> Path:

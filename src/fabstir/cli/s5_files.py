@@ -22,6 +22,7 @@ from fabstir.cli.s5_download import download, stream_to_stdout
 from fabstir.cli.s5_progress import Advance, bar
 from fabstir.node.s5_targets import SharedPath, own_path, parse_target
 from fabstir.primitives.errors import ConfigError, StorageError
+from fabstir.storage.fs import is_media_type, parse_path
 
 app = typer.Typer()
 
@@ -56,10 +57,14 @@ def put(
     if plain and recursive:
         raise ConfigError("--plain stores one file at a time: leave out -r")
     own_path(path)
+    if media_type is not None and not is_media_type(media_type):
+        raise ConfigError(f"--type is a media type, such as text/plain, not {media_type[:80]!a}")
     local = None if source == STDIN else _existing(source, recursive=recursive)
     if local is None and (recursive or path.endswith("/")):
         raise ConfigError("standard input is one file without a name: write its PATH in full")
     target = path + local.name if local is not None and path.endswith("/") else path
+    if not recursive and not parse_path(target):
+        raise ConfigError("this PATH is the root, which is a directory: name the file")
 
     async def run() -> Any:
         async with open_access(settings) as node:
@@ -163,7 +168,8 @@ def get(
             found = await node.run("find", {"target": target})
             if found["kind"] == "directory":
                 # Not what was typed: it may be a capability.
-                raise StorageError(f"{found['path']!a} is a directory: `fabstir s5 ls` lists it")
+                shown = found["path"] or "/"
+                raise StorageError(f"{shown!a} is a directory: `fabstir s5 ls` lists it")
             with bar(ctx, found["path"] or found["cid"]) as advance:
                 if output == STDOUT:
                     await stream_to_stdout(node.read(parsed, found, 0), advance, found["size"])
@@ -243,7 +249,9 @@ def mv(
     path: PathArgument,
     to: Annotated[str, typer.Argument(metavar="NEW_PATH")],
 ) -> None:
-    """Move or rename a file or directory."""
+    """Move or rename a file or directory. A NEW_PATH that ends with / keeps the name."""
+    if to.endswith("/"):
+        to += path.strip("/").rpartition("/")[2]
     _run(ctx, "mv", {"path": own_path(path), "to": own_path(to)}, f"{path} is {to}")
 
 

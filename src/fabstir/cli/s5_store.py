@@ -25,6 +25,9 @@ BlobArgument = Annotated[str, typer.Argument(metavar="CID", help='"blobb..." or 
 GRACE_SECONDS = 3600.0
 """What nobody pins is kept for so long: somebody may be about to pin it."""
 
+_MAX_GRACE_SECONDS = 1e10
+"""Three hundred years; more is a typing error."""
+
 
 @app.command("pin")
 def pin(
@@ -97,7 +100,8 @@ def where_is(
     rows = [
         (copy["place"], copy["state"], _moment(copy["checked_at"])) for copy in answer["copies"]
     ]
-    show(ctx, answer, lambda: table("place", "state", "looked at", rows=rows))
+    nowhere = "no copy is known, here or elsewhere"
+    show(ctx, answer, lambda: table("place", "state", "looked at", rows=rows) if rows else nowhere)
 
 
 def _moment(seconds: float | None) -> str:
@@ -143,7 +147,10 @@ def gc(
     ctx: typer.Context,
     *,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds for which what nobody pins is kept.")
+        float,
+        typer.Option(
+            min=0, max=_MAX_GRACE_SECONDS, help="Seconds for which what nobody pins is kept."
+        ),
     ] = GRACE_SECONDS,
 ) -> None:
     """Remove what nobody has pinned for a while."""

@@ -34,7 +34,7 @@ from fabstir.primitives.errors import (
     WriteConflict,
 )
 from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.storage.fs import DirectoryInfo, FileInfo, ReadOnlyTree, open_tree
+from fabstir.storage.fs import DirectoryInfo, FileInfo, ReadOnlyTree, open_tree, parse_path
 from fabstir.storage.portals import parse_origin
 from fabstir.storage.store import IMPORTED, Fault, Finding
 from fabstir.telemetry.background import running
@@ -111,11 +111,13 @@ class S5Commands:
         if isinstance(target, BlobId):
             raise PathRefused(f"{text!a} is a blob, not a directory: `fabstir s5 get` fetches it")
         tree, path = self.tree(target)
-        page = await tree.list(
-            path,
-            cursor=asked.arguments.optional_text("cursor"),
-            limit=asked.arguments.integer("limit"),
-        )
+        cursor, limit = asked.arguments.optional_text("cursor"), asked.arguments.integer("limit")
+        try:
+            page = await tree.list(path, cursor=cursor, limit=limit)
+        except NotFound:
+            if not await tree.exists(path):
+                raise
+            raise PathRefused(f"{path!a} is a file: `fabstir s5 get` fetches it") from None
         entries: list[Json] = [_described(info) for info in page.entries]
         return {"entries": entries, "cursor": page.cursor, "num_refused": page.num_refused}
 
@@ -128,6 +130,8 @@ class S5Commands:
     async def mv(self, asked: Asked) -> Json:
         """Move or rename."""
         path, to = asked.arguments.text("path"), asked.arguments.text("to")
+        if parse_path(path) != parse_path(to) and await self._s5.files.exists(to):
+            raise PathRefused(f"{to!a} exists already: delete it, or choose another name")
         above, _, _name = to.strip("/").rpartition("/")
         if above:
             await self._s5.files.make_directory(above)

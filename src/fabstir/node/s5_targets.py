@@ -20,8 +20,11 @@ _SCHEME: Final = "fs5://"
 _SEALED: Final = "blvpk"
 """Begins every capability of an encrypted directory as `share` prints it."""
 
-_SHARE_CHARS: Final = 60
-"""Nobody calls a file by so many characters of that kind: it is a capability that lost some."""
+_BLOB: Final = "blobb"
+"""Begins every identifier of a blob as commands print it."""
+
+_MIN_CUT_CHARS: Final = 40
+"""Nobody calls a file by so many characters of that kind: it is an identifier that lost some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def parse_target(text: str) -> Target:
     path.
 
     Raises:
-        PathRefused: it was to be a capability, and is none.
+        PathRefused: it was to be a capability or an identifier, and is none.
     """
     first, slash, rest = text.removeprefix(_SCHEME).partition("/")
     if text.startswith(_SCHEME):
@@ -55,12 +58,19 @@ def parse_target(text: str) -> Target:
         return text
     if _is_capability(first):
         return SharedPath(first, rest)
-    if first.startswith(_SEALED) and len(first) >= _SHARE_CHARS:
+    if first.startswith(_SEALED) and len(first) >= _MIN_CUT_CHARS:
         raise PathRefused(
             "this begins as the capability of a shared directory and is none: it is cut or "
             "mistyped (of a path that is called so, write /PATH)"
         )
-    blob = None if slash else _blob_of(text)
+    if slash:
+        return text
+    blob = _blob_of(text)
+    if blob is None and text.startswith(_BLOB) and len(text) >= _MIN_CUT_CHARS:
+        raise PathRefused(
+            f"{text[:80]!a} begins as a blob's identifier and is none: it is cut or mistyped (of a "
+            "path that is called so, write /PATH)"
+        )
     return text if blob is None else blob
 
 
@@ -95,7 +105,10 @@ def require_blob(text: str) -> BlobId:
     except ValueError as error:
         if isinstance(parse_target(text), SharedPath):
             raise RemoteProtocolError("this is a directory's capability, not a blob") from None
-        raise RemoteProtocolError(f"{text[:80]!a} is no blob's identifier: {error}") from error
+        raise RemoteProtocolError(
+            f"{text[:80]!a} is no blob's identifier, as the blobb... that `fabstir s5 ls` shows: "
+            f"{error}"
+        ) from error
 
 
 def _blob_of(text: str) -> BlobId | None:

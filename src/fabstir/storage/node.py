@@ -10,7 +10,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Hashable,
+    Iterable,
+    Sequence,
+)
 from typing import Final, Generic, Protocol, TypeVar
 
 import anyio
@@ -108,7 +116,7 @@ class S5Node:
 
     async def read(
         self, blob: BlobId, start: int = 0, end: int | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """As `ports.Blobs.read`; a blob that is not here is brought here as a whole first.
 
         Rot that shows on the way is replaced from elsewhere, and the read goes on behind it.

@@ -9,7 +9,6 @@ names and whose `/s5/fs/:type` lists the names: answers hold the fields that eac
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -39,14 +38,13 @@ from fabstir.primitives.errors import (
     RemoteProtocolError,
     WriteConflict,
 )
-from fabstir.storage.fs import DirectoryInfo, FileInfo, Info, ReadOnlyTree, open_tree
+from fabstir.storage.fs import DirectoryInfo, FileInfo, Info, ReadOnlyTree, is_media_type, open_tree
 
 PREFIX: Final = "/s5/fs"
 CAPABILITY_HEADER: Final = "S5-Capability"
 MAX_LIST_ENTRIES: Final = 1000
 """Entries of one page, some 300 KiB of JSON."""
 
-_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}(;[ -~]{0,255})?", re.ASCII)
 _FORM: Final = "application/x-www-form-urlencoded"
 """What curl writes where nobody chose a type, and so no file's."""
 
@@ -113,7 +111,7 @@ class BridgeDoors:
     async def _serve(
         self, request: Request, tree: ReadOnlyTree, path: str, info: FileInfo
     ) -> Response:
-        media_type = info.media_type if _MEDIA_TYPE.fullmatch(info.media_type) else None
+        media_type = info.media_type if is_media_type(info.media_type) else None
         # Of this version only: a file that is replaced meanwhile is not mixed with its successor.
         read = partial(tree.read, path, version=info.cid)
         headers = {"Vary": CAPABILITY_HEADER}
@@ -267,7 +265,7 @@ def _media_type(request: Request) -> str | None:
     text = request.headers.get("content-type", "").strip()
     if not text or text.lower() == _FORM:
         return None
-    if not _MEDIA_TYPE.fullmatch(text):
+    if not is_media_type(text):
         raise RemoteProtocolError("the Content-Type is no media type")
     return text
 

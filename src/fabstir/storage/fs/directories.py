@@ -325,14 +325,17 @@ class Directories:
         if not is_sealed_mutable(data):
             return data
         if key is None:
-            raise AccessDenied(f"the directory {path!a} is encrypted, and its key was not given")
+            raise AccessDenied(
+                f"the directory {path or '/'!a} is encrypted, and its key was not given: what "
+                "`fabstir s5 share` prints has it, the CID that `ls` shows has not"
+            )
         try:
             return open_mutable(data, key, self.crypto, max_bytes=_sealed_limit(max_bytes))
         except RemoteProtocolError as exc:
             if exc.code == "DECRYPTION_FAILED":
                 raise AccessDenied(
-                    f"the directory {path!a} does not open with this key: the key is another "
-                    "directory's, or the link leads to a blob that is none"
+                    f"the directory {path or '/'!a} does not open with this key: the key is "
+                    "another directory's, or the link leads to a blob that is none"
                 ) from exc
             raise
 

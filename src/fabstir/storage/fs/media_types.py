@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 from typing import Final
 
 from fabstir.storage.fs.values import DEFAULT_MEDIA_TYPE
@@ -47,11 +48,20 @@ _COMPRESSED: Final = {
 }
 """What is compressed is that first: `a.tar.gz` is no tar file for whoever gets it."""
 
+_MEDIA_TYPE: Final = re.compile(
+    r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}(;[ -~]{0,255})?", re.ASCII
+)
+
 _TABLE: Final = mimetypes.MimeTypes(filenames=())
 """Python's own table and not the machine's, so that a name means the same on every machine."""
 
 for _ending, _media_type in _OURS.items():
     _TABLE.add_type(_media_type, _ending)
+
+
+def is_media_type(text: str) -> bool:
+    """Whether a text is `type/subtype`, perhaps with parameters (RFC 9110, 8.3.1)."""
+    return _MEDIA_TYPE.fullmatch(text) is not None
 
 
 def guess_media_type(name: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,149 @@ def test_moving_deleting_and_what_does_not_exist(s5: Command, tmp_path: Path) ->
     assert "paths are written out in full" in s5("put", str(tmp_path / "a"), "../a", code=1)
     assert "no such file" in s5("put", str(tmp_path / "missing"), "a", code=2)
     assert "add -r" in s5("put", str(tmp_path), "a", code=2)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        ("put FILE /../a", 1, "written out in full"),
+        ("put FILE BLOB", 1, "a blob's identifier"),
+        ("put FILE kept/file/below", 1, "is a file"),
+        ("put FILE kept", 1, "is a directory"),
+        ("put --type x FILE a", 2, "a media type"),
+        ("put --plain -r FOLDER a", 2, "leave out -r"),
+        ("put -r FILE a", 2, "no folder"),
+        ("put - a/", 2, "write its PATH in full"),
+        ("put ~nobody-of-this-name/a a", 2, "home directory"),
+        ("put LONG a", 2, "File name too long"),
+        ("get kept", 1, "`fabstir s5 ls` lists it"),
+        ("get /", 1, "'/' is a directory"),
+        ("get CUT", 1, "cut or mistyped"),
+        ("get kept/file -o FOLDER", 1, "name a file with -o"),
+        ("get kept/file -o FOLDER/missing/a", 1, "No such file or directory"),
+        ("get kept/file -o /dev/null", 1, "a pipe or a device"),
+        ("get kept/file -o FOLDER/LONG", 1, "name a file with -o"),
+        ("ls kept/file", 1, "`fabstir s5 get` fetches it"),
+        ("ls BLOB", 1, "a blob, not a directory"),
+        ("ls --cursor x kept", 1, "no cursor"),
+        ("rm kept", 1, "-r"),
+        ("rm BLOB", 1, "takes a path"),
+        ("rm /", 1, "the root"),
+        ("mv kept/file kept/other", 1, "exists already"),
+        ("mv kept/file kept", 1, "exists already"),
+        ("mv kept kept/inside", 1, "into itself"),
+        ("mv missing a", 1, "no file or directory"),
+        ("share kept/file", 1, "is a file"),
+        ("mount a kept", 2, "no capability"),
+        ("mount a CLOSED", 1, "its key was not given"),
+        ("pin kept/file", 1, "no blob's identifier"),
+        ("pin BLOB", 1, "nor anybody it knows"),
+        ("where kept", 1, "is a directory"),
+    ],
+)
+def test_a_misuse_is_one_line_that_names_the_fault(
+    s5: Command, tmp_path: Path, args: str, code: int, said: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    for path in ("kept/file", "kept/other"):
+        s5("put", str(tmp_path / "file"), path)
+    blob = BlobId(bytes(32), 7).encode()
+    closed = next(e["cid"] for e in s5("ls")["entries"] if e["path"] == "kept")
+    words = {"FILE": str(tmp_path / "file"), "FOLDER": str(tmp_path), "LONG": "a" * 300}
+    words |= {"BLOB": blob, "CUT": blob[:-1], "CLOSED": closed}
+
+    typed = [_replaced(word, words) for word in args.split()]
+    error = s5(*typed, code=code)
+
+    assert said in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert s5("get", "kept/file", "-o", "-") == "content"
+
+
+def _replaced(text: str, words: dict[str, str]) -> str:
+    for word, meaning in words.items():
+        text = text.replace(word, meaning)
+    return text
+
+
+def test_a_blob_is_found_though_its_identifier_names_a_wrong_size(
+    s5: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    blob = BlobId.decode(s5("put", "--plain", str(tmp_path / "a"), "sized")["cid"])
+
+    fetched = s5("get", BlobId(blob.digest, 8).encode(), "-o", str(tmp_path / "out"))
+
+    assert (tmp_path / "out").read_bytes() == b"content"
+    assert (fetched["cid"], fetched["size"]) == (blob.encode(), 7)
+
+
+def test_a_name_that_nearly_fills_what_the_disk_takes(s5: Command, tmp_path: Path) -> None:
+    name = "é" * 127
+    (tmp_path / "a").write_bytes(b"content")
+    s5("put", str(tmp_path / "a"), name)
+
+    s5("get", name, "-o", str(tmp_path / name))
+
+    assert (tmp_path / name).read_bytes() == b"content"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", name]
+
+
+def test_what_a_link_leads_to_gets_the_content(s5: Command, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    s5("put", str(tmp_path / "a"), "linked")
+
+    s5("get", "linked", "-o", str(tmp_path / "link"))
+
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"content"
+
+
+def test_a_folder_with_things_that_are_no_files(s5: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "file").write_bytes(b"content")
+    (folder / "to file").symlink_to("below/file")
+    (folder / "loop").symlink_to(".")
+    (folder / "dangling").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe")
+
+    stored = s5("put", "-r", str(folder), "odd")
+
+    assert (stored["num_files"], stored["num_left_out"]) == (2, 3)
+    assert s5("get", "odd/to file", "-o", "-") == "content"
+
+
+def test_a_pipe_is_a_file_to_put(s5: Command, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.md"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"# through a pipe",))
+    writer.start()
+
+    stored = s5("put", str(pipe), "docs/")
+    writer.join()
+
+    assert (stored["size"], stored["media_type"]) == (16, "text/markdown")
+
+
+def test_moving_into_a_directory_keeps_the_name(s5: Command, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    s5("put", str(tmp_path / "a"), "from/file")
+
+    s5("mv", "from/file", "into/")
+
+    assert s5("get", "into/file", "-o", "-") == "content"
+
+
+def test_unpinning_says_whether_there_was_a_pin(s5: Command, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("pinned once")
+    cid = s5("put", str(tmp_path / "a"), "pinned-once")["cid"]
+    s5("pin", cid)
+
+    assert s5("unpin", cid)["was_pinned"] is True
+    assert s5("unpin", cid)["was_pinned"] is False
 
 
 def test_pins_usage_places_collection_and_scrub(s5: Command, tmp_path: Path) -> None:
