@@ -27,6 +27,7 @@ from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import (
     CorruptBlob,
     NotFound,
+    PortalUnavailable,
     QuotaExceeded,
     RegistryFull,
     StorageError,
@@ -279,8 +280,8 @@ class NodeRegistry:
                 return theirs  # and not fresh: it has to be found again
         if ours is None and failure is not None:
             raise failure
-        if failure is None:
-            self._fresh.add(public_key)
+        # Where nobody answers, too: one request looks at a directory several times.
+        self._fresh.add(public_key)
         return ours
 
     async def set(self, entry: SignedEntry) -> None:
@@ -309,7 +310,8 @@ class NodeRegistry:
             except StorageError as error:
                 failures.append(error)
             except TimeoutError:
-                failures.append(StorageError(f"no registry answered within {REGISTRY_TIMEOUT} s"))
+                reason = f"nobody answered within {REGISTRY_TIMEOUT:g} s"
+                failures.append(PortalUnavailable("the S5 registry of others", reason))
             else:
                 if entry is not None:
                     found.append(entry)

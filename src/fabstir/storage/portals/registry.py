@@ -23,9 +23,10 @@ _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-REGISTRY_TIMEOUT = 10.0
-"""Seconds that each portal has: one that stalls must not hold up what the others know. The Dart
-node itself waits 2 s for its peers."""
+REGISTRY_TIMEOUT = 4.0
+"""Seconds that each portal has: one that stalls must not hold up what the others know, and is to be
+left alone soon, so this is less than who asks has patience for. The Dart node itself waits 2 s for
+its peers."""
 
 
 class Guarded(Protocol):
@@ -95,13 +96,18 @@ class PoolRegistry:
         answers: dict[str, T] = {}
         failures: list[StorageError] = []
 
-        async def ask_one(portal: Portal) -> None:
+        async def ask_in_time(portal: Portal) -> T:
             try:
                 with anyio.fail_after(REGISTRY_TIMEOUT):
-                    answers[portal.url] = await self._guarded(portal, lambda: ask(portal))
+                    return await ask(portal)
             except TimeoutError:
                 reason = f"no answer about a registry entry in {REGISTRY_TIMEOUT:g} s"
-                failures.append(PortalUnavailable(portal.url, reason))
+                raise PortalUnavailable(portal.url, reason) from None
+
+        async def ask_one(portal: Portal) -> None:
+            try:
+                # The time is measured inside: a portal that lets it pass has failed.
+                answers[portal.url] = await self._guarded(portal, lambda: ask_in_time(portal))
             except StorageError as exc:
                 failures.append(exc)
 

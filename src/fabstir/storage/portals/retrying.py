@@ -28,14 +28,19 @@ async def keep_trying(
         PortalUnavailable: what the last try raised; or at once, if the portal asks for a longer
             pause than a caller should wait for.
     """
-    failures, furthest = 0, reached()
+    failures, furthest, since = 0, reached(), anyio.current_time()
     while True:
         try:
             return await attempt()
         except PortalUnavailable as exc:
-            failures = 1 if reached() > furthest else failures + 1
-            furthest = max(furthest, reached())
-            if failures >= patience.max_failures or exc.retry_after > patience.max_delay:
+            if reached() > furthest:
+                failures, furthest, since = 0, reached(), anyio.current_time()
+            failures += 1
+            # One that stalls is silent the next time, too: elsewhere it goes faster.
+            has_stalled = anyio.current_time() - since >= patience.stall_timeout
+            if failures >= patience.max_failures or has_stalled:
+                raise
+            if exc.retry_after > patience.max_delay:
                 raise
             delay = max(patience.delay(failures - 1), exc.retry_after)
             _LOG.info(

@@ -14,13 +14,14 @@ from fabstir.primitives.errors import (
     AccessDenied,
     CorruptBlob,
     NotFound,
+    PortalUnavailable,
     QuotaExceeded,
     StorageError,
     WriteConflict,
 )
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.limits import MAX_REVISION
-from fabstir.protocol.s5.registry import blob_pointer, sign_entry
+from fabstir.protocol.s5.registry import SignedEntry, blob_pointer, sign_entry
 from fabstir.storage.fs import FileSystem, open_tree
 from fabstir.storage.fs.snapshots import index_of
 from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
@@ -306,3 +307,41 @@ async def test_a_directory_that_is_always_replaced_is_a_conflict_and_no_rot(
 
     with pytest.raises(WriteConflict, match="while it was read"):
         await late.get("f", 10)
+
+
+class Lonely(LocalRegistry):
+    """A registry over this store and others, of whom nobody answers."""
+
+    async def get(self, public_key: bytes) -> SignedEntry | None:
+        if (entry := await super().get(public_key)) is None:
+            raise PortalUnavailable("the others", "nobody answers")
+        return entry
+
+
+async def test_directories_are_made_while_nobody_else_answers(
+    store: BlobStore, blobs: LocalBlobs, root: Capability, other: FileSystem
+) -> None:
+    await other.put("a/f", b"before")
+    fs = FileSystem(blobs, Lonely(store, NATIVE), root, NATIVE)
+
+    await fs.put("new/deeper/f", b"1")
+    await fs.put("new/deeper/g", b"2")
+    await fs.put("a/b/f", b"3")
+
+    assert [info.path async for info in other.walk() if info.path.endswith(("f", "g"))] == [
+        "a/b/f",
+        "a/f",
+        "new/deeper/f",
+        "new/deeper/g",
+    ]
+    await other.put("new/deeper/f", b"4")
+    assert await fs.get("new/deeper/f", 10) == b"4"
+
+
+async def test_a_tree_is_not_begun_while_nobody_says_whether_there_is_one(
+    store: BlobStore, blobs: LocalBlobs, root: Capability
+) -> None:
+    fs = FileSystem(blobs, Lonely(store, NATIVE), root, NATIVE)
+
+    with pytest.raises(PortalUnavailable):
+        await fs.put("f", b"1")

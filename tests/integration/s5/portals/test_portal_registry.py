@@ -13,12 +13,12 @@ from tests.integration.s5.portals.faulty import (
     json_answer,
     open_faulty_portal,
 )
-from tests.integration.s5.portals.raw_http import Answer, Cut, Fault, always, refuse
+from tests.integration.s5.portals.raw_http import Answer, Cut, Fault, Stall, always, refuse
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import PortalLied, PortalUnavailable, WriteConflict
 from fabstir.protocol.s5.registry import SignedEntry, sign_entry
-from fabstir.storage.portals import Portal, PortalPool
+from fabstir.storage.portals import Portal, PortalPool, registry
 from fabstir.storage.portals.answers import registry_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -176,3 +176,17 @@ async def test_if_nobody_answers_that_is_not_the_same_as_no_entry(
     with pytest.raises(PortalUnavailable, match="no portal answers"):
         await pool.registry.get(KEY)
     assert await pool.registry.get(KEY) is None
+
+
+async def test_a_portal_that_stalls_is_left_alone(
+    faulty: FaultyPortal, portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "REGISTRY_TIMEOUT", 0.1)
+    pool = PortalPool([portal], NATIVE)
+    faulty.fail("GET /s5/registry", *[Stall()] * 3)
+
+    for words in ("no answer about", "no answer about", "left alone"):
+        with pytest.raises(PortalUnavailable, match=words):
+            await pool.registry.get(KEY)
+
+    assert len([r for r in faulty.requests if "registry" in r.path]) == 2

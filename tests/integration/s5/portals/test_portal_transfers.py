@@ -92,6 +92,19 @@ async def test_a_stalled_download_ends(
         await portal.get(blob.multihash, max_bytes=len(LARGE))
 
 
+async def test_a_portal_that_stalls_is_not_asked_again(
+    faulty: FaultyPortal, http_client: httpx.AsyncClient
+) -> None:
+    blob = faulty.add(LARGE)
+    faulty.fail("GET /s5/download", *[Stall()] * 4)
+    portal = client_of(faulty, http_client, replace(HASTY, max_failures=4))
+
+    with pytest.raises(PortalUnavailable, match="in time"):
+        await portal.get(blob.multihash, max_bytes=len(LARGE))
+
+    assert len([r for r in faulty.requests if "download" in r.path]) == 1
+
+
 def ranged(value: str) -> Alter:
     return Alter(lambda answer: with_header(answer, "Content-Range", value))
 
