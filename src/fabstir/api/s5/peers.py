@@ -23,7 +23,7 @@ class PeerDoor:
         if socket.application_state is WebSocketState.CONNECTED:
             try:
                 await socket.close()
-            except RuntimeError:
+            except (RuntimeError, WebSocketDisconnect, OSError):
                 return  # the peer was faster
 
 

@@ -60,6 +60,25 @@ async def test_a_peer_that_breaks_a_rule_is_dropped(door: Door, message: str | b
     assert (await door.http.get("/health")).status_code == 200
 
 
+@pytest.mark.parametrize("frame", [b"\x82\xff\x7f" + b"\xff" * 7, b"\x8f\x80" + bytes(4), b""])
+async def test_whoever_breaks_off_leaves_no_traceback(
+    door: Door, caplog: pytest.LogCaptureFixture, frame: bytes
+) -> None:
+    """A frame of 2^63 bytes, an opcode that there is not, and a connection that is cut."""
+    async with connect(f"ws://{door.authority}/s5/p2p") as socket:
+        await socket.recv()
+        if frame:
+            socket.transport.write(frame)
+            with anyio.fail_after(10):
+                await socket.wait_closed()
+        else:
+            socket.transport.abort()
+
+    assert (await door.http.get("/health")).status_code == 200
+    await anyio.wait_all_tasks_blocked()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_foreign_pages_are_no_peers(door: Door) -> None:
     with pytest.raises(InvalidStatus) as caught:
         async with connect(f"ws://{door.authority}/s5/p2p", origin=Origin("https://page.example")):
