@@ -52,7 +52,10 @@ def put(
         typer.Option("--plain", help="In clear: others can use it by its CID, as models are."),
     ] = False,
 ) -> None:
-    """Store a file or a folder, encrypted. A PATH that ends with / gets the file's own name."""
+    """Store a file or a folder, encrypted. A PATH that ends with / gets the file's own name.
+
+    Of a folder, links are followed to files in it; what else is no file is left out, and named.
+    """
     settings = invocation(ctx).settings()
     if plain and recursive:
         raise ConfigError("--plain stores one file at a time: leave out -r")
@@ -100,8 +103,11 @@ def _existing(source: str, *, recursive: bool) -> Path:
 def _stored(stored: Mapping[str, Any]) -> str:
     if "num_files" in stored:
         size = decimal(stored["num_bytes"])
-        left = stored["num_left_out"]
-        left_out = f"; {left} left out, which are no files" if left else ""
+        left_out = ""
+        if stored["num_left_out"]:
+            names = ", ".join(ascii(name) for name in stored["left_out"])
+            more = ", ..." if stored["num_left_out"] > len(stored["left_out"]) else ""
+            left_out = f"; left out, as no files or links out of the folder: {names}{more}"
         return f"{stored['num_files']} files, {size}, in {stored['path'] or '/'}{left_out}"
     return f"{stored['path']}  {decimal(stored['size'])}  {stored['cid']}"
 

@@ -48,6 +48,9 @@ PINNED: Final = "pins"
 MAX_LINES: Final = 10_000
 """Most lines of one answer."""
 
+_MAX_LEFT_OUT = 10
+"""Of what a folder has that is no file, so many are named."""
+
 _PINS_AT_ONCE = 256
 _READ_BYTES = 1 << 20
 _PROGRESS_SECONDS = 0.1
@@ -171,7 +174,7 @@ class S5Commands:
         """Store a folder of this machine, all of it in one commit."""
         folder = Path(asked.arguments.text("folder"))
         target = asked.arguments.text("path").strip("/")
-        found, num_left_out = await to_thread.run_sync(_files_below, folder)
+        found, left_out = await to_thread.run_sync(_files_below, folder)
         pace = _Pace(asked)
         num_bytes = 0
         async with self._s5.files.batch() as batch:
@@ -180,12 +183,16 @@ class S5Commands:
                 path = f"{target}/{relative}" if target else relative
                 with _reading(folder / relative):
                     num_bytes += (folder / relative).stat().st_size
-                await batch.put(path, _content(folder / relative))
+                try:
+                    await batch.put(path, _content(folder / relative))
+                except PathRefused as error:
+                    raise PathRefused(f"{relative!a}: {error}; nothing was stored") from error
         return {
             "path": target,
             "num_files": len(found),
             "num_bytes": num_bytes,
-            "num_left_out": num_left_out,
+            "num_left_out": len(left_out),
+            "left_out": list(left_out[:_MAX_LEFT_OUT]),
         }
 
     # -- blobs ------------------------------------------------------------------------------------
@@ -433,25 +440,31 @@ def _found(finding: Finding, outcome: str) -> dict[str, Json]:
     }
 
 
-def _files_below(folder: Path) -> tuple[Sequence[str], int]:
-    """All files below a folder, by paths from it, and how many things there are none.
+def _files_below(folder: Path) -> tuple[Sequence[str], Sequence[str]]:
+    """All files below a folder, by paths from it, and what there is beside them.
 
-    Links to folders are not followed, and count as none, as pipes and links to nothing do.
+    Links are followed to files below the same folder only: what lies elsewhere was not named, and
+    may be a secret. Links to folders, to nothing and out of it are left out, as pipes are.
 
     Raises:
         StorageError: a folder cannot be read: what it holds must not be missing unnoticed.
     """
     if not folder.is_dir():
         raise NotFound(f"no such folder: {folder}")
+    whole = folder.resolve()
     found: list[str] = []
-    num_left_out = 0
+    left_out: list[str] = []
     for above, folders, names in os.walk(folder, onerror=_cannot_read):
-        num_left_out += sum(Path(above, name).is_symlink() for name in folders)
-        paths = [Path(above, name) for name in names]
-        files = [str(path.relative_to(folder)) for path in paths if path.is_file()]
-        num_left_out += len(paths) - len(files)
-        found += files
-    return sorted(found), num_left_out
+        linked = [name for name in folders if Path(above, name).is_symlink()]
+        for path in [Path(above, name) for name in (*linked, *names)]:
+            kept = found if _is_file_below(path, whole) else left_out
+            kept.append(str(path.relative_to(folder)))
+    return sorted(found), sorted(left_out)
+
+
+def _is_file_below(path: Path, whole: Path) -> bool:
+    is_file = path.is_file()
+    return is_file and (not path.is_symlink() or path.resolve().is_relative_to(whole))
 
 
 def _cannot_read(error: OSError) -> None:

@@ -247,12 +247,27 @@ def test_a_folder_with_things_that_are_no_files(s5: Command, tmp_path: Path) -> 
     (folder / "to file").symlink_to("below/file")
     (folder / "loop").symlink_to(".")
     (folder / "dangling").symlink_to("nowhere")
+    (tmp_path / "secret").write_bytes(b"not named")
+    (folder / "outside").symlink_to(tmp_path / "secret")
     os.mkfifo(folder / "pipe")
 
     stored = s5("put", "-r", str(folder), "odd")
 
-    assert (stored["num_files"], stored["num_left_out"]) == (2, 3)
+    assert stored["num_files"] == 2
+    assert stored["left_out"] == ["dangling", "loop", "outside", "pipe"]
     assert s5("get", "odd/to file", "-o", "-") == "content"
+
+
+def test_a_folder_with_a_name_that_is_refused_says_where(s5: Command, tmp_path: Path) -> None:
+    (tmp_path / "folder" / "below").mkdir(parents=True)
+    (tmp_path / "folder" / "a").write_bytes(b"content")
+    (tmp_path / "folder" / "below" / "b\n").write_bytes(b"content")
+
+    said = s5("put", "-r", str(tmp_path / "folder"), "refused", code=1)
+
+    assert "'below/b\\n': the name" in said
+    assert "nothing was stored" in said
+    assert "there is no directory" in s5("ls", "refused", code=1)
 
 
 def test_a_pipe_is_a_file_to_put(s5: Command, tmp_path: Path) -> None:
