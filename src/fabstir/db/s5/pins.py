@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
+    case,
     delete,
     insert,
     select,
@@ -100,6 +101,19 @@ _COUNT_PIN = (
     .where(blobs.c.id == bindparam("of_blob"))
     .values(num_pins=blobs.c.num_pins + 1, unpinned_at=None)
 )
+_DELETE_PIN = delete(pins).where(
+    pins.c.owner == bindparam("of_owner"), pins.c.blob_id == bindparam("of_blob")
+)
+_DISCOUNT_PIN = (
+    update(blobs)
+    .where(blobs.c.id == bindparam("of_blob"))
+    .values(
+        num_pins=blobs.c.num_pins - 1,
+        unpinned_at=case(
+            (blobs.c.num_pins == 1, bindparam("at", type_=Float())), else_=blobs.c.unpinned_at
+        ),
+    )
+)
 _ADD_USAGE = (
     update(owners)
     .where(owners.c.owner == bindparam("of_owner"))
@@ -146,17 +160,9 @@ def insert_first_pin(
 
 def delete_pin(connection: Connection, owner: str, row: BlobRow, now: float) -> bool:
     """Unpin a blob. Returns whether the owner had it pinned."""
-    mine = (pins.c.owner == owner, pins.c.blob_id == row.id)
-    if not connection.execute(delete(pins).where(*mine)).rowcount:
+    if not connection.execute(_DELETE_PIN, {"of_owner": owner, "of_blob": row.id}).rowcount:
         return False
-    num_pins = connection.scalar(
-        update(blobs)
-        .where(blobs.c.id == row.id)
-        .values(num_pins=blobs.c.num_pins - 1)
-        .returning(blobs.c.num_pins)
-    )
-    if num_pins == 0:
-        connection.execute(update(blobs).where(blobs.c.id == row.id).values(unpinned_at=now))
+    connection.execute(_DISCOUNT_PIN, {"of_blob": row.id, "at": now})
     add_usage(connection, owner, -1, -row.size)
     return True
 

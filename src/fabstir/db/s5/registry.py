@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Table,
+    bindparam,
     func,
     insert,
     literal_column,
@@ -48,12 +49,21 @@ registry_forks = Table(
 there. Both sides of each fork are kept, because the entry itself moves on."""
 
 
+# As in `blobs`: what every write of a directory runs is made once.
+_LOAD_ENTRY = select(
+    registry_entries.c.revision, registry_entries.c.data, registry_entries.c.signature
+).where(registry_entries.c.public_key == bindparam("key"))
+_REPLACE_ENTRY = (
+    update(registry_entries)
+    .where(registry_entries.c.public_key == bindparam("key"))
+    .values({name: bindparam(name) for name in ("revision", "data", "signature", "updated_at")})
+)
+_INSERT_ENTRY = insert(registry_entries)
+
+
 def load_entry(connection: Connection, public_key: bytes) -> SignedEntry | None:
     """The newest entry of a key."""
-    table = registry_entries.c
-    row = connection.execute(
-        select(table.revision, table.data, table.signature).where(table.public_key == public_key)
-    ).one_or_none()
+    row = connection.execute(_LOAD_ENTRY, {"key": public_key}).one_or_none()
     if row is None:
         return None
     return SignedEntry(public_key=public_key, revision=row[0], data=row[1], signature=row[2])
@@ -88,13 +98,9 @@ def save_entry(connection: Connection, entry: SignedEntry, now: float) -> None:
         "signature": entry.signature,
         "updated_at": now,
     }
-    changed = connection.execute(
-        update(registry_entries)
-        .where(registry_entries.c.public_key == entry.public_key)
-        .values(**values)
-    )
+    changed = connection.execute(_REPLACE_ENTRY, {"key": entry.public_key, **values})
     if not changed.rowcount:
-        connection.execute(insert(registry_entries).values(public_key=entry.public_key, **values))
+        connection.execute(_INSERT_ENTRY, {"public_key": entry.public_key, **values})
 
 
 def save_fork(connection: Connection, entry: SignedEntry, now: float) -> None:
