@@ -242,7 +242,14 @@ def queue(
         for item in answer["uploads"]
     ]
     columns = ("portal", "CID", "size", "failures", "next try", "problem")
-    show(ctx, answer, lambda: table(*columns, rows=rows) if rows else "nothing waits")
+    missing = answer["num_missing"]
+    nothing = "nothing waits"
+    if missing:
+        nothing += (
+            f" for its turn, but {missing} copies are missing elsewhere: their portals do not "
+            "answer, or no node serves; `fabstir s5 du --where` shows the places"
+        )
+    show(ctx, answer, lambda: table(*columns, rows=rows) if rows else nothing)
 
 
 def _ask(

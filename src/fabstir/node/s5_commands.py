@@ -323,7 +323,8 @@ class S5Commands:
     # -- elsewhere --------------------------------------------------------------------------------
 
     async def queue(self, asked: Asked) -> Json:
-        """The uploads that wait; asked for, once there are none."""
+        """The uploads that wait; asked for, once there are none. And what waits for no upload yet:
+        a portal that does not answer is given none."""
         if asked.arguments.flag("wait"):
             await self._wait_for_uploads(asked)
         waiting: list[Json] = [
@@ -338,7 +339,8 @@ class S5Commands:
             }
             for item in await self._s5.uploads.pending()
         ]
-        return {"uploads": waiting[:MAX_LINES]}
+        num_missing = await self._s5.replication.num_missing()
+        return {"uploads": waiting[:MAX_LINES], "num_missing": num_missing}
 
     async def _wait_for_uploads(self, asked: Asked) -> None:
         most = 0

@@ -126,7 +126,7 @@ def test_a_portal_that_comes_back_gets_what_waited_for_it(tmp_path: Path) -> Non
             _wait_until_arrived(node, "later")
             code, queue, _ = run_cli(tmp_path / "node", "queue", "--wait")
 
-    assert (code, queue) == (0, {"uploads": []})
+    assert (code, queue["uploads"]) == (0, [])
 
 
 def _wait_until_arrived(node: S5Process, path: str) -> None:

@@ -342,7 +342,7 @@ def test_sharing_the_queue_and_the_identity(s5: Command, folder: Path) -> None:
     words = s5("identity", "show", "--phrase")
 
     assert shared["capability"].startswith("b")
-    assert s5("queue", "--wait") == {"uploads": []}
+    assert s5("queue", "--wait") == {"uploads": [], "num_missing": 0}
     assert identity["node_id"].startswith("z")
     assert len(words["phrase"].split()) == 12
     assert Path(identity["file"]) == folder / "s5.identity"
