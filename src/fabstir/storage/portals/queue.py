@@ -270,9 +270,14 @@ class _Line:
     async def _give_back(self) -> None:
         """Let uploads wait again that were cancelled, or whose row could not be written."""
         while self._to_give_back:
-            row = self._to_give_back[-1]
-            await self._queue.store.db.write(lambda c, r=row: return_upload(c, r), durable=False)
-            self._to_give_back.remove(row)
+            row = self._to_give_back.pop()  # before any wait: the workers share the list
+            try:
+                await self._queue.store.db.write(
+                    lambda c, r=row: return_upload(c, r), durable=False
+                )
+            except BaseException:
+                self._to_give_back.append(row)
+                raise
 
     async def _upload(self, row: UploadRow) -> None:
         if not await self._is_pinned(row.blob):

@@ -47,6 +47,12 @@ _RESERVE_BYTES: Final = 4 << 20
 """For what SQLite writes while rows are taken out of it: 0.3 to 0.5 MB were measured for unpinning
 256 blobs, 0.6 to 2.3 MB for collecting them."""
 
+_ADVICE: Final = {
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "name another place, or make the folder first"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "see who owns it"),
+    errno.EROFS: "it is mounted for reading only",
+}
+
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -66,10 +72,8 @@ def disk_errors(what: Path) -> Generator[None]:
                 f"{what} has no room for the blob ({exc.strerror}): nothing of it is kept; free "
                 "disk space, or unpin and collect what is no longer needed"
             ) from exc
-        raise StorageError(
-            f"{what} cannot be used: {exc.strerror or exc}; see whether the disk is failing, and "
-            "who owns the folder"
-        ) from exc
+        advice = _ADVICE.get(exc.errno or 0, "see whether the disk is failing")
+        raise StorageError(f"{what} cannot be used: {exc.strerror or exc}; {advice}") from exc
 
 
 class StoreFolder:
