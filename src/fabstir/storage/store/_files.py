@@ -2,7 +2,7 @@
 
 Layout below the store's folder:
 
-    store.sqlite        rows of everything, and the bytes of blobs below 64 KiB
+    store.sqlite        rows of everything, and the bytes of blobs below 128 KiB
     blobs/ab/abcd...    a larger blob; named by its BLAKE3 and eight random digits
     tmp/                what is being written
     reserve             room that is given back to a full disk, so that blobs can be removed from it

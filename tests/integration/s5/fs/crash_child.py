@@ -52,7 +52,7 @@ def next_step(random: Random, seed: str, number: int) -> Step:
     """A step, from a number generator that the checker needs not know."""
     tag = f"{seed}.{number}."
     path = f"d{random.randrange(2)}/e{random.randrange(2)}/{random.randrange(NUM_NAMES)}"
-    size = random.choice([0, 1, 100, 20_000, 60_000])
+    size = random.choice([0, 1, 100, 20_000, 60_000, 200_000])
     match random.randrange(10):
         case 0:
             return {"do": "delete", "path": path}

@@ -536,7 +536,7 @@ async def test_readers_and_writers_of_one_directory(fs: FileSystem) -> None:
         nonlocal num_writing
         num_writing += 1
         chance = random.Random(seed)
-        for _ in range(30):
+        for _ in range(10):
             await fs.put(chance.choice(names), chance.randbytes(20))
         num_writing -= 1
 

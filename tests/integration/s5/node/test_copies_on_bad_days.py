@@ -174,14 +174,14 @@ async def test_many_copies_at_a_portal_that_is_named_no_more_keep_no_others_wait
 async def test_many_blobs_that_nobody_can_mend_keep_no_others_waiting(
     portal: FaultyPortal, tmp_path: Path
 ) -> None:
-    contents = [bytes([number]) * 70_000 for number in range(MAX_MENDED + 4)]
+    contents = [bytes([number]) * 200_000 for number in range(MAX_MENDED + 4)]
     async with node_of(tmp_path, None) as parts:
         blobs = [await parts.node.blobs("me").put(data, reason="test") for data in contents]
         for file in (path for path in (parts.folder / "blobs").rglob("*") if path.is_file()):
-            file.write_bytes(b"\xff" * 70_000)
+            file.write_bytes(b"\xff" * 200_000)
         for blob in blobs:
             with pytest.raises(CorruptBlob):
-                await parts.store.get(blob.multihash, max_bytes=70_000)
+                await parts.store.get(blob.multihash, max_bytes=200_000)
     portal.add(contents[-1])
 
     async with node_of(tmp_path, portal) as parts:
@@ -189,7 +189,7 @@ async def test_many_blobs_that_nobody_can_mend_keep_no_others_waiting(
             if (await parts.replication.round()).num_mended:
                 break
 
-        assert await parts.store.get(blobs[-1].multihash, max_bytes=70_000) == contents[-1]
+        assert await parts.store.get(blobs[-1].multihash, max_bytes=200_000) == contents[-1]
 
 
 async def test_a_copy_that_cannot_be_taken_back_now_is_taken_back_later(

@@ -70,7 +70,7 @@ async def main(folder: Path) -> None:
         kept = await store.put(b"flushed", owner="a", reason="test")
         say(kept.digest.hex())
         refuse_flushes()
-        await outcome(store.put(b"x" * 70_000, owner="a", reason="test"))
+        await outcome(store.put(b"x" * 200_000, owner="a", reason="test"))
         await outcome(uploads.append(upload.id, "a", 0, pieces(b"half")))
         await outcome(store.put(b"one", owner="a", reason="test"))
         await outcome(store.put(b"two", owner="a", reason="test"))

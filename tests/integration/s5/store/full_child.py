@@ -113,7 +113,7 @@ async def check(store: BlobStore, folder: Path, kept: dict[BlobId, bytes]) -> No
     assert usage.num_blobs == len(kept)
     assert usage.num_bytes == sum(blob.size for blob in kept)
     num_files = sum(1 for path in (folder / "blobs").rglob("*") if path.is_file())
-    assert num_files == sum(blob.size >= 65_536 for blob in kept), "files of no blob"
+    assert num_files == sum(blob.size >= 131_072 for blob in kept), "files of no blob"
     assert not list((folder / "tmp").iterdir())
     async for report in store.scrub(max_bytes_per_second=1e12):
         assert not report.findings, report.findings

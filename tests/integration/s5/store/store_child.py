@@ -62,7 +62,7 @@ def content_of(number: int) -> bytes:
     random = Random(number)
     if number % 3:
         return content(number, random.randrange(5_000))
-    return content(number, random.choice([65_536, 200_000, 2_200_000]))
+    return content(number, random.choice([131_072, 200_000, 2_200_000]))
 
 
 class Points:

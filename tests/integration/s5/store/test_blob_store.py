@@ -39,7 +39,7 @@ from fabstir.storage.store.store import DEFAULT_GRACE_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
-SIZES = [0, 1, 1024, 65_535, 65_536, LARGE, 1 << 18, 1 << 20, (1 << 20) + 1, 5_000_000]
+SIZES = [0, 1, 1024, 131_071, 131_072, LARGE, 1 << 18, 1 << 20, (1 << 20) + 1, 5_000_000]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -52,7 +52,7 @@ async def test_what_went_in_comes_out(store: BlobStore, folder: Path, size: int)
     assert await get(store, blob) == data
     assert await joined(store.read(blob.multihash)) == data
     assert await store.size(blob.multihash) == size
-    assert len(files(folder)) == (size >= 65_536)
+    assert len(files(folder)) == (size >= 131_072)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -299,7 +299,7 @@ async def test_many_are_collected_in_several_steps(store: BlobStore, folder: Pat
     blobs: list[BlobId] = []
 
     async def put(number: int) -> None:
-        size = 65_536 if number % 10 == 0 else 10
+        size = 131_072 if number % 10 == 0 else 10
         blobs.append(await store.put(content(number, size), owner="a", reason="test"))
 
     async with anyio.create_task_group() as tasks:
@@ -309,7 +309,7 @@ async def test_many_are_collected_in_several_steps(store: BlobStore, folder: Pat
 
     collected = await store.collect(grace_seconds=0)
 
-    assert collected == Collected(num_blobs=300, num_bytes=30 * 65_536 + 270 * 10)
+    assert collected == Collected(num_blobs=300, num_bytes=30 * 131_072 + 270 * 10)
     assert files(folder) == []
 
 
@@ -321,13 +321,13 @@ async def test_a_reader_finishes_although_its_blob_is_collected(store: BlobStore
 
     await store.unpin("a", [blob.multihash])
     collected = await store.collect(grace_seconds=0)
-    again = await store.put(content(18, 100_000), owner="a", reason="test")
+    again = await store.put(content(18, 200_000), owner="a", reason="test")
     pieces += [piece async for piece in reading]
 
     assert collected.num_blobs == 1
     assert b"".join(pieces) == data
     assert await store.size(blob.multihash) is None
-    assert await store.size(again.multihash) == 100_000
+    assert await store.size(again.multihash) == 200_000
 
 
 @pytest.mark.parametrize("size", [100, LARGE])

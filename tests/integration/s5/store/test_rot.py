@@ -38,7 +38,7 @@ async def rotten(store: BlobStore, folder: Path, size: int) -> BlobId:
     """A blob of this size, of which one bit is wrong."""
     data = content("rot", size)
     blob = await store.put(data, owner="a", reason="test")
-    if size < 65_536:
+    if size < 131_072:
         change_row(folder, data, bytes([data[0] ^ 1]) + data[1:])
     else:
         flip(files(folder)[0], size - 1)

@@ -114,7 +114,7 @@ async def test_more_doomed_files_than_a_statement_takes(folder: Path) -> None:
 async def test_a_database_that_is_gone_is_not_begun_anew_over_its_blobs(folder: Path) -> None:
     database = folder / "store.sqlite"
     async with open_store(folder, NATIVE) as store:
-        blob = await store.put(bytes(100_000), owner="a", reason="test")
+        blob = await store.put(bytes(200_000), owner="a", reason="test")
     kept = database.read_bytes()
 
     for lose in (database.unlink, lambda: database.write_bytes(b"")):
@@ -125,4 +125,4 @@ async def test_a_database_that_is_gone_is_not_begun_anew_over_its_blobs(folder: 
 
     database.write_bytes(kept)
     async with open_store(folder, NATIVE) as store:
-        assert await store.get(blob.multihash, max_bytes=100_000) == bytes(100_000)
+        assert await store.get(blob.multihash, max_bytes=200_000) == bytes(200_000)

@@ -106,7 +106,7 @@ class Model:
         kept = [number for number in range(NUM_CONTENTS) if await store.size(NAMES[number])]
         num_bytes = sum(len(CONTENTS[number]) for number in kept)
         assert await store.usage() == Usage(num_blobs=len(kept), num_bytes=num_bytes)
-        assert len(files(folder)) == sum(len(CONTENTS[number]) >= 65_536 for number in kept)
+        assert len(files(folder)) == sum(len(CONTENTS[number]) >= 131_072 for number in kept)
         assert await findings(store) == []
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 T = TypeVar("T")
 
 OWNERS = st.sampled_from("ab")
-SIZES = (0, 1, 500, 65_535, 65_536, 262_144, 262_145, 1_200_000)
+SIZES = (0, 1, 500, 131_071, 131_072, 262_144, 262_145, 1_200_000)
 CONTENTS = [content("machine", size) for size in SIZES]
 NAMES = [Multihash(NATIVE.blake3(data)) for data in CONTENTS]
 NUMBERS = st.integers(0, len(SIZES) - 1)
@@ -189,7 +189,7 @@ class StoreMachine(RuleBasedStateMachine):
                     assert await get(self.store, name) == CONTENTS[number]
 
         self.run(check())
-        assert len(files(self.folder)) == sum(SIZES[number] >= 65_536 for number in self.kept)
+        assert len(files(self.folder)) == sum(SIZES[number] >= 131_072 for number in self.kept)
 
     @invariant()
     def a_scrub_finds_nothing(self) -> None:
