@@ -20,6 +20,7 @@ from fabstir.node.build import Host, open_host
 from fabstir.node.control import ask_running_host
 from fabstir.node.market import open_market
 from fabstir.node.registration import Confirm, RegistrationPlan
+from fabstir.node.server import forget_start
 from fabstir.node.status import HostStatus, read_status, withdraw_all
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import Wei, format_amount, price_per_million
@@ -54,6 +55,7 @@ async def _serve(ctx: typer.Context, settings: Settings, *, is_confirmed: bool) 
         show(ctx, _serving(host), lambda: table("", "", rows=_serving_rows(host)))
         _show_how_to_reach(host)
         sys.stdout.flush()
+        forget_start()
         await interruption.wait()
         error_console.print("draining: no new work; finishing and proving what there is")
         await host.drain()

@@ -17,7 +17,7 @@ from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.node.s5 import S5Running, open_s5
 from fabstir.node.s5_parts import PORTAL_ACCOUNTS_FILE, s5_folder
-from fabstir.node.server import require_free
+from fabstir.node.server import forget_start, require_free
 from fabstir.storage.portals import (
     AccountFile,
     Check,
@@ -51,6 +51,7 @@ async def _serve(ctx: typer.Context, settings: Settings) -> None:
         line = f"fabstir config set s5.peers={s5.p2p_uri}"
         error_console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
         sys.stdout.flush()
+        forget_start()
         await interruption.wait()
 
 
