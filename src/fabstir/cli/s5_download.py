@@ -21,7 +21,7 @@ from fabstir.cli.output import writing_out
 from fabstir.cli.s5_access import Access
 from fabstir.cli.s5_progress import Advance
 from fabstir.crypto import Blake3
-from fabstir.db.files import install
+from fabstir.db.files import install, is_full
 from fabstir.node.s5_targets import Target
 from fabstir.primitives.errors import CorruptBlob, StorageError, StorageFull
 
@@ -113,7 +113,7 @@ def _writing(file: Path) -> Generator[None]:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise StorageError(f"{shown} is too long for this disk: name a file with -o") from error
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if is_full(error):
             raise StorageFull(f"no room left for {shown}: free some, and run it again") from error
         raise StorageError(f"{shown} cannot be written: {error.strerror}") from error
 

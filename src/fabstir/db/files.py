@@ -6,11 +6,20 @@ raises OSError: which file of whose it is, the caller says.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no room: on the disk, in a quota, or in a file as long as it may be."""
+    return error.errno in _FULL
 
 
 def sync_folder(folder: Path) -> None:

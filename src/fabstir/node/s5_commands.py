@@ -31,7 +31,6 @@ from fabstir.primitives.errors import (
     PortalError,
     RemoteProtocolError,
     StorageError,
-    WriteConflict,
 )
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.storage.fs import DirectoryInfo, FileInfo, ReadOnlyTree, open_tree, parse_path
@@ -153,10 +152,7 @@ class S5Commands:
         path, capability = asked.arguments.text("path"), asked.arguments.text("capability")
         # First, so that what cannot be read gets no name.
         await self._open(capability).list(limit=1)
-        try:
-            mounted = await self._s5.files.mount(path, capability)
-        except WriteConflict as error:
-            raise WriteConflict(path, "there is something already: choose another PATH") from error
+        mounted = await self._s5.files.mount(path, capability)
         is_writable = Capability.decode(capability, NATIVE).write_key is not None
         return {"path": mounted.path, "is_writable": is_writable}
 
@@ -209,10 +205,8 @@ class S5Commands:
     async def unpin(self, asked: Asked) -> Json:
         """Keep it no longer by hand."""
         blob = require_blob(asked.arguments.text("cid"))
-        before = await self._s5.store.usage(PINNED)
-        await self._s5.store.unpin(PINNED, [blob.multihash])
-        after = await self._s5.store.usage(PINNED)
-        return {"cid": blob.encode(), "was_pinned": after.num_blobs < before.num_blobs}
+        num_unpinned = await self._s5.store.unpin(PINNED, [blob.multihash])
+        return {"cid": blob.encode(), "was_pinned": num_unpinned > 0}
 
     async def du(self, asked: Asked) -> Json:
         """What is kept by whom and why; asked for, also where."""

@@ -12,7 +12,6 @@ before the end.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -23,7 +22,7 @@ from typing import BinaryIO, Final
 import anyio
 from anyio import to_thread
 
-from fabstir.db.files import install
+from fabstir.db.files import install, is_full
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import (
     RemoteProtocolError,
@@ -39,7 +38,6 @@ RUN_GROUPS: Final = 16
 
 _READ_BYTES: Final = 4 << 20
 _NUMBER_BYTES: Final = 4
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class PartFile:
@@ -234,7 +232,7 @@ class PartFile:
         try:
             yield
         except OSError as exc:
-            if exc.errno in _NO_ROOM:
+            if is_full(exc):
                 raise StorageFull(
                     f"the disk of {self.target.parent} is full: make room, and try again, which "
                     "resumes"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import threading
@@ -14,13 +13,11 @@ from typing import Final
 import anyio
 from anyio import to_thread
 
-from fabstir.db.files import sync_folder
+from fabstir.db.files import is_full, sync_folder
 from fabstir.primitives.errors import StorageError, StorageFull
 
 GATHER_BYTES: Final = 1 << 20
 """Bytes handed to a worker thread at once: a hand-over costs some 0.1 ms."""
-
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class PartialFile:
@@ -103,7 +100,7 @@ def disk_errors(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise StorageFull(
                 f"the disk of {path.parent} is full: free space, and resume the upload"
             ) from error

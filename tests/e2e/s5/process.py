@@ -176,12 +176,11 @@ def _facts(process: subprocess.Popen[bytes], folder: Path) -> Mapping[str, Any]:
 
 
 def eventually(look: Callable[[], T | None], *, timeout: float = 40) -> T:
-    """The first thing that `look` finds (anything true), by looking again and again: for what
+    """The first thing that `look` finds (anything true), by asking a node again and again: for what
     arrives without a word, such as an entry from a peer. `S5Process.until` waits for a log line."""
     deadline = time.monotonic() + timeout
     while not (found := look()):
         assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.05)
     return found
 
 

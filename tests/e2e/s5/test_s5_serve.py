@@ -117,6 +117,8 @@ def test_a_portal_that_comes_back_gets_what_waited_for_it(tmp_path: Path) -> Non
         _wait_until_arrived(node, "first")
         portal.kill()
         client.put("/s5/fs/later", content=b"written while it is away")
+        in_new_directories = client.put("/s5/fs/new/deeper/file", content=b"and so is this")
+        assert in_new_directories.status_code == 201
         node.until(lambda: _waits(node.folder), told_by="upload postponed")
         node.kill()
         with (

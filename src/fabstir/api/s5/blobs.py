@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from typing import Final
 
 from starlette.requests import Request
@@ -179,9 +178,7 @@ class BlobDoors:
         """
         size = await self._services.store.size(name.hash)
         if size is None:
-            # The store's own text names its folder, which is none of a stranger's business.
-            with suppress(NotFound):
-                await self._services.store.get(name.hash, max_bytes=0)
+            await self._services.store.get(name.hash, max_bytes=0)  # says what is the matter
             raise NotFound(f"there is no blob {name.hash.digest.hex()} here")
         return BlobId(name.hash.digest, size, name.hash.type)
 

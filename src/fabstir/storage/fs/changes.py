@@ -170,7 +170,7 @@ class PutDirectory:
         if slot.file is not None:
             raise PathRefused(f"{self.path!a} is a file: it can hold nothing")
         if not same_link(slot.directory, self.replaces):
-            raise WriteConflict(self.path, "somebody made a directory of this name")
+            raise WriteConflict(self.path, "there is something already: choose another name")
         return Slot(directory=self.ref)
 
     def is_done(self, slot: Slot) -> bool:

@@ -242,8 +242,7 @@ class Commits:
             else:
                 return self._reference(child)
         child = random_child(parent, self._directories.random, crypto)
-        with self._directories.unborn(child.cid.link):
-            await self._apply(plan, child, outcome, {State.MISSING})
+        await self._apply(plan, child, outcome, {State.MISSING})
         nonce = self._directories.random(NONCE_BYTES)
         return self._reference(child, sealed_write_key(parent, child, nonce, crypto))
 

@@ -8,8 +8,7 @@ this object remembers the newest entry of each key that it met.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -19,7 +18,6 @@ from fabstir.primitives.errors import (
     AccessDenied,
     CorruptBlob,
     NotFound,
-    PortalError,
     PortalLied,
     RemoteProtocolError,
     StorageError,
@@ -149,7 +147,6 @@ class Directories:
         self._decoded: Cache[tuple[bytes, bytes], Directory] = Cache(cache_bytes)
         self._encoded: Cache[bytes, Encoded] = Cache(cache_bytes)
         self._nodes: Cache[tuple[bytes, bytes], bytes] = Cache(cache_bytes)
-        self._unborn: set[bytes] = set()
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -258,8 +255,6 @@ class Directories:
 
     async def _newest(self, public_key: bytes, path: str) -> SignedEntry | None:
         known = self._seen.get(public_key)
-        if known is None and public_key in self._unborn:
-            return None
         entry = await self._registry.get(public_key)
         seen = self._seen.get(public_key)
         if entry is not None and entry.is_newer(seen):
@@ -403,21 +398,8 @@ class Directories:
         self._seen.put(entry.public_key, entry, 1)
 
     async def is_taken(self, public_key: bytes, path: str) -> bool:
-        """Whether there is, or ever was, a directory of this key; or nobody who knows answers."""
-        try:
-            return await self._newest(public_key, path) is not None
-        except PortalError as exc:
-            _LOG.info("nobody says whether a key is taken", extra={"reason": str(exc)})
-            return True
-
-    @contextmanager
-    def unborn(self, public_key: bytes) -> Generator[None]:
-        """Ask nobody for the entry of a key that was made a moment ago, until it is published."""
-        self._unborn.add(public_key)
-        try:
-            yield
-        finally:
-            self._unborn.discard(public_key)
+        """Whether there is, or ever was, a directory of this key."""
+        return await self._newest(public_key, path) is not None
 
     async def keep(self, blob: Multihash) -> None:
         """Pin a directory again that may have been let go of."""

@@ -6,7 +6,6 @@ any of it behind.
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from collections.abc import AsyncGenerator
@@ -16,6 +15,7 @@ from typing import Final
 
 from anyio import to_thread
 
+from fabstir.db.files import is_full
 from fabstir.primitives.errors import StorageFull
 
 SPOOL_MEMORY_BYTES: Final = 1024 * 1024
@@ -44,7 +44,7 @@ class Spool:
             else:
                 await to_thread.run_sync(self._file.write, piece)
         except OSError as exc:
-            if exc.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            if not is_full(exc):
                 raise
             place = self._folder or Path(tempfile.gettempdir())
             raise StorageFull(

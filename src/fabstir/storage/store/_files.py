@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from fabstir.db.files import sync_folder
+from fabstir.db.files import is_full, sync_folder
 from fabstir.db.s5.blobs import Content
 from fabstir.primitives.errors import ConfigError, StorageError, StorageFull
 from fabstir.storage.store._hashing import BlobHasher
@@ -53,8 +53,6 @@ _ADVICE: Final = {
     errno.EROFS: "it is mounted for reading only",
 }
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
 
 @contextmanager
 def disk_errors(what: Path) -> Generator[None]:
@@ -67,7 +65,7 @@ def disk_errors(what: Path) -> Generator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in _FULL:
+        if is_full(exc):
             raise StorageFull(
                 f"{what} has no room for the blob ({exc.strerror}): nothing of it is kept; free "
                 "disk space, or unpin and collect what is no longer needed"

@@ -211,17 +211,21 @@ class BlobStore:
 
         await self.db.write(pin, durable=True)
 
-    async def unpin(self, owner: str, blobs: Iterable[Multihash]) -> None:
-        """Keep blobs no more. Those that the owner has not pinned are passed over."""
-        now, remaining = self._writer.clock(), iter(blobs)
+    async def unpin(self, owner: str, blobs: Iterable[Multihash]) -> int:
+        """Keep blobs no more. Those that the owner has not pinned are passed over.
+
+        Returns:
+            How many the owner had pinned.
+        """
+        now, remaining, num_unpinned = self._writer.clock(), iter(blobs), 0
         while page := list(islice(remaining, _PAGE)):
 
-            def unpin(connection: Connection, page: list[Multihash] = page) -> None:
-                for blob in page:
-                    if row := find_blob(connection, blob):
-                        delete_pin(connection, owner, row, now)
+            def unpin(connection: Connection, page: list[Multihash] = page) -> int:
+                rows = [row for blob in page if (row := find_blob(connection, blob))]
+                return sum(delete_pin(connection, owner, row, now) for row in rows)
 
-            await self.make_room(unpin, durable=False)
+            num_unpinned += await self.make_room(unpin, durable=False)
+        return num_unpinned
 
     async def pins(self, owner: str | None = None) -> AsyncIterator[Pin]:
         """Everything that an owner (None: anybody) keeps, in the order in which it came."""

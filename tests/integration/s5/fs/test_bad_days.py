@@ -318,26 +318,6 @@ class Lonely(LocalRegistry):
         return entry
 
 
-async def test_directories_are_made_while_nobody_else_answers(
-    store: BlobStore, blobs: LocalBlobs, root: Capability, other: FileSystem
-) -> None:
-    await other.put("a/f", b"before")
-    fs = FileSystem(blobs, Lonely(store, NATIVE), root, NATIVE)
-
-    await fs.put("new/deeper/f", b"1")
-    await fs.put("new/deeper/g", b"2")
-    await fs.put("a/b/f", b"3")
-
-    assert [info.path async for info in other.walk() if info.path.endswith(("f", "g"))] == [
-        "a/b/f",
-        "a/f",
-        "new/deeper/f",
-        "new/deeper/g",
-    ]
-    await other.put("new/deeper/f", b"4")
-    assert await fs.get("new/deeper/f", 10) == b"4"
-
-
 async def test_a_tree_is_not_begun_while_nobody_says_whether_there_is_one(
     store: BlobStore, blobs: LocalBlobs, root: Capability
 ) -> None:

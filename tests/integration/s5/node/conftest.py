@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from fabstir.config import Settings, load_settings
+from fabstir.telemetry import configure_logging
 
 T = TypeVar("T")
 
@@ -44,3 +45,10 @@ async def eventually(look: Callable[[], Awaitable[T | None]], *, timeout: float 
         while not (found := await look()):
             await anyio.sleep(0.02)
     return found
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """After commands that ran in this process, and set up its logging."""
+    yield
+    configure_logging("warning")

@@ -17,17 +17,10 @@ from tests.e2e.s5.process import options, s5_process
 from fabstir.cli.app import run
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
-from fabstir.telemetry import configure_logging
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quiet")]
 
 Command = Callable[..., Any]
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    yield
-    configure_logging("warning")
 
 
 @pytest.fixture(scope="module", params=["alone", "serving"])

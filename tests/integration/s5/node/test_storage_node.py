@@ -10,6 +10,7 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import CorruptBlob, NotFound, PortalUnavailable
 from fabstir.protocol.s5.registry import SignedEntry, sign_entry
+from fabstir.storage import node as storage_node
 from fabstir.storage.node import NodeRegistry, S5Node
 from fabstir.storage.ports import Registry
 from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry, open_store
@@ -189,6 +190,13 @@ class DeadRegistry:
         raise PortalUnavailable("http://portal.example", "it does not answer")
 
 
+class SilentRegistry(DeadRegistry):
+    """Others who take the question and never answer it."""
+
+    async def get(self, public_key: bytes) -> SignedEntry | None:
+        await anyio.sleep_forever()
+
+
 def entry(revision: int) -> SignedEntry:
     return sign_entry(SEED, revision, b"%d" % revision, NATIVE)
 
@@ -246,3 +254,20 @@ async def test_without_an_answer_ours_is_used_and_without_ours_it_is_said(
     await ours.set(entry(1))
 
     assert await registry.get(key) == entry(1)
+
+
+async def test_silence_is_an_answer_that_did_not_come(
+    ours: LocalRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_node, "REGISTRY_TIMEOUT", 0.05)
+    registry = NodeRegistry(ours, [SilentRegistry()])
+    key = entry(0).public_key
+
+    # What the node's own files take as "not known", so that they can be written meanwhile.
+    with pytest.raises(PortalUnavailable, match="nobody answered"):
+        await registry.get(key)
+    await ours.set(entry(1))
+    assert await registry.get(key) == entry(1)
+    monkeypatch.setattr(storage_node, "REGISTRY_TIMEOUT", 60.0)
+    with anyio.fail_after(5):  # not asked again at once
+        assert await registry.get(key) == entry(1)
