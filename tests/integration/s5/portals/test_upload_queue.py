@@ -167,7 +167,7 @@ async def test_each_portal_gets_its_copy_and_one_that_refuses_holds_up_nobody(
             await queue.enqueue(blob)
             await until(lambda: bool(recorded) and len(full.requests) == 1)
             pending = await queue.pending()
-            # `recorded` is told of inside the transaction that ends an upload: it may not be seen yet.
+            # `recorded` is told of inside the transaction that ends an upload: not seen yet, maybe.
             while len(pending) > 1 or not pending[0].attempts:
                 pending = await queue.pending()
             backlog = await queue.backlog()
