@@ -27,6 +27,7 @@ import platformdirs
 
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import ChainId
+from fabstir.primitives.units import Wei
 from fabstir.telemetry.background import running
 
 logger = logging.getLogger(__name__)
@@ -54,13 +55,16 @@ async def open_anvil(
     port: int = 0,
     chain_id: ChainId = DEV_CHAIN_ID,
     block_time: int | None = None,
+    base_fee: Wei | None = None,
     cache_folder: Path | None = None,
 ) -> AsyncGenerator[str]:
     """Run an empty chain on loopback for the length of the block.
 
     Args:
         port: 0 for any free one.
-        block_time: seconds between blocks; None mines each transaction at once.
+        block_time: seconds between blocks, with a block for each transaction as well; None for
+            the latter alone.
+        base_fee: wei a gas in the first block; None for anvil's own, 1 gwei.
         cache_folder: where a fetched anvil is kept; None for the user's cache folder.
 
     Yields:
@@ -76,6 +80,8 @@ async def open_anvil(
     command += ["--chain-id", str(chain_id), "--slots-in-an-epoch", "1"]
     if block_time is not None:
         command += ["--block-time", str(block_time), "--mixed-mining"]
+    if base_fee is not None:
+        command += ["--block-base-fee-per-gas", str(base_fee), "--disable-min-priority-fee"]
     # asyncio's own call: anyio's has no way to run code in the child before the program.
     process = await asyncio.create_subprocess_exec(
         *command,

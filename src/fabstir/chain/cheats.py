@@ -22,6 +22,11 @@ async def set_automine(chain: Chain, *, enabled: bool) -> None:
     await chain.request("evm_setAutomine", [enabled])
 
 
+async def set_interval_mining(chain: Chain, seconds: int) -> None:
+    """Make blocks by the clock alone."""
+    await chain.request("evm_setIntervalMining", [seconds])
+
+
 async def increase_time(chain: Chain, seconds: int) -> None:
     """Move the chain's clock on, and make a block, so that every reader sees it."""
     await chain.request("evm_increaseTime", [hex(seconds)], is_idempotent=False)

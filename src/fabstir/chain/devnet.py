@@ -1,11 +1,16 @@
 """A whole local chain: anvil with our contracts, an approved model and funded accounts.
 
-THE KEYS OF A DEVNET ARE PUBLIC. Anybody can compute them from this file. They exist only on
-chain id 31337, for tests and demonstrations; what is sent to them on any other chain is lost.
+THE KEYS OF A DEVNET ARE PUBLIC. Anybody can compute them from this file. They are for tests and
+demonstrations on a devnet alone; what is sent to them on any public chain is lost.
+
+Its chain id is 31337, which no public chain has. Another is for software that insists on one. What
+is signed there by a key that is used on the public chain of that id as well counts on both: anybody
+can replay it. So use a devnet's own keys, or new ones, and never those of a wallet with money.
 """
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +21,7 @@ import anyio
 
 from fabstir.chain.abi import load_abi
 from fabstir.chain.anvil import DEV_CHAIN_ID, open_anvil
-from fabstir.chain.cheats import set_balance
+from fabstir.chain.cheats import set_balance, set_interval_mining
 from fabstir.chain.contracts import Contracts
 from fabstir.chain.deploy import MarketplaceParameters, deploy_contracts
 from fabstir.chain.deployment import Deployment, save_deployment
@@ -26,7 +31,8 @@ from fabstir.chain.rpc import Chain, open_chain
 from fabstir.chain.transactions import TransactionQueue, open_transaction_queue
 from fabstir.crypto import NATIVE
 from fabstir.db import open_database
-from fabstir.primitives.ids import Address, Hash32
+from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.ids import Address, ChainId, Hash32
 from fabstir.primitives.units import BasisPoints, Wei
 
 _FEE = BasisPoints(1000)
@@ -35,6 +41,14 @@ _COIN_PER_ACCOUNT = Wei(1_000 * 10**18)
 _FAB_PER_ACCOUNT = Wei(10_000 * 10**18)
 """Ten stakes."""
 _USDC_PER_ACCOUNT = Wei(10_000 * 10**6)
+
+
+_MAX_CHAIN_ID = 2**53 - 1
+"""The largest that JavaScript clients hold exactly."""
+_MAX_BASE_FEE = 10**12
+"""1,000 gwei. At a thousand times that an account's 1,000 coins pay for one deployment."""
+_MAX_BLOCK_TIME = 3600
+"""Seconds: nobody waits longer for a test's block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,30 @@ class DevnetParameters:
     min_proof_timeout: int = 1
     """Seconds."""
     block_time: int | None = None
-    """Seconds; None mines each transaction at once."""
+    """Seconds between blocks; each transaction gets one at once as well. None: only the latter."""
+    interval_only: bool = False
+    """Blocks come by `block_time` alone, as on a public chain."""
+    chain_id: ChainId = DEV_CHAIN_ID
+    base_fee: Wei = Wei(100)
+    """Wei a gas in the first block. Nearly nothing, so that a conversation of a few tokens is
+    worth its settlement; on Base it is about 5,000,000.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse what anvil refuses late, or in words that name no option.
+
+        Raises:
+            ConfigError: names the option and what it may be.
+        """
+        _check_range("--port", self.port, 0, 65_535)
+        _check_range("--chain-id", self.chain_id, 1, _MAX_CHAIN_ID)
+        _check_range("--base-fee", self.base_fee, 0, _MAX_BASE_FEE)
+        if self.block_time is not None:
+            _check_range("--block-time", self.block_time, 1, _MAX_BLOCK_TIME)
+        elif self.interval_only:
+            raise ConfigError(
+                "--interval-only needs --block-time: say how many seconds lie between blocks"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +118,7 @@ class Devnet:
 
 
 def public_test_key(name: str) -> Signer:
-    """A key that everybody knows, for chain id 31337 only."""
+    """A key that everybody knows, for devnets only."""
     return Signer(NATIVE.keccak256(f"fabstir devnet, public test key: {name}".encode()))
 
 
@@ -92,20 +129,26 @@ async def open_devnet(
     """Run a devnet for the length of the block; its state is gone afterwards.
 
     Args:
-        folder: gets the deployment file, `31337.json`.
+        folder: gets the deployment file, named after the chain id: `31337.json`.
 
     Raises:
         ConfigError: no anvil and no way to fetch it, or the port is taken.
     """
     parameters = parameters or DevnetParameters()
-    deployer = public_test_key("deployer")
+    deployer = _deployer(parameters.chain_id)
     accounts = tuple(public_test_key(f"account {i}") for i in range(parameters.num_accounts))
-    path = folder / f"{DEV_CHAIN_ID}.json"
+    chain_id = parameters.chain_id
+    path = folder / f"{chain_id}.json"
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(
-            open_anvil(port=parameters.port, block_time=parameters.block_time)
+            open_anvil(
+                port=parameters.port,
+                chain_id=chain_id,
+                block_time=parameters.block_time,
+                base_fee=parameters.base_fee,
+            )
         )
-        chain = await stack.enter_async_context(open_chain(url, chain_id=DEV_CHAIN_ID))
+        chain = await stack.enter_async_context(open_chain(url, chain_id=chain_id))
         for signer in (deployer, *accounts):
             await set_balance(chain, signer.address, _COIN_PER_ACCOUNT)
         async with _temporary_queue(chain, deployer) as queue:
@@ -122,6 +165,9 @@ async def open_devnet(
                 await queue.send(f"devnet:model:{model.repo}/{model.file}", call)
             await _fund(queue, deployment, accounts)
         save_deployment(path, deployment)
+        if parameters.block_time is not None and parameters.interval_only:
+            # Only now: the deployment's transactions would wait for a block each.
+            await set_interval_mining(chain, parameters.block_time)
         yield Devnet(
             rpc_url=url,
             chain=chain,
@@ -130,6 +176,15 @@ async def open_devnet(
             deployer=deployer,
             accounts=accounts,
         )
+
+
+def _deployer(chain_id: ChainId) -> Signer:
+    """A new key where the id may be a public chain's: with a known one anybody could put contracts
+    of their own at the same addresses there, for a deployment file that is left over to find.
+    """
+    if chain_id == DEV_CHAIN_ID:
+        return public_test_key("deployer")
+    return Signer(secrets.token_bytes(32))
 
 
 @asynccontextmanager
@@ -153,6 +208,11 @@ async def _fund(
             for token, amount in amounts:
                 call = _mint(token, signer.address, amount)
                 tasks.start_soon(queue.send, f"devnet:mint:{token}:{signer.address}", call)
+
+
+def _check_range(option: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ConfigError(f"{option} is {value}: it must be from {least} to {most}")
 
 
 def _mint(token: Address, to: Address, amount: Wei) -> ContractCall:

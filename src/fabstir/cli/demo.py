@@ -118,7 +118,9 @@ async def _open_stage(folder: Path, cache_dir: Path) -> AsyncGenerator[_Stage]:
             open_devnet(folder / "deployments", [model], parameters)
         )
         marketplace = checksum_address(devnet.deployment.job_marketplace)
-        console.print(f"chain 31337 at {devnet.rpc_url}, JobMarketplace {marketplace}")
+        console.print(
+            f"chain {devnet.chain.chain_id} at {devnet.rpc_url}, JobMarketplace {marketplace}"
+        )
         _step("3. Two hosts, each a process with its own engine, stake and price")
         hosts: list[HostProcess] = []
         for index, price in enumerate(PRICES):
