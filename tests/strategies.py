@@ -62,6 +62,7 @@ from fabstir.protocol.limits import (
 from fabstir.protocol.payloads import (
     ChatRequest,
     ChunkPlaintext,
+    ClosedPlaintext,
     EndPlaintext,
     ExtensionOffer,
     ExtensionTerms,
@@ -245,6 +246,12 @@ end_plaintexts = st.builds(
     num_completion_tokens=token_counts,
     seed_commitment=hashes,
 )
+closed_plaintexts = st.builds(
+    ClosedPlaintext,
+    tokens_proven=token_counts,
+    is_final=st.booleans(),
+    settles_in=st.none() | st.integers(0, (1 << 32) - 1),
+)
 
 # -- envelopes and frames -------------------------------------------------------------------------
 
@@ -328,9 +335,6 @@ proofs_submitted = st.builds(
     timestamp=uint53s,
     size_bytes=uint53s,
 )
-sessions_closed = st.builds(
-    SessionClosed, session_id=identifiers, tokens_proven=uint256s, settles_in=uint53s
-)
 error_messages = st.builds(
     ErrorMessage,
     code=texts(16, 1),
@@ -348,7 +352,7 @@ host_messages: st.SearchStrategy[HostMessage] = st.one_of(
     sealed_frames(EncryptedResponse),
     stream_ends,
     proofs_submitted,
-    sessions_closed,
+    sealed_frames(SessionClosed),
     error_messages,
     st.just(Pong()),
 )

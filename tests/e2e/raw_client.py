@@ -61,6 +61,7 @@ from fabstir.protocol.limits import MAX_FRAME_BYTES
 from fabstir.protocol.payloads import (
     ChatRequest,
     ChunkPlaintext,
+    ClosedPlaintext,
     EndPlaintext,
     ExtensionOffer,
     ExtensionTerms,
@@ -308,7 +309,8 @@ class OpenedSession:
         await self.client.send(frame)
         while not isinstance(message := await self.client.receive(), SessionClosed):
             assert isinstance(message, ProofSubmitted), message
-        return message.tokens_proven
+        opened = self._open("session_closed", message.id, message.payload)
+        return ClosedPlaintext.decode(opened).tokens_proven
 
     def seal(self, kind: str, request_id: str, plaintext: bytes) -> SealedPayload:
         if self._channel is None:

@@ -53,6 +53,7 @@ from fabstir.protocol.limits import MAX_JSON_DEPTH
 from fabstir.protocol.payloads import (
     ChatRequest,
     ChunkPlaintext,
+    ClosedPlaintext,
     EndPlaintext,
     ExtensionTerms,
     InitPlaintext,
@@ -228,6 +229,7 @@ TARGETS: Final[dict[str, Target]] = {
     "chunk": _payload(ChunkPlaintext),
     "receipt": receipt,
     "end": _payload(EndPlaintext),
+    "closed": _payload(ClosedPlaintext),
     "acknowledgement": acknowledgement,
     "host_record": host_record,
     "checkpoint_delta": checkpoint_delta,

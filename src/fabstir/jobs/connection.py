@@ -43,12 +43,11 @@ from fabstir.protocol.frames import Frame
 from fabstir.protocol.host_messages import (
     ExtensionReply,
     Pong,
-    SessionClosed,
     SessionInitAck,
     StreamEnd,
 )
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
-from fabstir.protocol.payloads import ExtensionTerms, InitPlaintext
+from fabstir.protocol.payloads import ClosedPlaintext, ExtensionTerms, InitPlaintext
 from fabstir.protocol.receipts import SignedAcknowledgement
 
 _logger = logging.getLogger(__name__)
@@ -289,24 +288,27 @@ class ClientConnection:
         session = seat.session
         session.is_closing = True
         await self._vacate(message.session_id)
-        self._tasks.start_soon(self._prove_and_tell, message, session)
+        self._tasks.start_soon(self._prove_and_tell, message, session, seat.dialect)
 
-    async def _prove_and_tell(self, message: EncryptedClose, session: LiveSession) -> None:
+    async def _prove_and_tell(
+        self, message: EncryptedClose, session: LiveSession, dialect: ExtensionDialect
+    ) -> None:
         try:
-            await self._tell_closed(message, session)
+            await self._tell_closed(message, session, dialect)
         except anyio.BrokenResourceError:
             _logger.info("client left before its close", extra={"job_id": session.row.job_id})
 
-    async def _tell_closed(self, message: EncryptedClose, session: LiveSession) -> None:
+    async def _tell_closed(
+        self, message: EncryptedClose, session: LiveSession, dialect: ExtensionDialect
+    ) -> None:
         try:
             tokens, seconds = await self._close_session(session)
         except FabstirError as error:
             await self._report_error(error, session_id=message.session_id, request_id=message.id)
             return
-        closed = SessionClosed(
-            session_id=session.session_id, tokens_proven=tokens, settles_in=seconds
-        )
-        await self._send(lambda: [closed])
+        # Final, because nothing is acknowledged any more and the last claim is made, or refused.
+        closed = ClosedPlaintext(tokens_proven=tokens, is_final=True, settles_in=seconds)
+        await self._send(lambda: [dialect.closed(message.id, closed)])
 
     def _cancel(self, message: StreamCancel) -> None:
         seat = self._seat(message.session_id)

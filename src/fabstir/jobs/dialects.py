@@ -21,8 +21,19 @@ from fabstir.protocol.envelope import (
     seal_payload,
 )
 from fabstir.protocol.frames import Frame, SealedFrame
-from fabstir.protocol.host_messages import EncryptedChunk, EncryptedReceipt, EncryptedResponse
-from fabstir.protocol.payloads import ChatRequest, ChunkPlaintext, EndPlaintext, ReceiptPlaintext
+from fabstir.protocol.host_messages import (
+    EncryptedChunk,
+    EncryptedReceipt,
+    EncryptedResponse,
+    SessionClosed,
+)
+from fabstir.protocol.payloads import (
+    ChatRequest,
+    ChunkPlaintext,
+    ClosedPlaintext,
+    EndPlaintext,
+    ReceiptPlaintext,
+)
 
 _MAX_SEEN_NONCES = 100_000
 """Requests under one era-C session key (its SDK makes a new key for each): 24 bytes each."""
@@ -144,6 +155,11 @@ class ExtensionDialect:
     def end(self, request_id: str | None, index: int, end: EndPlaintext) -> list[Frame]:
         payload = self._seal("encrypted_response", request_id, end.encode())
         return [EncryptedResponse(session_id=self._session_id, id=request_id, payload=payload)]
+
+    def closed(self, request_id: str | None, closed: ClosedPlaintext) -> Frame:
+        """The last word on the session, to an encrypted_close."""
+        payload = self._seal("session_closed", request_id, closed.encode())
+        return SessionClosed(session_id=self._session_id, id=request_id, payload=payload)
 
     def _seal(self, kind: str, request_id: str | None, plaintext: bytes) -> SealedPayload:
         binding = frame_binding(kind, self._session_id, request_id or "")

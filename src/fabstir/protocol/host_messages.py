@@ -225,34 +225,16 @@ class ProofSubmitted:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionClosed:
-    """Extension: the host has proved everything that was acknowledged and will settle.
+class SessionClosed(SealedFrame):
+    """Extension: the host's last word on a session (ClosedPlaintext inside).
 
-    Attributes:
-        tokens_proven: on chain for this session.
-        settles_in: seconds until the host may call completeSessionJob; the renter may at once.
+    Sealed, because the renter settles by it: in clear, anybody on the path could say it.
     """
 
-    session_id: str
-    tokens_proven: int
-    settles_in: int
+    __slots__ = ()
 
     def to_json(self) -> dict[str, Json]:
-        return {
-            "type": "session_closed",
-            "session_id": self.session_id,
-            "tokens_proven": self.tokens_proven,
-            "settles_in": self.settles_in,
-        }
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> Self:
-        return cls(
-            session_id=fields.identifier("session_id", "sessionId"),
-            tokens_proven=fields.integer("tokens_proven"),
-            settles_in=fields.integer("settles_in", limit=1 << 53),
-        )
+        return self.sealed_json("session_closed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

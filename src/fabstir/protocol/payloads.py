@@ -393,3 +393,36 @@ class EndPlaintext:
             num_completion_tokens=TokenCount(fields.integer("numCompletionTokens", limit=1 << 64)),
             seed_commitment=fields.hash32("seedCommitment"),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedPlaintext:
+    """The extension's answer to a close: what the host has claimed, and what it will still do.
+
+    Attributes:
+        tokens_proven: on chain for this session; informative, the chain is what counts.
+        is_final: the host claims nothing more: the renter may complete at once, even if it
+            acknowledged more than is on chain.
+        settles_in: seconds until the host completes the session itself, at its own cost; None if
+            it leaves that to the renter.
+    """
+
+    tokens_proven: TokenCount
+    is_final: bool
+    settles_in: int | None = None
+
+    def encode(self) -> bytes:
+        out: dict[str, Json] = {"tokensProven": self.tokens_proven, "isFinal": self.is_final}
+        if self.settles_in is not None:
+            out["settlesIn"] = self.settles_in
+        return canonical_json(out)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises RemoteProtocolError."""
+        fields = Fields.parse(data, "close")
+        return cls(
+            tokens_proven=TokenCount(fields.integer("tokensProven", limit=1 << 64)),
+            is_final=fields.flag("isFinal"),
+            settles_in=fields.optional_integer("settlesIn", limit=1 << 32),
+        )

@@ -28,7 +28,7 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.host_messages import ErrorMessage, SessionClosed
 from fabstir.protocol.limits import MAX_AUTHORIZATION_LIFETIME
-from fabstir.protocol.payloads import ChatRequest
+from fabstir.protocol.payloads import ChatRequest, ClosedPlaintext
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk.answer import Answer
@@ -48,9 +48,6 @@ _logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT: Final = 60.0
 """Seconds for the host to put its last claim on chain and say so."""
-
-SETTLE_MARGIN: Final = 15.0
-"""Seconds beyond its dispute window for the host to settle: then we do it ourselves."""
 
 CANCEL_TIMEOUT: Final = 10.0
 """Seconds for a cancelled answer's last receipt; after that the socket is dropped instead."""
@@ -168,8 +165,9 @@ class Session:
         """End the session and see the rest of the deposit come home.
 
         The host is asked to put its last claim on chain and to settle; if it does not settle in
-        time, we do. A host that cannot be reached keeps the time that it was promised to claim
-        what was acknowledged (see `sdk.watcher`); the client's watcher then brings the rest home.
+        time, we do. A host that does not say, sealed, that it claims nothing more keeps the time
+        that it was promised to claim what was acknowledged (see `sdk.watcher`); the client's
+        watcher then brings the rest home.
 
         Args:
             now: settle at once, even if not everything that was acknowledged is claimed.
@@ -180,11 +178,10 @@ class Session:
             closed = await self._ask_to_close()
         finally:
             await self.leave()
-        if closed is not None and not now:
-            patience = closed.settles_in + SETTLE_MARGIN
-            self.row = await services.watcher.wait_until_settled(self.row, patience)
-        # A host that said what it has proven has claimed all that it is going to.
-        self.row = await services.watcher.bring_home(self.row, now=now or closed is not None)
+        if closed is not None and closed.settles_in is not None and not now:
+            self.row = await services.watcher.let_host_settle(self.row, closed.settles_in)
+        is_final = closed is not None and closed.is_final
+        self.row = await services.watcher.bring_home(self.row, now=now or is_final)
         return await services.watcher.settlement(self.row, self.token)
 
     async def leave(self) -> None:
@@ -236,7 +233,7 @@ class Session:
         self._head = head_after(signed)
         return signed
 
-    async def _ask_to_close(self) -> SessionClosed | None:
+    async def _ask_to_close(self) -> ClosedPlaintext | None:
         """The host's last word, after its last claim; None if it does not say it."""
         try:
             connection = await self._connected()
@@ -244,16 +241,24 @@ class Session:
             await connection.send(
                 EncryptedClose(session_id=str(self.job_id), id="close", payload=sealed)
             )
-            while True:
-                message = await connection.receive(CLOSE_TIMEOUT)
-                if isinstance(message, SessionClosed):
-                    return message
-                if isinstance(message, ErrorMessage):
-                    raise error_of(message)
+            return await self._hear_closed(connection)
         except FabstirError as error:
             extra = {"job_id": self.job_id, "reason": str(error)}
             _logger.info("host did not close the session", extra=extra)
             return None
+
+    async def _hear_closed(self, connection: HostConnection) -> ClosedPlaintext:
+        with anyio.move_on_after(CLOSE_TIMEOUT):
+            while True:
+                match await connection.receive(CLOSE_TIMEOUT):
+                    case SessionClosed(payload=payload):
+                        opened = connection.open("session_closed", "close", payload)
+                        return ClosedPlaintext.decode(opened)
+                    case ErrorMessage() as message:
+                        raise error_of(message)
+                    case _:
+                        pass  # a mined claim, or the end of an answer that was given up
+        raise HostUnresponsive(f"host {self.row.host} did not close in {CLOSE_TIMEOUT:g} s")
 
     def _what_is_kept(self) -> str:
         money, row = self.token.format, self.row

@@ -45,6 +45,13 @@ POLL_SECONDS: Final = 15.0
 SETTLE_POLL_SECONDS: Final = 1.0
 """Between two looks while the host is expected to settle: half a block of Base."""
 
+SETTLE_MARGIN: Final = 15.0
+"""Seconds beyond its dispute window for the host to settle: then we do it ourselves."""
+
+MAX_SETTLE_WAIT: Final = 120.0
+"""Seconds that a host which settles at its own cost is waited for, whatever the contract's dispute
+window: four times our contract's. After that our own gas is cheaper than a locked deposit."""
+
 _SETTLED_EVENTS: Final = ("SessionCompleted", "SessionTimedOut")
 
 MAX_LOG_RANGE: Final = 2000
@@ -105,6 +112,17 @@ def next_step(situation: Situation) -> Step:
     if situation.is_fully_claimed:
         return Step.COMPLETE
     return Step.TIME_OUT if situation.chain_now > situation.runs_out_at else Step.WAIT
+
+
+def settling_patience(situation: Situation, settles_in: int, dispute_window: int) -> float:
+    """Seconds to wait for a host that says it settles in `settles_in` seconds.
+
+    Its word only shortens the wait: the contract lets it complete one dispute window after its
+    last claim, so a host that names a later time wants nothing but our waiting.
+    """
+    allowed_at = situation.job.last_proof_time + dispute_window
+    left = max(0, min(settles_in, allowed_at - situation.chain_now))
+    return min(left, MAX_SETTLE_WAIT) + SETTLE_MARGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +201,15 @@ class Watcher:
             keep=self.keep,
         )
 
-    async def wait_until_settled(self, session: RenterSession, timeout: float) -> RenterSession:
-        """Give the host `timeout` seconds to settle; returns the session as it is then."""
-        with anyio.move_on_after(timeout):
+    async def let_host_settle(self, session: RenterSession, settles_in: int) -> RenterSession:
+        """Give the host the time that it asks for to settle, as far as the contract needs it.
+
+        Returns:
+            The session as it is then.
+        """
+        window = await self.contracts.marketplace.dispute_window()
+        patience = settling_patience(await self.situation(session), settles_in, window)
+        with anyio.move_on_after(patience):
             while not is_over(session):
                 situation = await self.situation(session)
                 if next_step(situation) is Step.RECORD:

@@ -48,6 +48,7 @@ from fabstir.protocol.host_record import HOST_RECORD_TYPE, HostModel, HostRecord
 from fabstir.protocol.payloads import (
     ChatRequest,
     ChunkPlaintext,
+    ClosedPlaintext,
     EndPlaintext,
     ExtensionOffer,
     ExtensionTerms,
@@ -157,7 +158,7 @@ FRAMES: list[Frame] = [
         usage=Usage(prompt_tokens=0, completion_tokens=0, context_window_size=0),
     ),
     ProofSubmitted(session_id="7", proof_id=GENESIS, tokens_claimed=0, timestamp=0, size_bytes=0),
-    SessionClosed(session_id="7", tokens_proven=0, settles_in=0),
+    SessionClosed(session_id="7", id="i", payload=SEALED),
     ErrorMessage(
         code="C", message="m", session_id="7", id="i", prompt_tokens=0, context_window_size=0
     ),
@@ -196,6 +197,7 @@ PLAINTEXTS: dict[str, bytes] = {
         num_completion_tokens=ZERO,
         seed_commitment=GENESIS,
     ).encode(),
+    "ClosedPlaintext": ClosedPlaintext(tokens_proven=ZERO, is_final=True, settles_in=0).encode(),
     "SignedAuthorization": canonical_json(AUTHORIZATION.to_json()),
     "SignedReceipt": canonical_json(RECEIPT.to_json()),
     "SignedAcknowledgement": ACKNOWLEDGEMENT.encode(),

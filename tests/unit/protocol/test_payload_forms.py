@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.strategies import (
     chat_requests,
     chunk_plaintexts,
+    closed_plaintexts,
     end_plaintexts,
     extension_terms,
     init_plaintexts,
@@ -38,6 +39,7 @@ from fabstir.protocol.payloads import (
     EXTENSION_NAME,
     ChatRequest,
     ChunkPlaintext,
+    ClosedPlaintext,
     EndPlaintext,
     ExtensionTerms,
     InitPlaintext,
@@ -54,6 +56,7 @@ DECODERS: list[Callable[[bytes], object]] = [
     ChunkPlaintext.decode,
     ReceiptPlaintext.decode,
     EndPlaintext.decode,
+    ClosedPlaintext.decode,
     SignedAcknowledgement.decode,
 ]
 
@@ -94,6 +97,16 @@ def test_receipt_round_trip(value: ReceiptPlaintext) -> None:
 @given(end_plaintexts)
 def test_end_round_trip(value: EndPlaintext) -> None:
     assert EndPlaintext.decode(value.encode()) == value
+
+
+@given(closed_plaintexts)
+def test_close_round_trip(value: ClosedPlaintext) -> None:
+    assert ClosedPlaintext.decode(value.encode()) == value
+
+
+@pytest.mark.parametrize("said", [{}, {"isFinal": "true"}, {"isFinal": 1}, {"isFinal": None}])
+def test_a_close_is_final_only_if_it_says_so(said: dict[str, Json]) -> None:
+    assert not ClosedPlaintext.decode(encoded({"tokensProven": 64, **said})).is_final
 
 
 @given(signed_acknowledgements)

@@ -11,7 +11,15 @@ from fabstir.chain.contracts import SessionJob, SessionStatus
 from fabstir.db.renter import RenterSession, RenterState
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ChainId, Hash32, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
-from fabstir.sdk.watcher import KEEP_SECONDS, Situation, Step, next_step
+from fabstir.sdk.watcher import (
+    KEEP_SECONDS,
+    MAX_SETTLE_WAIT,
+    SETTLE_MARGIN,
+    Situation,
+    Step,
+    next_step,
+    settling_patience,
+)
 
 START = 1_000_000
 HOST, RENTER = Address("0x" + "aa" * 20), Address("0x" + "bb" * 20)
@@ -130,3 +138,16 @@ def test_money_that_was_agreed_to_is_never_taken_back_within_the_window(
         assert claimed >= agreed or elapsed > 3600
     if state is RenterState.CLOSING and elapsed > 3600:
         assert step is not Step.WAIT
+
+
+@given(st.integers(0, 1 << 64), st.integers(0, 10**9), st.integers(0, 10**7))
+def test_no_word_of_a_host_makes_a_renter_wait_longer_than_the_contract_does(
+    settles_in: int, dispute_window: int, elapsed: int
+) -> None:
+    situation = replace(CLOSING, chain_now=START + elapsed)
+
+    patience = settling_patience(situation, settles_in, dispute_window)
+
+    left = max(0, dispute_window - elapsed)
+    assert SETTLE_MARGIN <= patience <= min(left, MAX_SETTLE_WAIT) + SETTLE_MARGIN
+    assert patience <= settles_in + SETTLE_MARGIN

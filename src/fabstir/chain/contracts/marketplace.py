@@ -131,6 +131,10 @@ class Marketplace(Contract):
             is_paused=await self._read_one("paused"),
         )
 
+    async def dispute_window(self) -> int:
+        """Seconds that a host waits after its last claim before it may complete."""
+        return int(await self._read_one("disputeWindow"))
+
     async def deposit_limits(self, token: Address) -> DepositLimits:
         """What sessions in this ERC-20 may lock."""
         return DepositLimits(
