@@ -60,6 +60,7 @@ from fabstir.protocol.payloads import (
     ReceiptPlaintext,
 )
 from fabstir.protocol.receipts import SignedAcknowledgement
+from fabstir.protocol.refusals import refusal
 
 Target = Callable[[bytes], None]
 
@@ -99,6 +100,8 @@ def client_message(data: bytes) -> None:
     with suppress(RemoteProtocolError):
         message = decode_client_message(data)
         if isinstance(message, Unsupported):
+            for frame in refusal(message):
+                decode_host_message(encode_frame(frame))
             return
         assert decode_client_message(encode_frame(message)) == message
         if isinstance(message, EncryptedSessionInit):

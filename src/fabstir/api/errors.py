@@ -29,6 +29,7 @@ from fabstir.primitives.errors import (
     StorageFull,
     WriteConflict,
 )
+from fabstir.protocol.codes import ERROR_CODES, unmistakable
 from fabstir.protocol.host_messages import ErrorMessage
 
 _CODES: tuple[tuple[type[FabstirError], str], ...] = (
@@ -38,6 +39,7 @@ _CODES: tuple[tuple[type[FabstirError], str], ...] = (
     (EngineCrashed, "ENGINE_CRASHED"),
     (EngineUnavailable, "ENGINE_UNAVAILABLE"),
     (ChainError, "CHAIN_UNAVAILABLE"),
+    (FabstirError, "INTERNAL_ERROR"),
 )
 
 _HTTP: tuple[tuple[type[FabstirError], int, str], ...] = (
@@ -66,21 +68,14 @@ def error_message(
 ) -> ErrorMessage:
     """An error as a frame. Errors that are none of the client's business get no detail."""
     if isinstance(error, RemoteProtocolError | SessionRefused):
-        return ErrorMessage(
-            code=error.code, message=str(error), session_id=session_id, id=request_id
-        )
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
-    if code is None:
-        return ErrorMessage(
-            code="INTERNAL_ERROR",
-            message="this host failed; what was not acknowledged is not billed",
-            session_id=session_id,
-            id=request_id,
-        )
+        code = error.code
+    else:
+        code = next(code for kind, code in _CODES if isinstance(error, kind))
+    message = ERROR_CODES[code].meaning if code == "INTERNAL_ERROR" else str(error)
     is_context = isinstance(error, ContextLengthExceeded)
     return ErrorMessage(
         code=code,
-        message=str(error),
+        message=unmistakable(code, message),
         session_id=session_id,
         id=request_id,
         prompt_tokens=error.num_prompt_tokens if is_context else None,

@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from fabstir.api.errors import error_message
 from fabstir.jobs.connection import ClientConnection, ReportError, Transmit
 from fabstir.primitives.errors import FabstirError
-from fabstir.protocol.client_messages import decode_client_message
+from fabstir.protocol.client_messages import decode_client_fields, ids_of, parse_client_frame
 from fabstir.protocol.frames import Frame, encode_frame
 from fabstir.protocol.host_messages import Connected
 
@@ -91,9 +91,8 @@ class WebSocketDoor:
             data: str | bytes = event.get("text") or event.get("bytes") or ""
             session_id = request_id = None
             try:
-                message = decode_client_message(data)
-                session_id = getattr(message, "session_id", None)
-                request_id = getattr(message, "id", None)
-                await connection.handle(message)
+                fields = parse_client_frame(data)
+                session_id, request_id = ids_of(fields)
+                await connection.handle(decode_client_fields(fields))
             except FabstirError as error:
                 await report(error, session_id=session_id, request_id=request_id)

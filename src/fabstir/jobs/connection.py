@@ -49,6 +49,7 @@ from fabstir.protocol.host_messages import (
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.payloads import ClosedPlaintext, ExtensionTerms, InitPlaintext
 from fabstir.protocol.receipts import SignedAcknowledgement
+from fabstir.protocol.refusals import refusal
 
 _logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class ClientConnection:
             case Ping():
                 await self._send(lambda: [Pong()])
             case Unsupported():
-                raise _unsupported(message)
+                await self._send(lambda: refusal(message))
 
     def release(self) -> list[LiveSession]:
         """The door is closed: stop answering; the sessions wait for their renters."""
@@ -363,13 +364,3 @@ class ClientConnection:
     async def _send(self, make: Callable[[], list[Frame]]) -> None:
         async with self._sending:
             await self._transmit(make())
-
-
-def _unsupported(message: Unsupported) -> FabstirError:
-    if message.is_plaintext:
-        return SessionRefused(
-            "ENCRYPTION_REQUIRED",
-            f"{message.kind} travels in clear and anyone could send it for anyone's session: "
-            "use encrypted_session_init and encrypted_message",
-        )
-    return SessionRefused("UNSUPPORTED_MESSAGE", f"this host does not serve {message.kind}")

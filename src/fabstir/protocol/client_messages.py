@@ -7,7 +7,7 @@ not understood is answered with an error frame, never with silence.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import RemoteProtocolError
@@ -116,16 +116,32 @@ class Ping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsupported:
-    """A frame whose type we do not serve: answered with an error that says so.
+    """A frame whose type we do not serve: `refusals.refusal` says so as its sender reads it.
+
+    It is read leniently: whatever is in it, its sender gets the answer that it waits for.
 
     Attributes:
-        is_plaintext: it would carry a conversation in clear (session_init, prompt, inference).
+        request_id: of the types that name their requests so (uploadVectors and its kind).
+        num_vectors: how many an upload would have stored.
     """
 
     kind: str
-    id: str | None
-    session_id: str | None
-    is_plaintext: bool
+    id: str | None = None
+    session_id: str | None = None
+    request_id: str | None = None
+    num_vectors: int = 0
+
+    @classmethod
+    def from_fields(cls, kind: str, fields: Fields) -> Self:
+        session_id, _ = ids_of(fields)
+        vectors = fields.get("vectors")
+        return cls(
+            kind=kind,
+            id=_readable_identifier(fields, "id"),
+            session_id=session_id,
+            request_id=_readable_identifier(fields, "requestId", "request_id"),
+            num_vectors=len(cast("list[object]", vectors)) if isinstance(vectors, list) else 0,
+        )
 
 
 ClientMessage = (
@@ -138,8 +154,6 @@ ClientMessage = (
     | Unsupported
 )
 
-_PLAINTEXT_KINDS = frozenset({"session_init", "prompt", "inference", "session_resume"})
-
 
 def decode_client_message(data: str | bytes) -> ClientMessage:
     """Parse one frame from a client.
@@ -147,7 +161,24 @@ def decode_client_message(data: str | bytes) -> ClientMessage:
     Raises:
         RemoteProtocolError: never any other error, whatever the bytes.
     """
-    fields = Fields.parse(data, "frame")
+    return decode_client_fields(parse_client_frame(data))
+
+
+def parse_client_frame(data: str | bytes) -> Fields:
+    """The first half: one JSON object. Raises RemoteProtocolError."""
+    return Fields.parse(data, "frame")
+
+
+def ids_of(fields: Fields) -> tuple[str | None, str | None]:
+    """The session and the request that a refusal of this frame names, as far as they are readable:
+    existing clients match an error with what they wait for.
+    """
+    session_id = _readable_identifier(fields, "session_id", "sessionId", "job_id", "jobId")
+    return session_id, _readable_identifier(fields, "id", "requestId", "request_id")
+
+
+def decode_client_fields(fields: Fields) -> ClientMessage:
+    """The second half. Raises RemoteProtocolError."""
     kind = fields.text("type", limit=64)
     match kind:
         case "encrypted_session_init":
@@ -163,9 +194,11 @@ def decode_client_message(data: str | bytes) -> ClientMessage:
         case "ping":
             return Ping()
         case _:
-            return Unsupported(
-                kind=kind,
-                id=fields.optional_identifier("id", "requestId"),
-                session_id=fields.optional_identifier("session_id", "sessionId"),
-                is_plaintext=kind in _PLAINTEXT_KINDS,
-            )
+            return Unsupported.from_fields(kind, fields)
+
+
+def _readable_identifier(fields: Fields, *names: str) -> str | None:
+    try:
+        return fields.optional_identifier(*names)
+    except RemoteProtocolError:
+        return None

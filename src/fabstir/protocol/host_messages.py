@@ -7,6 +7,7 @@ from typing import Self
 
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.ids import Hash32, JobId
+from fabstir.protocol.codes import text_prefix
 from fabstir.protocol.envelope import SealedPayload
 from fabstir.protocol.fields import Fields
 from fabstir.protocol.frames import SealedFrame
@@ -239,7 +240,10 @@ class SessionClosed(SealedFrame):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorMessage:
-    """Something was refused or failed; `code` is for programs, `message` for people."""
+    """Something was refused or failed; `code` is for programs, `message` for people.
+
+    On the wire the text begins with the code, because existing clients read nothing else.
+    """
 
     code: str
     message: str
@@ -248,12 +252,17 @@ class ErrorMessage:
     prompt_tokens: int | None = None
     context_window_size: int | None = None
 
+    @property
+    def text(self) -> str:
+        """The message as it is sent."""
+        return text_prefix(self.code) + self.message
+
     def to_json(self) -> dict[str, Json]:
         return {
             "type": "error",
             "code": self.code,
-            "message": self.message,
-            "error": self.message,
+            "message": self.text,
+            "error": self.text,
             "session_id": self.session_id,
             "id": self.id,
             "prompt_tokens": self.prompt_tokens,
@@ -262,14 +271,25 @@ class ErrorMessage:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
+        code = fields.optional_text("code", limit=64) or "UNKNOWN"
         return cls(
-            code=fields.optional_text("code", limit=64) or "UNKNOWN",
-            message=fields.optional_text("message", "error", limit=8192) or "no message",
+            code=code,
+            message=_message_behind(code, fields) or "no message",
             session_id=fields.optional_identifier("session_id", "sessionId"),
             id=fields.optional_identifier("id"),
             prompt_tokens=fields.optional_integer("prompt_tokens", limit=1 << 53),
             context_window_size=fields.optional_integer("context_window_size", limit=1 << 53),
         )
+
+
+_MAX_MESSAGE_CHARS = 8192
+
+
+def _message_behind(code: str, fields: Fields) -> str:
+    prefix = text_prefix(code)
+    text = fields.optional_text("message", "error", limit=_MAX_MESSAGE_CHARS + len(prefix)) or ""
+    text = text.removeprefix(prefix) if text.startswith(prefix) else text.removeprefix(f"{code}: ")
+    return text[:_MAX_MESSAGE_CHARS]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from dataclasses import replace
 
@@ -29,7 +30,7 @@ from fabstir.primitives.ids import JobId
 from fabstir.protocol.client_messages import EncryptedClose, EncryptedMessage, Ping, StreamCancel
 from fabstir.protocol.envelope import seal_payload
 from fabstir.protocol.frames import Frame
-from fabstir.protocol.host_messages import EncryptedChunk, Pong
+from fabstir.protocol.host_messages import EncryptedChunk, Pong, Unknown
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -191,9 +192,19 @@ async def test_plaintext_and_garbage_are_answered_with_errors(
     for data in sent:
         await client.send_data(data)
         codes.append((await client.expect_error()).code)
+    for kind in ("uploadVectors", "searchVectors", "searchRequest"):
+        await client.send_data(json.dumps({"type": kind, "session_id": "1", "requestId": "r"}))
+    typed = [await client.receive() for _ in range(5)]
     await client.send(Ping())
 
     assert codes == list(sent.values())
+    assert typed == [
+        Unknown("uploadVectorsResponse"),
+        Unknown("searchVectorsResponse"),
+        Unknown("searchError"),
+        Unknown("searchResponse"),
+        Unknown("searchResults"),
+    ]
     assert await client.receive() == Pong()
 
 

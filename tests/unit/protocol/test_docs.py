@@ -26,6 +26,7 @@ from fabstir.protocol.client_messages import (
     Ping,
     StreamCancel,
 )
+from fabstir.protocol.codes import ERROR_CODES, may_reopen, text_prefix
 from fabstir.protocol.commitments import SAMPLING_TYPE
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.envelope import InitEnvelope, SealedPayload
@@ -63,6 +64,11 @@ from fabstir.protocol.receipts import (
     ChainHead,
     Work,
     sign_receipt,
+)
+from fabstir.protocol.refusals import (
+    SearchResponse,
+    SearchVectorsResponse,
+    UploadVectorsResponse,
 )
 from fabstir.protocol.sampling import SamplingParams
 
@@ -163,6 +169,9 @@ FRAMES: list[Frame] = [
         code="C", message="m", session_id="7", id="i", prompt_tokens=0, context_window_size=0
     ),
     Pong(),
+    UploadVectorsResponse(request_id="r", rejected=0, error="e"),
+    SearchVectorsResponse(request_id="r", error="e"),
+    SearchResponse(kind="searchResponse", request_id="r", error="e"),
 ]
 PLAINTEXTS: dict[str, bytes] = {
     "InitPlaintext": InitPlaintext(
@@ -287,11 +296,14 @@ def test_typed_data_is_quoted_exactly(type_string: str) -> None:
 
 
 def test_error_codes_table() -> None:
-    """Every code that the code can send is there, and no other."""
-    written = names(table("## 12. Error codes"))
+    """Every code that the code can send is there, with its meaning, and no other."""
+    rows = table("## 12. Error codes")
 
-    assert len(set(written)) == len(written)
-    assert set(written) == set(codes_in_source())
+    assert set(ERROR_CODES) == set(codes_in_source())
+    assert [(row[0].strip("`"), row[1].replace("`", ""), row[2]) for row in rows] == [
+        (code, row.meaning, "yes" if may_reopen(text_prefix(code)) else "")
+        for code, row in ERROR_CODES.items()
+    ]
 
 
 def codes_in_source() -> Iterator[str]:
@@ -303,7 +315,7 @@ def codes_in_source() -> Iterator[str]:
                 yield from _codes_of_call(node)
             elif isinstance(node, ast.Tuple) and path == SOURCE / "api" / "errors.py":
                 yield from _code(node.elts[-1]) if len(node.elts) == 2 else ()
-        if path.parent.name == "protocol":
+        if path.parent.name == "protocol" and path.name != "codes.py":
             # Codes that helpers of the decoders take as an argument.
             yield from (
                 node.value

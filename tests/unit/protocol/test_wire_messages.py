@@ -187,19 +187,6 @@ def test_an_altered_init_has_the_code_that_clients_know(
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("kind", ["session_init", "prompt", "inference", "session_resume"])
-def test_plaintext_conversations_are_told_apart(kind: str) -> None:
-    message = decode_client_message(json.dumps({"type": kind, "jobId": 7, "requestId": 3}))
-
-    assert message == Unsupported(kind=kind, id="3", session_id=None, is_plaintext=True)
-
-
-def test_other_kinds_are_answered_and_not_ignored() -> None:
-    message = decode_client_message('{"type":"searchVectors","sessionId":9}')
-
-    assert message == Unsupported(kind="searchVectors", id=None, session_id="9", is_plaintext=False)
-
-
 def test_heartbeats() -> None:
     assert decode_client_message(encode_frame(Ping())) == Ping()
     assert decode_host_message(encode_frame(Pong())) == Pong()
