@@ -36,6 +36,7 @@ from fabstir.protocol.client_messages import (
 )
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.envelope import InitEnvelope, SealedPayload
+from fabstir.protocol.fields import UNKNOWN
 from fabstir.protocol.frames import SealedFrame
 from fabstir.protocol.host_messages import (
     Connected,
@@ -60,6 +61,7 @@ from fabstir.protocol.limits import (
     MAX_STOP_CHARS,
 )
 from fabstir.protocol.payloads import (
+    FINISH_REASONS,
     ChatRequest,
     ChunkPlaintext,
     ClosedPlaintext,
@@ -241,7 +243,7 @@ receipt_plaintexts = st.builds(
 )
 end_plaintexts = st.builds(
     EndPlaintext,
-    finish_reason=texts(32),
+    finish_reason=st.sampled_from([*sorted(FINISH_REASONS), UNKNOWN]),
     num_prompt_tokens=token_counts,
     num_completion_tokens=token_counts,
     seed_commitment=hashes,
@@ -322,9 +324,9 @@ stream_ends = st.builds(
     StreamEnd,
     session_id=identifiers,
     id=optional_identifiers,
-    reason=st.sampled_from(["complete", "cancelled", "error"]),
+    reason=st.sampled_from(["complete", "cancelled", "error", UNKNOWN]),
     tokens_used=uint53s,
-    finish_reason=st.none() | texts(16),
+    finish_reason=st.none() | st.sampled_from(["stop", "length", "cancelled", UNKNOWN]),
     usage=st.none() | usages,
 )
 proofs_submitted = st.builds(
@@ -337,7 +339,7 @@ proofs_submitted = st.builds(
 )
 error_messages = st.builds(
     ErrorMessage,
-    code=texts(16, 1),
+    code=st.from_regex(r"[A-Z][A-Z0-9_]{0,63}", fullmatch=True),
     message=texts(40, 1),
     session_id=optional_identifiers,
     id=optional_identifiers,

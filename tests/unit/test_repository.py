@@ -198,3 +198,64 @@ def test_every_platform_of_the_node_tools_is_locked() -> None:
     optional = {n for p in packages.values() for n in p.get("optionalDependencies", {})}
 
     assert [name for name in optional if f"node_modules/{name}" not in packages] == []
+
+
+WRITERS = re.compile(
+    r"print|.*\.from_(markup|ansi)|(typer|click)\.(echo|secho|confirm|prompt|style)"
+)
+"""Ways to the terminal, and into rich's own language, that take a text as it stands."""
+
+DRAWING = re.compile(
+    r"rich\.(console\.Console|console\.Group|text|markup|print|status|prompt|panel)"
+)
+"""Of rich, what makes something of texts; `cli/output.py` wraps it."""
+
+
+def called_name(node: ast.Call) -> str:
+    """`print`, `typer.echo`; of longer ones the last two names."""
+    match node.func:
+        case ast.Attribute(value=ast.Name(id=owner) | ast.Attribute(attr=owner), attr=name):
+            return f"{owner}.{name}"
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case _:
+            return ""
+
+
+def test_only_the_output_layer_writes_to_the_terminal() -> None:
+    others = [path for path in python_files(SOURCE) if not path.match("fabstir/cli/output.py")]
+
+    drawing = [
+        f"{path}: {name}" for path in others for name in imports(path) if DRAWING.match(name)
+    ]
+    writing = [
+        f"{module_name(path)}:{node.lineno}"
+        for path in others
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and WRITERS.fullmatch(called_name(node))
+    ]
+
+    assert (drawing, writing) == ([], [])
+
+
+def test_no_widget_reads_markup() -> None:
+    columns = [
+        f"{module_name(path)}:{node.lineno}"
+        for path in python_files(SOURCE)
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call)
+        and (
+            (called_name(node) == "TextColumn" and not is_without_markup(node))
+            or any(k.arg in {"markup", "emoji"} and not is_false(k.value) for k in node.keywords)
+        )
+    ]
+
+    assert columns == []
+
+
+def is_without_markup(node: ast.Call) -> bool:
+    return any(k.arg == "markup" and is_false(k.value) for k in node.keywords)
+
+
+def is_false(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is False

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, TextIO, cast
 
 import typer
+from typer._click.exceptions import (  # pyright: ignore[reportPrivateUsage] - the public ones are its leaves
+    ClickException,
+)
 
 from fabstir import __version__
 from fabstir.cli.context import Invocation
-from fabstir.cli.output import show_error
+from fabstir.cli.output import note, say, show_error, show_uncaught
 from fabstir.primitives.errors import ConfigError, FabstirError
 from fabstir.telemetry import LogLevel, configure_logging
 
@@ -58,6 +62,10 @@ _OPTIONS = frozenset({"--config", "--set", "--log-level"})
 
 def main() -> None:
     """Run the command line and exit."""
+    sys.excepthook = show_uncaught
+    stdout: TextIO | io.TextIOWrapper[io.BufferedWriter] = sys.stdout
+    if isinstance(stdout, io.TextIOWrapper):
+        stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a letter
     sys.exit(run(sys.argv[1:]))
 
 
@@ -70,12 +78,17 @@ def run(args: Sequence[str]) -> int:
     options, rest = hoist_global_options(args)
     try:
         app = build_app(rest[0] if rest else None)
-        app([*options, *rest], prog_name="fabstir")
+        code = app([*options, *rest], prog_name="fabstir", standalone_mode=False)
+    except typer.Abort:
+        note("aborted")
+        return EXIT_FAILED
+    except ClickException as exc:
+        return _report_usage(exc)
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else EXIT_FAILED
     except (FabstirError, BaseExceptionGroup) as exc:
         return _report(exc)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def hoist_global_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -143,7 +156,7 @@ def _listed_only() -> None:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"fabstir {__version__}")
+        say(f"fabstir {__version__}")
         raise typer.Exit
 
 
@@ -176,6 +189,15 @@ def _override(text: str) -> tuple[str, str]:
     if not equals:
         raise typer.BadParameter(f"{text!r} is not SECTION.NAME=VALUE")
     return key, value
+
+
+def _report_usage(error: ClickException) -> int:
+    """Wrong usage, in our own form: typer's would print what was typed as it stands."""
+    text = error.format_message()
+    if text:  # none: the help was shown instead
+        command = getattr(getattr(error, "ctx", None), "command_path", "fabstir")
+        show_error(f"{text} (see `{command} --help`)")
+    return error.exit_code
 
 
 def _report(error: FabstirError | BaseExceptionGroup[BaseException]) -> int:

@@ -12,6 +12,7 @@ import anyio
 
 from fabstir.cli.chat_view import ChatView
 from fabstir.cli.lines import LineReader
+from fabstir.cli.output import OutputClosed
 from fabstir.primitives.errors import FabstirError
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.sampling import SamplingParams
@@ -73,8 +74,10 @@ class Chat:
                 self._answer = answer
                 async for event in answer:
                     self._view.event(event)
+        except OutputClosed:
+            raise  # nobody reads the answers that the next lines would pay for
         except FabstirError as error:
-            self._view.note(f"error: {error}")
+            self._view.failed(error)
             return
         finally:
             self._answer = None
@@ -110,4 +113,4 @@ class Chat:
         try:
             await answer.cancel()
         except FabstirError as error:
-            self._view.note(f"error: {error}")
+            self._view.failed(error)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any, Protocol
 
-import typer
-
-from fabstir.cli.output import console, print_result, table
+from fabstir.cli.output import console, print_result, say, say_part, table, write_json, writing_out
 from fabstir.crypto import checksum_address
+from fabstir.primitives.errors import FabstirError
 from fabstir.primitives.ids import Address
-from fabstir.primitives.units import format_amount
+from fabstir.primitives.text import one_line
+from fabstir.primitives.units import TokenCount, Wei, format_amount
 from fabstir.sdk import (
     AnswerEvent,
     Finished,
     HostOffer,
+    PaymentToken,
     Quote,
     ReceiptVerified,
     Session,
@@ -30,10 +30,22 @@ _REASONS = {
     "length": "cut off at the longest answer or the context's end",
     "deposit_exhausted": "the deposit is used up: /quit settles",
     "draining": "the host is shutting down",
+    "unknown": "ended, for a reason of the host's own",
 }
 """Why an answer ended, where its own name does not say it."""
 
-_KEPT_CONTROLS = frozenset("\n\t")
+
+class Spending(Protocol):
+    """What a session has cost so far; see `sdk.Session`."""
+
+    @property
+    def token(self) -> PaymentToken: ...
+    @property
+    def tokens(self) -> TokenCount: ...
+    @property
+    def cost(self) -> Wei: ...
+    @property
+    def deposit_left(self) -> Wei: ...
 
 
 class ChatView(Protocol):
@@ -55,12 +67,16 @@ class ChatView(Protocol):
         """A piece of an answer."""
         ...
 
-    def answered(self, session: Session) -> None:
+    def answered(self, session: Spending) -> None:
         """An answer is over."""
         ...
 
     def note(self, text: str) -> None:
-        """Something to know."""
+        """Something to know, in our own words."""
+        ...
+
+    def failed(self, error: FabstirError) -> None:
+        """An answer that did not come; the error's text may be the host's."""
         ...
 
     def settled(self, settlement: Settlement) -> None:
@@ -89,21 +105,20 @@ class TerminalView:
             ("gas to open", f"at most {_coin(quote.gas_to_open)}"),
             ("gas to close", f"at most {_coin(quote.gas_to_close)}, if the host does not"),
         ]
-        print_result(console, table("session", "", rows=rows))
+        with writing_out():
+            print_result(console, table("session", "", rows=rows))
 
     def opened(self, session: Session) -> None:
-        console.print(
+        say(
             f"Session {session.job_id} is open. /help shows what you can do; Ctrl-C stops an "
             "answer, twice leaves and settles.",
             style="dim",
-            highlight=False,
         )
 
     def prompt(self) -> None:
         self._num_tokens, self._finish_reason = 0, ""  # an answer that failed left some
         if sys.stdin.isatty():
-            console.print("\n[bold cyan]you[/] ", end="")
-            console.file.flush()
+            say_part("\nyou ", style="bold cyan")
 
     def event(self, event: AnswerEvent) -> None:
         match event:
@@ -111,14 +126,13 @@ class TerminalView:
                 if not self._num_tokens:
                     self._started = time.monotonic()
                 self._num_tokens += event.num_tokens
-                console.out(printable(event.text), end="", highlight=False)
-                console.file.flush()
+                say_part(event.text)
             case ReceiptVerified():
                 self._num_receipts += 1
             case Finished():
                 self._finish_reason = event.finish_reason
 
-    def answered(self, session: Session) -> None:
+    def answered(self, session: Spending) -> None:
         money = session.token.format
         seconds = time.monotonic() - self._started
         parts = [
@@ -129,14 +143,17 @@ class TerminalView:
             f"{money(session.deposit_left)} left",
             f"{self._num_receipts} receipts verified",
         ]
-        console.print()
-        console.print(" · ".join(part for part in parts if part), style="dim", highlight=False)
+        say("\n" + one_line(" · ".join(part for part in parts if part)), style="dim")
 
     def note(self, text: str) -> None:
-        console.print(text, style="yellow", markup=False, highlight=False)
+        say(text, style="yellow")
+
+    def failed(self, error: FabstirError) -> None:
+        say(one_line(f"error: {error}"), style="yellow")
 
     def settled(self, settlement: Settlement) -> None:
-        print_result(console, settlement_table(settlement))
+        with writing_out():
+            print_result(console, settlement_table(settlement))
 
 
 class JsonView:
@@ -178,19 +195,17 @@ class JsonView:
                     num_completion_tokens=event.num_completion_tokens,
                 )
 
-    def answered(self, session: Session) -> None:
+    def answered(self, session: Spending) -> None:
         """The events have said it all."""
 
     def note(self, text: str) -> None:
         _line("note", text=text)
 
+    def failed(self, error: FabstirError) -> None:
+        _line("note", text=f"error: {error}")
+
     def settled(self, settlement: Settlement) -> None:
         _line("settlement", **settlement_json(settlement))
-
-
-def printable(text: str) -> str:
-    """Text of strangers without what would steer the terminal."""
-    return "".join(c for c in text if c in _KEPT_CONTROLS or c.isprintable() or ord(c) > 0x9F)
 
 
 def short_address(address: Address) -> str:
@@ -274,4 +289,4 @@ def _coin(wei: int) -> str:
 
 
 def _line(event: str, **facts: object) -> None:
-    typer.echo(json.dumps({"event": event, **facts}, ensure_ascii=False))
+    write_json({"event": event, **facts})

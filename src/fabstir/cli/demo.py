@@ -11,14 +11,14 @@ from typing import Annotated
 
 import anyio
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from fabstir.chain.devnet import DevModel, Devnet, DevnetParameters, open_devnet
 from fabstir.chain.keystore import Signer
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.host_process import HostProcess, open_host_process, prepare_wallet
 from fabstir.cli.money_table import read_money
-from fabstir.cli.output import console, print_result, table
+from fabstir.cli.output import console, print_result, say, say_part, table
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings, load_settings
 from fabstir.crypto import checksum_address
@@ -92,12 +92,12 @@ async def _run(folder: Path, cache_dir: Path, *, keep: bool) -> None:
 
 
 def _step(text: str) -> None:
-    console.print(f"\n[bold]{text}[/bold]")
+    say(f"\n{text}", style="bold")
 
 
 async def _fetch(cache_dir: Path) -> None:
     _step("1. The model")
-    columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as progress:
         task = progress.add_task(DEMO_MODEL.file, total=None)
 
@@ -105,7 +105,7 @@ async def _fetch(cache_dir: Path) -> None:
             progress.update(task, completed=done, total=total or None)
 
         path = await fetch_model(DEMO_MODEL, cache_dir / "models", on_progress=on_progress)
-    console.print(f"{path.name}, sha256 {DEMO_MODEL.sha256[2:]} verified")
+    say(f"{path.name}, sha256 {DEMO_MODEL.sha256[2:]} verified")
 
 
 @asynccontextmanager
@@ -118,9 +118,7 @@ async def _open_stage(folder: Path, cache_dir: Path) -> AsyncGenerator[_Stage]:
             open_devnet(folder / "deployments", [model], parameters)
         )
         marketplace = checksum_address(devnet.deployment.job_marketplace)
-        console.print(
-            f"chain {devnet.chain.chain_id} at {devnet.rpc_url}, JobMarketplace {marketplace}"
-        )
+        say(f"chain {devnet.chain.chain_id} at {devnet.rpc_url}, JobMarketplace {marketplace}")
         _step("3. Two hosts, each a process with its own engine, stake and price")
         hosts: list[HostProcess] = []
         for index, price in enumerate(PRICES):
@@ -130,7 +128,7 @@ async def _open_stage(folder: Path, cache_dir: Path) -> AsyncGenerator[_Stage]:
                 open_host_process(name, devnet.accounts[index], settings)
             )
             hosts.append(host)
-            console.print(
+            say(
                 f"host {checksum_address(host.account)} at {host.api_url}, "
                 f"{format_amount(price, 18)} ETH per million tokens; {host.facts['engine']}"
             )
@@ -144,7 +142,7 @@ async def _open_stage(folder: Path, cache_dir: Path) -> AsyncGenerator[_Stage]:
         )
         _step("The hosts finish, prove, settle and stop")
         for host in hosts:
-            console.print(f"{host.api_url} ended with status {await host.stop()}")
+            say(f"{host.api_url} ended with status {await host.stop()}")
 
 
 def host_settings(
@@ -196,7 +194,7 @@ async def _talk(stage: _Stage) -> None:
         chosen = next(host for host in stage.hosts if host.account == offer.host)
         _step("8. Withdrawal")
         withdrawn = await ask_running_host(chosen.data_dir, "withdraw")
-        console.print(f"the host withdrew {format_amount(withdrawn['native'], 18)} ETH")
+        say(f"the host withdrew {format_amount(withdrawn['native'], 18)} ETH")
     _step("9. The money, read back from the chain")
     money = await read_money(
         chain,
@@ -208,7 +206,7 @@ async def _talk(stage: _Stage) -> None:
         from_block=from_block,
     )
     print_result(console, money.render())
-    console.print("[green]every sum adds up[/green]")
+    say("every sum adds up", style="green")
 
 
 async def _choose(client: FabstirClient) -> HostOffer:
@@ -229,12 +227,12 @@ async def _choose(client: FabstirClient) -> HostOffer:
 async def _converse(client: FabstirClient, offer: HostOffer) -> JobId:
     quote = await client.quote(offer, DEPOSIT)
     _step("5. The deposit")
-    console.print(
+    say(
         f"{format_amount(DEPOSIT, 18)} ETH pay for up to {quote.max_tokens} tokens; gas to open "
         f"about {format_amount(quote.gas_to_open, 18)} ETH"
     )
     async with client.open_session(offer, deposit=DEPOSIT) as session:
-        console.print(f"session {session.job_id} is open")
+        say(f"session {session.job_id} is open")
         _step("6. The conversation, end-to-end encrypted; each receipt verified as it comes")
         messages: list[ChatMessage] = []
         for question in QUESTIONS:
@@ -242,7 +240,7 @@ async def _converse(client: FabstirClient, offer: HostOffer) -> JobId:
             messages.append(ChatMessage("assistant", await _ask(session, messages)))
         _step("7. Proof and settlement")
         settlement = await session.close()
-        console.print(
+        say(
             f"{settlement.outcome}: {settlement.tokens_settled} tokens proven and paid, "
             f"{format_amount(settlement.refund, 18)} ETH came back"
         )
@@ -250,32 +248,34 @@ async def _converse(client: FabstirClient, offer: HostOffer) -> JobId:
 
 
 async def _ask(session: Session, messages: list[ChatMessage]) -> str:
-    console.print(f"\n[cyan]renter:[/cyan] {messages[-1].content}")
-    console.print("[cyan]model:[/cyan]  ", end="")
+    say_part("\nrenter: ", style="cyan")
+    say(messages[-1].content)
+    say_part("model:  ", style="cyan")
     said = ""
     async with session.chat(messages, sampling=SAMPLING) as answer:
         async for event in answer:
             match event:
                 case Text(text=text):
                     said += text
-                    console.print(text, end="", markup=False, highlight=False)
+                    say_part(text)
                 case ReceiptVerified(receipt=receipt):
                     _show_receipt(event, receipt.sequence, receipt.work.output_commitment)
                 case Finished(finish_reason=reason):
-                    console.print(f"[dim]   ended: {reason}[/dim]")
+                    say(f"   ended: {reason}", style="dim")
     return said
 
 
 def _show_receipt(event: ReceiptVerified, sequence: int, commitment: str) -> None:
-    console.print(
-        f"\n[dim]   receipt {sequence} verified: {event.cumulative_tokens} tokens, "
+    say(
+        f"\n   receipt {sequence} verified: {event.cumulative_tokens} tokens, "
         f"{format_amount(event.cost, 18)} ETH so far, {format_amount(event.deposit_left, 18)} "
-        f"left; output {commitment[:18]}...[/dim]"
+        f"left; output {commitment[:18]}...",
+        style="dim",
     )
 
 
 def _say_how_to_join(stage: _Stage) -> None:
     config = stage.renter_settings.file
     _step("Still running. Join from another terminal, in this folder:")
-    console.print(f".venv/bin/fabstir --config {config} chat", markup=False, soft_wrap=True)
-    console.print("Ctrl-C here ends it all.")
+    print_result(console, f".venv/bin/fabstir --config {config} chat")
+    say("Ctrl-C here ends it all.")

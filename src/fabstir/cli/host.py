@@ -8,9 +8,19 @@ from typing import Annotated, Self
 
 import anyio.to_thread
 import typer
+from rich.console import RenderableType
 
 from fabstir.cli.context import invocation, run_async
-from fabstir.cli.output import error_console, print_result, show, table
+from fabstir.cli.output import (
+    StatusLine,
+    ask_yes,
+    error_console,
+    lines,
+    note,
+    print_result,
+    show,
+    table,
+)
 from fabstir.cli.s5_node import s5_facts
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
@@ -57,26 +67,24 @@ async def _serve(ctx: typer.Context, settings: Settings, *, is_confirmed: bool) 
         sys.stdout.flush()
         forget_start()
         await interruption.wait()
-        error_console.print("draining: no new work; finishing and proving what there is")
+        note("draining: no new work; finishing and proving what there is")
         await host.drain()
 
 
 def _show_how_to_reach(host: Host) -> None:
     """What a renter needs, each on one line, however narrow the terminal: it is copied."""
     for address in host.p2p.addresses:
-        line = f"fabstir config set p2p.bootstrap={address}"
-        error_console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        note(f"fabstir config set p2p.bootstrap={address}", style="dim")
 
 
 class _Starting:
     """One line on the terminal that says what start-up is doing."""
 
     def __init__(self) -> None:
-        self._status = error_console.status("starting")
+        self._status = StatusLine("starting")
 
     def __enter__(self) -> Self:
-        if error_console.is_terminal:
-            self._status.start()
+        self._status.start()
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -100,7 +108,7 @@ def _confirmation(settings: Settings, starting: _Starting, *, is_confirmed: bool
         is_yes = is_confirmed
         if not is_yes and sys.stdin.isatty():
             question = "Stake and register now, and whenever it serves?"
-            is_yes = await anyio.to_thread.run_sync(lambda: typer.confirm(question))
+            is_yes = await anyio.to_thread.run_sync(lambda: ask_yes(question))
         if is_yes and not settings.host.auto_register:
             set_settings(settings.file, {"host.auto_register": "true"})
         return is_yes
@@ -137,14 +145,14 @@ def _serving(host: Host) -> dict[str, object]:
     }
 
 
-def _serving_rows(host: Host) -> list[tuple[str, str]]:
+def _serving_rows(host: Host) -> list[tuple[str, RenderableType]]:
     facts = _serving(host)
     prices = host.market.settings.host
     return [
         ("serving", str(facts["model"])),
         ("host", str(facts["account"])),
         ("API", str(facts["api_url"])),
-        ("libp2p", "\n".join(host.p2p.addresses)),
+        ("libp2p", lines(*host.p2p.addresses)),
         ("S5", str(facts["s5_url"])),
         ("metrics", str(facts["metrics_url"])),
         (

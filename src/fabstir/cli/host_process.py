@@ -137,5 +137,5 @@ async def _facts(process: Process, folder: Path) -> Mapping[str, Any]:
             if line == b"}\n":  # the end of indented JSON
                 facts: Mapping[str, Any] = json.loads(said)
                 return facts
-    log = (folder / "host.log").read_text(errors="replace")
-    raise ConfigError(f"the host in {folder} did not start; its log ends: {log[-2000:]}")
+    log = " | ".join((folder / "host.log").read_text(errors="replace")[-2000:].splitlines())
+    raise ConfigError(f"the host in {folder} did not start; its log ends: {log}")

@@ -23,7 +23,7 @@ from fabstir.chain.keystore import (
     write_secret_file,
 )
 from fabstir.cli.context import invocation, run_async
-from fabstir.cli.output import show, table
+from fabstir.cli.output import ask_hidden, show, table
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE, checksum_address
 from fabstir.primitives.errors import KeystoreError
@@ -91,10 +91,9 @@ def _password_of_new_keystore(settings: Settings) -> str:
 
 
 def _ask_password() -> str:
-    return typer.prompt(
+    return ask_hidden(
         "Password (empty: a random one)",
         default="",
-        hide_input=True,
         confirmation_prompt=True,
         show_default=False,
     )
@@ -109,7 +108,7 @@ def _refuse_existing(keystore: Path) -> None:
 
 
 def _read_hidden(prompt: str) -> str:
-    return typer.prompt(prompt, hide_input=True) if sys.stdin.isatty() else sys.stdin.readline()
+    return ask_hidden(prompt) if sys.stdin.isatty() else sys.stdin.readline()
 
 
 def _parse_secret_key(text: str) -> bytes:

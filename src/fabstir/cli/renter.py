@@ -10,7 +10,6 @@ from typing import Annotated, TypeVar
 
 import anyio.to_thread
 import typer
-from rich.console import Group
 
 from fabstir.cli.chat import Chat
 from fabstir.cli.chat_view import (
@@ -24,7 +23,7 @@ from fabstir.cli.chat_view import (
 )
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.lines import LineReader
-from fabstir.cli.output import show, table
+from fabstir.cli.output import ask_yes, note, paragraphs, show, table, together
 from fabstir.config import Settings
 from fabstir.crypto import checksum_address
 from fabstir.db.renter import RenterState
@@ -38,6 +37,7 @@ from fabstir.sdk import (
     FabstirClient,
     HostOffer,
     PaymentToken,
+    Session,
     Settlement,
     open_client,
 )
@@ -111,9 +111,18 @@ async def _chat(
         await _confirm(token.format(deposit))
     sampling = SamplingParams(max_tokens=options.max_tokens, seed=0)
     async with client.open_session(offer, deposit=deposit) as session:
-        view.opened(session)
-        await Chat(session, view, sampling, options.system).run(LineReader())
-        view.note("\nsettling: the host puts its last claim on chain, the rest comes back")
+        await _talk(session, view, Chat(session, view, sampling, options.system))
+
+
+async def _talk(session: Session, view: ChatView, conversation: Chat) -> None:
+    """Whatever ends the conversation, a view that breaks included: the money comes home."""
+    try:
+        try:
+            view.opened(session)
+            await conversation.run(LineReader())
+        finally:
+            view.note("\nsettling: the host puts its last claim on chain, the rest comes back")
+    finally:
         view.settled(await session.close())
 
 
@@ -150,7 +159,7 @@ def _amount(text: str, token: PaymentToken, option: str) -> Wei:
 async def _confirm(deposit: str) -> None:
     if not sys.stdin.isatty():
         raise ConfigError(f"locking {deposit} needs a yes: add --yes, or run it in a terminal")
-    if not await anyio.to_thread.run_sync(lambda: typer.confirm(f"Lock {deposit}?", default=True)):
+    if not await anyio.to_thread.run_sync(lambda: ask_yes(f"Lock {deposit}?", default=True)):
         raise typer.Exit(1)
 
 
@@ -333,23 +342,22 @@ def _show_conversation(ctx: typer.Context, session: str) -> None:
         return await client.conversation(session)
 
     found = _with_client(ctx, read)
-    lines = [f"{m.message.role}: {m.message.content}" for m in found.messages]
+    said = [f"{m.message.role}: {m.message.content}" for m in found.messages]
     for part in found.missing:
-        lost = f"tokens {part.start_token} to {part.end_token} are missing: {part.reason}"
-        typer.echo(lost, err=True)
+        note(f"tokens {part.start_token} to {part.end_token} are missing: {part.reason}")
     data = {
         "job_id": found.job_id,
         "messages": [message.to_json() for message in found.messages],
         "num_checkpoints": found.num_checkpoints,
         "missing": [asdict(part) for part in found.missing],
     }
-    show(ctx, data, lambda: "\n".join(lines) if lines else "the host published no messages")
+    show(ctx, data, lambda: paragraphs(*said) if said else "the host published no messages")
 
 
 def _show_settlements(ctx: typer.Context, settlements: list[Settlement]) -> None:
     data = [settlement_json(settlement) for settlement in settlements]
     tables = [settlement_table(settlement) for settlement in settlements]
-    show(ctx, data, lambda: Group(*tables) if tables else "no session is unfinished")
+    show(ctx, data, lambda: together(*tables) if tables else "no session is unfinished")
 
 
 def _with_client(

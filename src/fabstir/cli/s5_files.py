@@ -16,7 +16,7 @@ from anyio import to_thread
 from rich.filesize import decimal
 
 from fabstir.cli.context import invocation, run_async
-from fabstir.cli.output import show, table
+from fabstir.cli.output import note, show, table
 from fabstir.cli.s5_access import Access, open_access
 from fabstir.cli.s5_download import download, stream_to_stdout
 from fabstir.cli.s5_progress import Advance, bar
@@ -220,7 +220,7 @@ def ls(
     rows = [_row(entry) for entry in page["entries"]]
     show(ctx, page, lambda: table("name", "size", "modified", "CID", rows=rows))
     if page["cursor"] and not invocation(ctx).as_json:
-        typer.echo(f"more: --cursor {page['cursor']}, or --all", err=True)
+        note(f"more: --cursor {page['cursor']}, or --all")
 
 
 async def _list(node: Access, path: str, cursor: str | None, limit: int) -> dict[str, Any]:

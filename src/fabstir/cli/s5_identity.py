@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 from rich.console import RenderableType
-from rich.text import Text
 
 from fabstir.cli.context import invocation
-from fabstir.cli.output import show, table
+from fabstir.cli.output import ask_hidden, show, table, unwrapped
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.primitives.encoding import encode_multibase
@@ -82,7 +81,7 @@ def import_(ctx: typer.Context, *, wordlist: WordList = None) -> None:
 
 
 def _read_hidden(prompt: str) -> str:
-    return typer.prompt(prompt, hide_input=True) if sys.stdin.isatty() else sys.stdin.readline()
+    return ask_hidden(prompt) if sys.stdin.isatty() else sys.stdin.readline()
 
 
 def _show(ctx: typer.Context, settings: Settings, found: Identity, words: str | None) -> None:
@@ -95,7 +94,7 @@ def _show(ctx: typer.Context, settings: Settings, found: Identity, words: str | 
         ("file", str(facts.file)),
         ("node id", facts.node_id),
         ("root directory's key", facts.root_key),
-        *([] if words is None else [("phrase", Text(words, no_wrap=True))]),
+        *([] if words is None else [("phrase", unwrapped(words))]),
     ]
     data = dataclasses.asdict(facts)
     if words is not None:

@@ -10,7 +10,7 @@ import typer
 from rich.filesize import decimal
 
 from fabstir.cli.context import invocation, run_async
-from fabstir.cli.output import error_console, show, table
+from fabstir.cli.output import note, show, table
 from fabstir.cli.s5_access import open_access
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
@@ -48,8 +48,7 @@ async def _serve(ctx: typer.Context, settings: Settings) -> None:
         facts = {**s5_facts(s5), "metrics_url": f"http://127.0.0.1:{port}/metrics"}
         show(ctx, facts, lambda: table("", "", rows=_rows(facts)))
         # On a line of its own, however narrow the terminal: it is copied.
-        line = f"fabstir config set s5.peers={s5.p2p_uri}"
-        error_console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        note(f"fabstir config set s5.peers={s5.p2p_uri}", style="dim")
         sys.stdout.flush()
         forget_start()
         await interruption.wait()

@@ -19,6 +19,7 @@ from rich.progress import (
 
 from fabstir.cli.context import invocation
 from fabstir.cli.output import error_console
+from fabstir.primitives.text import one_line
 
 Advance = Callable[[int, int | None], None]
 """Gets what is done so far and the whole, in bytes or in things; None: nobody knows the whole."""
@@ -33,7 +34,7 @@ def bar(ctx: typer.Context, what: str, *, in_bytes: bool = True) -> Generator[Ad
     columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn()]
     columns += [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
     with Progress(*columns, TimeRemainingColumn(), console=error_console, transient=True) as shown:
-        task = shown.add_task(what, total=None)
+        task = shown.add_task(one_line(what), total=None)
 
         def advance(done: int, total: int | None) -> None:
             shown.update(task, completed=done, total=total)

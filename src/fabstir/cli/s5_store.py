@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.filesize import decimal
 
 from fabstir.cli.context import invocation, run_async
-from fabstir.cli.output import show, table
+from fabstir.cli.output import show, table, together
 from fabstir.cli.s5_access import OnProgress, open_access
 from fabstir.cli.s5_progress import bar
 from fabstir.primitives.encoding import Json
@@ -76,7 +76,7 @@ def du(
         ]
         if where:
             parts.append(_places(answer["places"], answer["num_missing"]))
-        return Group(*parts)
+        return together(*parts)
 
     show(ctx, answer, render)
 
@@ -87,7 +87,7 @@ def _places(places: list[Mapping[str, Any]], num_missing: int) -> RenderableType
         for place in places
     ]
     missing = f"copies that are missing elsewhere: {num_missing}"
-    return Group(table("place", "state", "blobs", "size", rows=rows), missing)
+    return together(table("place", "state", "blobs", "size", rows=rows), missing)
 
 
 @app.command("where")
@@ -132,7 +132,8 @@ def scrub(
         ]
         found = f"{answer['num_blobs']} blobs, {answer['num_bad']} damaged, "
         summary = found + f"{answer['num_mended']} of them replaced"
-        return Group(table("CID", "place", "problem", "", rows=rows), summary) if rows else summary
+        made = table("CID", "place", "problem", "", rows=rows)
+        return together(made, summary) if rows else summary
 
     show(ctx, answer, render)
     if answer["num_bad"] > answer["num_mended"]:

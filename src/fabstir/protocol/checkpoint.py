@@ -62,9 +62,16 @@ def _canonical(fields: Fields, name: str) -> bytes:
         raise RemoteProtocolError(f"{fields.where}: {name} cannot be signed ({exc})") from exc
 
 
+ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+"""Who speaks in a recovered conversation; its host wrote the word."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedMessage:
-    """A message of the conversation; `timestamp` in milliseconds of Unix time."""
+    """A message of the conversation; `timestamp` in milliseconds of Unix time.
+
+    Read back, its role is one of ROLES, or UNKNOWN.
+    """
 
     message: ChatMessage
     timestamp: int
@@ -85,7 +92,7 @@ class TimedMessage:
         """Raises RemoteProtocolError."""
         metadata = fields.optional_child("metadata")
         return cls(
-            message=ChatMessage(fields.text("role", limit=64), fields.text("content")),
+            message=ChatMessage(fields.word("role", known=ROLES), fields.text("content")),
             timestamp=fields.integer("timestamp", limit=_EXACT),
             is_partial=metadata is not None and metadata.flag("partial"),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import cast
+from typing import Final, cast
 
 from fabstir.primitives.encoding import parse_json
 from fabstir.primitives.errors import RemoteProtocolError
@@ -19,6 +19,10 @@ from fabstir.protocol.limits import MAX_FRAME_BYTES, MAX_ID_CHARS, MAX_JSON_DEPT
 _DECIMAL = re.compile(r"[0-9]{1,78}")
 _UINT256 = 1 << 256
 _EXACT_FLOAT = 1 << 53
+
+UNKNOWN: Final = "unknown"
+"""Stands for a word that is not of the closed set where it stood: of a later version, or rubbish.
+Nothing that depends on the word is worth ending a paid session for."""
 
 
 class Fields:
@@ -68,6 +72,14 @@ class Fields:
 
     def optional_text(self, *names: str, limit: int = MAX_FRAME_BYTES) -> str | None:
         return None if self.get(*names) is None else self.text(*names, limit=limit)
+
+    def word(self, *names: str, known: frozenset[str]) -> str:
+        """One of a closed set of words; UNKNOWN for any other text, whatever it holds."""
+        value = self.text(*names)
+        return value if value in known else UNKNOWN
+
+    def optional_word(self, *names: str, known: frozenset[str]) -> str | None:
+        return None if self.get(*names) is None else self.word(*names, known=known)
 
     def identifier(self, *names: str) -> str:
         """An id as text; a number is taken as its decimal form."""

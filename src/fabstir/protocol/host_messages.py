@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.ids import Hash32, JobId
@@ -11,6 +12,13 @@ from fabstir.protocol.codes import text_prefix
 from fabstir.protocol.envelope import SealedPayload
 from fabstir.protocol.fields import Fields
 from fabstir.protocol.frames import SealedFrame
+
+UNKNOWN_CODE: Final = "UNKNOWN"
+"""Of an error that names no code, or what is none."""
+
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_END_REASONS = frozenset({"complete", "cancelled", "error"})
+_FINISH_REASONS = frozenset({"stop", "length", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +168,8 @@ class StreamEnd:
     """Nothing more comes for this request.
 
     Attributes:
-        reason: complete, cancelled or error.
-        finish_reason: stop, length or cancelled.
+        reason: complete, cancelled or error; UNKNOWN for any other.
+        finish_reason: stop, length or cancelled; UNKNOWN for any other.
     """
 
     session_id: str
@@ -188,9 +196,9 @@ class StreamEnd:
         return cls(
             session_id=fields.optional_identifier("session_id", "sessionId") or "",
             id=fields.optional_identifier("id"),
-            reason=fields.optional_text("reason", limit=64) or "complete",
+            reason=fields.optional_word("reason", known=_END_REASONS) or "complete",
             tokens_used=fields.optional_integer("tokens_used", limit=1 << 53) or 0,
-            finish_reason=fields.optional_text("finish_reason", limit=64),
+            finish_reason=fields.optional_word("finish_reason", known=_FINISH_REASONS),
             usage=usage and Usage.from_fields(usage),
         )
 
@@ -271,7 +279,7 @@ class ErrorMessage:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
-        code = fields.optional_text("code", limit=64) or "UNKNOWN"
+        code = _code(fields)
         return cls(
             code=code,
             message=_message_behind(code, fields) or "no message",
@@ -290,6 +298,12 @@ def _message_behind(code: str, fields: Fields) -> str:
     text = fields.optional_text("message", "error", limit=_MAX_MESSAGE_CHARS + len(prefix)) or ""
     text = text.removeprefix(prefix) if text.startswith(prefix) else text.removeprefix(f"{code}: ")
     return text[:_MAX_MESSAGE_CHARS]
+
+
+def _code(fields: Fields) -> str:
+    """What has the form of a code; later hosts may have further ones."""
+    code = fields.optional_text("code") or ""
+    return code if _CODE.fullmatch(code) else UNKNOWN_CODE
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,11 @@ EXTENSION_NAME: Final = "fabstir/1"
 DEFAULT_MAX_TOKENS: Final = 4000
 """What era-C clients mean when they name no limit."""
 
+FINISH_REASONS: Final = frozenset(
+    {"stop", "length", "cancelled", "deposit_exhausted", "unacknowledged", "draining", "error"}
+)
+"""Why an answer ends."""
+
 _MILLION = 1_000_000
 
 
@@ -363,8 +368,7 @@ class EndPlaintext:
     """The extension's end of an answer.
 
     Attributes:
-        finish_reason: stop, length, cancelled, deposit_exhausted, unacknowledged, draining or
-            error.
+        finish_reason: one of FINISH_REASONS, or UNKNOWN.
         seed_commitment: for the next request.
     """
 
@@ -388,7 +392,7 @@ class EndPlaintext:
         """Raises RemoteProtocolError."""
         fields = Fields.parse(data, "end of answer")
         return cls(
-            finish_reason=fields.text("finishReason", limit=32),
+            finish_reason=fields.word("finishReason", known=FINISH_REASONS),
             num_prompt_tokens=TokenCount(fields.integer("numPromptTokens", limit=1 << 64)),
             num_completion_tokens=TokenCount(fields.integer("numCompletionTokens", limit=1 << 64)),
             seed_commitment=fields.hash32("seedCommitment"),

@@ -38,7 +38,7 @@ class Finished:
 
     Attributes:
         finish_reason: stop, length, cancelled, deposit_exhausted, unacknowledged, draining or
-            error.
+            error; "unknown" for any other word of the host's.
     """
 
     finish_reason: str

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, cast
+
+from fabstir.primitives.text import MAX_LINE_CHARS, many_lines, one_line, plain_json
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -57,9 +60,9 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         name = record.name.removeprefix("fabstir.")
-        values = "".join(f" {key}={_one_line(v)}" for key, v in _values(record).items())
-        line = f"{moment} {record.levelname:7} {name}: {record.getMessage()}"
-        return line + (f" {values}" if values else "") + _traceback(self, record, "\n")
+        values = "".join(f" {one_line(k)}={_quoted(v)}" for k, v in _values(record).items())
+        line = f"{moment} {record.levelname:7} {name}: {one_line(record.getMessage())}"
+        return line + (f" {values}" if values else "") + _traceback(record, "\n")
 
 
 class JsonFormatter(logging.Formatter):
@@ -73,9 +76,9 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_values(record),
         }
-        if trace := _traceback(self, record):
+        if trace := _traceback(record):
             fields["traceback"] = trace
-        return json.dumps(fields, default=str, ensure_ascii=False)
+        return plain_json(fields, default=str)
 
 
 def _values(record: logging.LogRecord) -> dict[str, Any]:
@@ -103,13 +106,22 @@ def _guarded(value: Any) -> Any:
     return f"<{len(value)} bytes>" if isinstance(value, bytes | bytearray) else value
 
 
-def _one_line(value: Any) -> str:
+def _quoted(value: Any) -> str:
     """Quoted if it has spaces or control characters, so that nobody can forge a log line."""
     text = str(value)
+    if len(text) > MAX_LINE_CHARS:
+        text = one_line(text)
     return text if text.isprintable() and " " not in text else json.dumps(text)
 
 
-def _traceback(formatter: logging.Formatter, record: logging.LogRecord, prefix: str = "") -> str:
+def _traceback(record: logging.LogRecord, prefix: str = "") -> str:
+    """Of several lines, none of which somebody's text in an error can make look like a record."""
     if not record.exc_info or record.exc_info[0] is None:
         return ""
-    return prefix + formatter.formatException(record.exc_info)
+    parts = traceback.format_exception(*record.exc_info)
+    return prefix + "\n".join(map(_continued, parts))
+
+
+def _continued(part: str) -> str:
+    first, *rest = many_lines(part.removesuffix("\n")).split("\n")
+    return "\n".join([first, *(line if line[:1] == " " else f"  {line}" for line in rest)])

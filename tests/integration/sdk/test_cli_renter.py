@@ -208,3 +208,29 @@ async def test_ctrl_c_stops_an_answer_and_twice_leaves_and_settles(
 
     assert "completed" in table
     assert code == 0
+
+
+async def test_a_reader_that_leaves_in_the_middle_does_not_leave_the_session_open(
+    renter_settings: Settings,
+) -> None:
+    arguments = command(renter_settings, "chat", "--yes", "--json", "--max-tokens", "400")
+    question = b"Write a very long story about a lighthouse.\nAnd another one.\n"
+    reading, writing = os.pipe()
+
+    process = await anyio.open_process(arguments, stdin=PIPE, stdout=writing, stderr=PIPE)
+    os.close(writing)
+    async with process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        await process.stdin.send(question)
+        screen = Terminal(reading)
+        await screen.see('"event": "text"')
+        os.close(reading)
+        with anyio.fail_after(TIMEOUT):
+            said = b"".join([piece async for piece in process.stderr]).decode()
+            code = await process.wait()
+
+    assert code == 1
+    assert said == "error: standard output cannot be written: Broken pipe\n"
+    (line,) = await run_json(renter_settings, "sessions", "list", "--all")
+    assert line["state"] == "settled"

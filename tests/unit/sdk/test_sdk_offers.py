@@ -2,7 +2,6 @@
 
 import pytest
 
-from fabstir.cli.chat_view import printable
 from fabstir.primitives.errors import (
     ContextLengthExceeded,
     DepositExhausted,
@@ -79,7 +78,3 @@ def test_a_prompt_that_is_too_long_comes_with_its_numbers() -> None:
 
     assert isinstance(error, ContextLengthExceeded)
     assert (error.num_prompt_tokens, error.max_model_len) == (5000, 4096)
-
-
-def test_a_strangers_text_cannot_steer_the_terminal() -> None:
-    assert printable("a\x1b[2Jb\x07\x9b1mc\r\n\tü\u00a0✓") == "a[2Jb1mc\n\tü\u00a0✓"
