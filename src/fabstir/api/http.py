@@ -41,6 +41,7 @@ class HttpServices:
     health: Callable[[], Awaitable[Json]]
     version: Json
     models: Json
+    chains: Json
     chain_id: ChainId
     encryption_secret: bytes = field(repr=False)
     crypto: Crypto
@@ -54,6 +55,7 @@ def create_app(services: HttpServices) -> Starlette:
         Route("/v1/health", doors.health),
         Route("/v1/version", doors.version),
         Route("/v1/models", doors.models),
+        Route("/v1/chains", doors.chains),
         Route("/v1/auth/challenge", doors.challenge, methods=["POST"]),
         Route("/v1/checkpoints/{session_id}", doors.checkpoints),
         Route("/s5/blob/{cid}", doors.blob),
@@ -82,6 +84,9 @@ class _Doors:
                 f"this host serves chain {self._services.chain_id}, not {wanted}"
             )
         return JSONResponse(self._services.models)
+
+    async def chains(self, _request: Request) -> Response:
+        return JSONResponse(self._services.chains)
 
     async def challenge(self, request: Request) -> Response:
         """Prove possession of the encryption key, and let the caller recover its public half."""

@@ -32,6 +32,8 @@ class ChainSettings:
     rpc_url: _HttpUrl = "http://127.0.0.1:8545"
     ws_url: Annotated[str, Matches(r"wss?://\S+", "a ws:// or wss:// URL")] | None = None
     """Wakes the event follower early; without it the follower polls."""
+    public_rpc_url: Annotated[str, Matches(r"(https?://\S+)?", "an http:// or https:// URL")] = ""
+    """What a host's /v1/chains tells clients to use; its own `rpc_url` is never told."""
     chain_id: Annotated[ChainId, Between(1)] = ChainId(31_337)
     deployment: Path | None = None
     """The contracts' addresses; None: what `fabstir devnet` wrote, else what the package has."""

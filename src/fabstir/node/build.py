@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import anyio
 
-from fabstir import __version__
 from fabstir.api.http import HttpServices, create_app
 from fabstir.chain.encryption_key import load_or_create_encryption_key
 from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, event_filter
@@ -20,6 +19,7 @@ from fabstir.node.control import Asked, Command, control_path, open_control
 from fabstir.node.market import HostMarket, open_market
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.model import Progress, ServedModel, open_served_model, s5_places
+from fabstir.node.public_facts import chains_answer, health_answer, version_answer
 from fabstir.node.registration import Confirm, HostEntry
 from fabstir.node.s5 import S5Running, open_s5
 from fabstir.node.server import bind, open_server
@@ -98,7 +98,8 @@ async def open_host(
             blobs=work.blobs,
             checkpoint_index=work.checkpoints.index,
             health=_health(market, model, s5),
-            version=_version(settings),
+            version=version_answer(settings.chain.chain_id),
+            chains=chains_answer(settings.chain, market.contracts.deployment),
             models=model.describe(settings.chain.chain_id),
             chain_id=settings.chain.chain_id,
             encryption_secret=encryption_secret,
@@ -198,17 +199,6 @@ def _p2p_config(settings: Settings) -> P2PConfig:
     )
 
 
-def _version(settings: Settings) -> Json:
-    return {
-        "version": __version__,
-        "build": __version__,
-        "date": "",
-        "features": ["inference", "encrypted-sessions", "receipts", "fabstir/1"],
-        "chains": [settings.chain.chain_id],
-        "breaking_changes": [],
-    }
-
-
 def _health(market: HostMarket, model: ServedModel, s5: S5Running) -> Callable[[], Awaitable[Json]]:
     async def chain() -> CheckResult:
         await market.chain.block_number()
@@ -222,14 +212,7 @@ def _health(market: HostMarket, model: ServedModel, s5: S5Running) -> Callable[[
     checks = HealthChecks({"chain": chain, "engine": engine, "s5": s5.health.check})
 
     async def health() -> Json:
-        report = await checks.report()
-        issues: list[Json] = [
-            f"{name}: {result.reason}"
-            for name, result in report.checks.items()
-            if result.status != "ok"
-        ]
-        words = {"ok": "healthy", "degraded": "degraded", "failing": "unhealthy"}
-        return {"status": words[report.status], "issues": issues}
+        return health_answer(await checks.report())
 
     return health
 
