@@ -7,6 +7,10 @@ from typing import Final
 MAX_FRAME_BYTES: Final = 4 * 1024 * 1024
 """Longest WebSocket frame: a million tokens of prompt in hex would not fit any model we know."""
 
+MAX_HOST_FRAME_BYTES: Final = 1024 * 1024
+"""Longest frame of a host: a chunk of MAX_CHUNK_TEXT_BYTES of control characters takes six bytes a
+character in JSON and twice that in hex, 786,432 in all, and the rest of the frame a few hundred."""
+
 MAX_JSON_DEPTH: Final = 32
 """Deepest nesting of a peer's JSON: our deepest message has five levels, and Python's parser
 recurses."""
@@ -43,6 +47,11 @@ MAX_CHUNK_TOKENS: Final = 64
 
 MAX_CHUNK_TEXT_BYTES: Final = 64 * 1024
 """Longest text of one chunk, in bytes of UTF-8: bounds a renter's buffer."""
+
+MAX_TOKEN_TEXT_BYTES: Final = 512
+"""Most text of one token, in bytes of UTF-8. The longest tokens of today's vocabularies (Llama 3,
+Qwen, GPT-4o: runs of spaces) have 128 bytes, and three times that if none of them is valid UTF-8
+and each is written as U+FFFD."""
 
 MAX_AUTHORIZATION_LIFETIME: Final = 30 * 24 * 3600
 """Seconds that a session key's authorization may lie ahead: a stolen key dies in a month."""

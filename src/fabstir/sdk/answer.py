@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
-from fabstir.primitives.errors import FabstirError, RemoteProtocolError
+from fabstir.primitives.errors import FabstirError, HostUnresponsive, RemoteProtocolError
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.client_messages import EncryptedAck, StreamCancel
 from fabstir.protocol.host_messages import (
@@ -26,11 +27,12 @@ from fabstir.sdk.verification import AnswerVerifier, SessionFacts, Verified
 
 _logger = logging.getLogger(__name__)
 
-FIRST_FRAME_TIMEOUT: Final = 180.0
+FIRST_TOKEN_TIMEOUT: Final = 180.0
 """Seconds for queueing and prefill. A host that is gone is noticed by its pings, not by this."""
 
-NEXT_FRAME_TIMEOUT: Final = 60.0
-"""Seconds between two frames of one answer. The host itself waits 30 s for an acknowledgement."""
+PROGRESS_TIMEOUT: Final = 150.0
+"""Seconds of waiting between two frames that bring the answer on (a token, a receipt, its end):
+other frames, however many, buy no time. The host itself waits 120 s for a claim to be mined."""
 
 Agree = Callable[[Verified], Awaitable[SignedAcknowledgement]]
 """Signs and journals an acknowledgement; what it returns may be sent."""
@@ -58,7 +60,8 @@ class Answer:
         self._id = request_id
         self._agree = agree
         self._events: deque[AnswerEvent] = deque()
-        self._timeout = FIRST_FRAME_TIMEOUT
+        self._patience = FIRST_TOKEN_TIMEOUT
+        self._budget = connection.begin_reading()
         self.end: EndPlaintext | None = None
         self.is_over = False
         self._has_failed = False
@@ -112,13 +115,24 @@ class Answer:
 
     async def _take_next(self) -> None:
         try:
-            await self._take(await self._connection.receive(self._timeout))
+            await self._take(await self._receive())
         except FabstirError:
             self._has_failed = True
             raise
 
+    async def _receive(self) -> HostMessage:
+        """The next frame. Only our waiting counts: an app may be slow to read what has come."""
+        if self._patience <= 0:
+            raise HostUnresponsive(
+                f"host {self._facts.host} sends frames, but for too long none that brings its "
+                "answer on: a token, a receipt or its end"
+            )
+        started = time.monotonic()
+        message = await self._connection.receive(self._patience)
+        self._patience -= time.monotonic() - started
+        return message
+
     async def _take(self, message: HostMessage) -> None:
-        self._timeout = NEXT_FRAME_TIMEOUT
         match message:
             case EncryptedChunk():
                 self._take_chunk(message)
@@ -128,9 +142,10 @@ class Answer:
                 plaintext = self._connection.open("encrypted_response", self._id, message.payload)
                 self.end = EndPlaintext.decode(plaintext)
                 self._verifier.check_end(self.end)
+                self._patience = PROGRESS_TIMEOUT
             case StreamEnd(id=self._id):
                 self._take_stream_end(message)
-            case ErrorMessage():
+            case ErrorMessage(id=self._id | None):
                 raise error_of(message)
             case _:
                 pass  # a mined claim, or the end of an answer that failed before this one
@@ -141,11 +156,15 @@ class Answer:
         before = self._verifier.num_tokens
         self._verifier.add_chunk(message.index, chunk)
         num_tokens = TokenCount(self._verifier.num_tokens - before)
+        if num_tokens:
+            self._patience = PROGRESS_TIMEOUT
+            self._budget.earn(num_tokens)
         self._events.append(Text(text=chunk.text, num_tokens=num_tokens))
 
     async def _take_receipt(self, message: EncryptedReceipt) -> None:
         plaintext = self._connection.open("encrypted_receipt", self._id, message.payload)
         verified = self._verifier.check_receipt(ReceiptPlaintext.decode(plaintext))
+        self._patience = PROGRESS_TIMEOUT
         signed = await self._agree(verified)
         sealed = self._connection.seal("encrypted_ack", self._id, signed.encode())
         session_id = str(self._facts.job_id)

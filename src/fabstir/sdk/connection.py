@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import anyio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.frames import CloseCode
 from websockets.protocol import State
 
 from fabstir.primitives.errors import (
@@ -49,9 +50,10 @@ from fabstir.protocol.host_messages import (
     Unknown,
     decode_host_message,
 )
-from fabstir.protocol.limits import MAX_FRAME_BYTES
+from fabstir.protocol.limits import MAX_HOST_FRAME_BYTES
 from fabstir.protocol.payloads import ExtensionOffer, ExtensionTerms, InitPlaintext
 from fabstir.protocol.receipts import SignedAcknowledgement
+from fabstir.sdk.budget import HANDSHAKE_BYTES, HANDSHAKE_FRAMES, ReadBudget
 from fabstir.sdk.verification import SessionFacts
 
 OPEN_TIMEOUT: Final = 10.0
@@ -73,6 +75,16 @@ CLOSE_TIMEOUT: Final = 1.0
 MAX_UNREAD_FRAMES: Final = 1024
 """Frames kept for a slow reader before the socket is read no further (and pings go unanswered). A
 host that keeps to its window of unacknowledged tokens never sends a quarter as many."""
+
+MAX_UNREAD_BYTES: Final = 2 * MAX_HOST_FRAME_BYTES
+"""The same in bytes; beyond it the socket is cut. The largest legal window of unacknowledged
+tokens, 128 of the longest, takes 1.2 MB; 128 usual ones take 80 kB."""
+
+_BREACHES: Final = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
+"""What our side closes with when the peer's frames break the rules."""
+
+_FRAME_HEADER_BYTES: Final = 14
+"""A WebSocket frame's header at its longest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +141,14 @@ class HostConnection:
 
         Raises:
             HostUnresponsive: the socket is gone, or nothing came for `timeout` seconds.
-            RemoteProtocolError: not a frame.
+            RemoteProtocolError: not a frame, or more of them than the budget allows.
         """
         return await self._wire.receive(timeout)
+
+    def begin_reading(self) -> ReadBudget:
+        """Bound what is read from now on, for one request; returns the budget to earn into."""
+        self._wire.budget = ReadBudget()
+        return self._wire.budget
 
     def seal(self, kind: str, request_id: str, plaintext: bytes) -> SealedPayload:
         """Encrypt the next frame; they must be sent in the order in which they were sealed."""
@@ -173,12 +190,42 @@ def error_of(message: ErrorMessage) -> FabstirError:
     return kind(text) if kind else SessionRefused(message.code, f"{text} ({message.code})")
 
 
-class _Wire:
-    """Frames over a socket, before and after the handshake."""
+class _BoundedSocket(ClientConnection):
+    """A socket that is cut when the peer sends more than is read: frames alone are no bound.
 
-    def __init__(self, socket: ClientConnection, name: str) -> None:
+    Attributes:
+        has_overflowed: it was cut for that.
+    """
+
+    _unread_bytes = 0
+    has_overflowed = False
+
+    def data_received(self, data: bytes) -> None:
+        self._unread_bytes += len(data)
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            self.has_overflowed = True
+            self.transport.abort()
+        else:
+            super().data_received(data)
+
+    async def read(self) -> bytes:
+        """The next message. Raises ConnectionClosed."""
+        data = await self.recv(decode=False)
+        self._unread_bytes = max(0, self._unread_bytes - len(data) - _FRAME_HEADER_BYTES)
+        return data
+
+
+class _Wire:
+    """Frames over a socket, before and after the handshake.
+
+    Attributes:
+        budget: what may still be read.
+    """
+
+    def __init__(self, socket: _BoundedSocket, name: str) -> None:
+        self.budget = ReadBudget(HANDSHAKE_FRAMES, HANDSHAKE_BYTES)
         self._socket = socket
-        self._name = name
+        self.name = name
         self._heard_at = time.monotonic()
 
     @property
@@ -200,40 +247,55 @@ class _Wire:
                     return message
         raise self._silence(None)
 
-    async def _read(self) -> str | bytes:
+    async def _read(self) -> bytes:
         try:
-            data = await self._socket.recv()
+            data = await self._socket.read()
         except ConnectionClosed as exc:
-            raise self._silence(exc) from exc
+            raise self._breach(exc) or self._silence(exc) from exc
         self._heard_at = time.monotonic()
+        self.budget.spend(len(data))
         return data
+
+    def _breach(self, cause: ConnectionClosed) -> RemoteProtocolError | None:
+        """Why we cut the connection ourselves, if we did."""
+        if self._socket.has_overflowed:
+            reason = f"sent more than {MAX_UNREAD_BYTES} bytes ahead of what was read"
+        elif cause.sent is not None and cause.sent.code in _BREACHES and not cause.rcvd_then_sent:
+            reason = f"broke the WebSocket protocol ({cause.sent.reason or cause.sent.code})"
+        else:
+            return None
+        return RemoteProtocolError(f"{self.name} {reason}: its connection was cut")
 
     def _silence(self, cause: Exception | None) -> HostUnresponsive:
         seconds = time.monotonic() - self._heard_at
         closed = isinstance(cause, ConnectionClosed) and cause.rcvd is not None
         how = "closed the connection" if closed else "stopped answering"
-        return HostUnresponsive(f"{self._name} {how}; its last frame came {seconds:.1f} s ago")
+        return HostUnresponsive(f"{self.name} {how}; its last frame came {seconds:.1f} s ago")
 
 
 def _name(handshake: Handshake) -> str:
     return f"host {handshake.facts.host} at {handshake.api_url}"
 
 
-async def _dial(handshake: Handshake) -> ClientConnection:
+async def _dial(handshake: Handshake) -> _BoundedSocket:
     try:
-        return await connect(
+        socket = await connect(
             websocket_url(handshake.api_url),
             proxy=None,  # the environment is config/'s to read
             open_timeout=OPEN_TIMEOUT,
             ping_interval=PING_INTERVAL,
             ping_timeout=PING_TIMEOUT,
             close_timeout=CLOSE_TIMEOUT,
-            max_size=MAX_FRAME_BYTES,
+            compression=None,  # ciphertext: nothing to gain, and a bomb's bytes are not the wire's
+            max_size=MAX_HOST_FRAME_BYTES,
             max_queue=MAX_UNREAD_FRAMES,
+            create_connection=_BoundedSocket,
         )
     except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as exc:
         reason = str(exc) or type(exc).__name__
         raise HostUnresponsive(f"{_name(handshake)} cannot be reached: {reason}") from exc
+    assert isinstance(socket, _BoundedSocket), "made by create_connection"
+    return socket
 
 
 def websocket_url(api_url: str) -> str:
@@ -245,7 +307,7 @@ def websocket_url(api_url: str) -> str:
     return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + "/v1/ws", "", ""))
 
 
-async def _shake_hands(socket: ClientConnection, handshake: Handshake) -> HostConnection:
+async def _shake_hands(socket: _BoundedSocket, handshake: Handshake) -> HostConnection:
     facts = handshake.facts
     session_key, ephemeral_secret = handshake.random(32), handshake.random(32)
     context = init_aad(facts.domain.chain_id, facts.domain.contract, facts.job_id, facts.host)
@@ -307,12 +369,14 @@ def _make_init(
 async def _receive_ack(
     wire: _Wire, init: EncryptedSessionInit, chain_id: ChainId
 ) -> SessionInitAck:
-    while True:
-        message = await wire.receive(INIT_TIMEOUT)
-        if isinstance(message, ErrorMessage):
-            raise error_of(message)
-        if isinstance(message, SessionInitAck):
-            theirs = (message.session_id, message.job_id, message.chain_id, message.id)
-            if theirs != (init.session_id, init.job_id, chain_id, init.id):
-                raise RemoteProtocolError("the host answers the handshake of another session")
-            return message
+    with anyio.move_on_after(INIT_TIMEOUT):
+        while True:
+            message = await wire.receive(INIT_TIMEOUT)
+            if isinstance(message, ErrorMessage):
+                raise error_of(message)
+            if isinstance(message, SessionInitAck):
+                theirs = (message.session_id, message.job_id, message.chain_id, message.id)
+                if theirs != (init.session_id, init.job_id, chain_id, init.id):
+                    raise RemoteProtocolError("the host answers the handshake of another session")
+                return message
+    raise HostUnresponsive(f"{wire.name} did not answer the handshake in {INIT_TIMEOUT:g} s")

@@ -237,6 +237,7 @@ class Session:
         """The host's last word, after its last claim; None if it does not say it."""
         try:
             connection = await self._connected()
+            connection.begin_reading()
             sealed = connection.seal("encrypted_close", "close", b"{}")
             await connection.send(
                 EncryptedClose(session_id=str(self.job_id), id="close", payload=sealed)
@@ -254,7 +255,7 @@ class Session:
                     case SessionClosed(payload=payload):
                         opened = connection.open("session_closed", "close", payload)
                         return ClosedPlaintext.decode(opened)
-                    case ErrorMessage() as message:
+                    case ErrorMessage(id="close" | None) as message:
                         raise error_of(message)
                     case _:
                         pass  # a mined claim, or the end of an answer that was given up

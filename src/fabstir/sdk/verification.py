@@ -7,6 +7,7 @@ have made itself, from what it saw. Nothing is agreed to that was not delivered.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from fabstir.primitives.errors import ReceiptMismatch, RemoteProtocolError
 from fabstir.primitives.ids import Address, Hash32, JobId
@@ -20,7 +21,13 @@ from fabstir.protocol.commitments import (
 )
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.eip712 import Domain, is_signed_by
-from fabstir.protocol.limits import MAX_CHUNK_TEXT_BYTES, MAX_CHUNK_TOKENS
+from fabstir.protocol.limits import (
+    MAX_CHUNK_TEXT_BYTES,
+    MAX_CHUNK_TOKENS,
+    MAX_TOKEN_TEXT_BYTES,
+    MAX_UNACKNOWLEDGED_TOKENS,
+    RECEIPT_INTERVAL_TOKENS,
+)
 from fabstir.protocol.payloads import (
     ChatRequest,
     ChunkPlaintext,
@@ -35,6 +42,13 @@ from fabstir.protocol.receipts import (
     SignedAcknowledgement,
     Work,
 )
+
+MAX_TEMPLATE_TOKENS: Final = 2048
+"""Prompt tokens that a chat template may add by itself: a default system prompt, today's date, the
+names of tools. The longest that we know, gpt-oss's, has about a hundred."""
+
+MAX_MESSAGE_MARKERS: Final = 32
+"""Prompt tokens that a template may put around each message; Llama 3 puts five."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +86,8 @@ def check_terms(terms: ExtensionTerms, facts: SessionFacts, head: ChainHead) -> 
     """Compare what the host says in its acknowledgement of the handshake with what we know.
 
     Raises:
-        ReceiptMismatch: another model file, another price, or another history of receipts.
+        ReceiptMismatch: another model file, another price, another history of receipts, or a
+            larger window than the protocol's.
     """
     wrong = [
         f"{name} is {theirs}, expected {ours}"
@@ -84,6 +99,19 @@ def check_terms(terms: ExtensionTerms, facts: SessionFacts, head: ChainHead) -> 
             ("the number of tokens so far", terms.cumulative_tokens, head.cumulative_tokens),
         )
         if theirs != ours
+    ]
+    wrong += [
+        f"{name} is {theirs}, at least {low} and at most {high} is allowed"
+        for name, theirs, low, high in (
+            ("the receipts' interval", terms.receipt_interval, 1, RECEIPT_INTERVAL_TOKENS),
+            (
+                "the window of unacknowledged tokens",
+                terms.max_unacknowledged,
+                terms.receipt_interval,
+                MAX_UNACKNOWLEDGED_TOKENS,
+            ),
+        )
+        if not low <= theirs <= high
     ]
     if wrong:
         raise ReceiptMismatch(
@@ -123,9 +151,11 @@ class AnswerVerifier:
         self._terms = terms
         self._request = request
         self._salt = request.salt
+        self._max_prompt_tokens = _max_prompt_tokens(request)
         self._prompt = prompt_commitment(request.messages, request.salt, facts.crypto)
         self._token_ids: list[int] = []
         self._pieces: list[str] = []
+        self._num_text_bytes = 0
         self._num_prompt_tokens: TokenCount | None = None
         self._seed: int | None = None
         self.head = head.next_request()
@@ -145,21 +175,41 @@ class AnswerVerifier:
         """Take note of a piece.
 
         Raises:
-            RemoteProtocolError: out of order, too large, or beyond what was asked for.
+            RemoteProtocolError: out of order, too large, beyond what was asked for, more text than
+                its tokens can have, or too many tokens without a receipt.
         """
         if index != len(self._pieces):
             raise RemoteProtocolError(f"piece {index} came where {len(self._pieces)} was due")
-        is_large = len(chunk.text.encode()) > MAX_CHUNK_TEXT_BYTES
-        if is_large or len(chunk.token_ids) > MAX_CHUNK_TOKENS:
+        text_bytes, num_ids = len(chunk.text.encode()), len(chunk.token_ids)
+        if text_bytes > MAX_CHUNK_TEXT_BYTES or num_ids > MAX_CHUNK_TOKENS:
             raise RemoteProtocolError(
                 f"a piece holds more than {MAX_CHUNK_TOKENS} tokens or {MAX_CHUNK_TEXT_BYTES} bytes"
             )
-        if len(self._token_ids) + len(chunk.token_ids) > self._request.sampling.max_tokens:
-            raise RemoteProtocolError(
-                f"the host sent more than the {self._request.sampling.max_tokens} tokens asked for"
-            )
+        self._check_room(self.num_tokens + num_ids, self._num_text_bytes + text_bytes)
         self._pieces.append(chunk.text)
+        self._num_text_bytes += text_bytes
         self._token_ids += chunk.token_ids
+
+    def _check_room(self, num_tokens: int, num_text_bytes: int) -> None:
+        """That an answer of so many tokens and bytes is one that was asked for, and is paid for.
+
+        Text may come later than its tokens (it may be the beginning of a stop string, or of a
+        character), never before them.
+        """
+        max_tokens = self._request.sampling.max_tokens
+        if num_tokens > max_tokens:
+            raise RemoteProtocolError(f"the host sent more than the {max_tokens} tokens asked for")
+        if num_tokens >= self._terms.max_model_len:
+            raise RemoteProtocolError("the host sent more tokens than its model's context holds")
+        if num_text_bytes > num_tokens * MAX_TOKEN_TEXT_BYTES:
+            raise RemoteProtocolError(
+                f"the host sent {num_text_bytes} bytes of text for {num_tokens} tokens: no token "
+                f"has more than {MAX_TOKEN_TEXT_BYTES}"
+            )
+        if num_tokens - self.num_receipted > self._terms.max_unacknowledged:
+            raise RemoteProtocolError(
+                f"the host sent more than {self._terms.max_unacknowledged} tokens without a receipt"
+            )
 
     def check_receipt(self, plaintext: ReceiptPlaintext) -> Verified:
         """Compare a receipt with what was delivered; the head moves on to it.
@@ -197,12 +247,17 @@ class AnswerVerifier:
         """Compare the host's final counts with ours.
 
         Raises:
-            RemoteProtocolError: they differ.
+            RemoteProtocolError: they differ, or not all that was delivered is receipted.
         """
         if end.num_completion_tokens != self.num_tokens:
             raise RemoteProtocolError(
                 f"the host counts {end.num_completion_tokens} completion tokens, "
                 f"{self.num_tokens} arrived"
+            )
+        if self.num_receipted != self.num_tokens:
+            raise RemoteProtocolError(
+                f"the host ended its answer of {self.num_tokens} tokens with receipts for "
+                f"{self.num_receipted}"
             )
         if self._num_prompt_tokens not in {None, end.num_prompt_tokens}:
             raise RemoteProtocolError(
@@ -244,9 +299,20 @@ class AnswerVerifier:
             raise self._mismatch(receipt, "its prompt token count changed within the answer")
         if num_prompt_tokens + self.num_tokens > self._terms.max_model_len:
             raise self._mismatch(receipt, "prompt and answer exceed the model's context")
+        if not 1 <= num_prompt_tokens <= self._max_prompt_tokens:
+            raise self._mismatch(
+                receipt, f"no tokenizer makes {num_prompt_tokens} tokens of this prompt"
+            )
 
     def _mismatch(self, receipt: Receipt, reason: str) -> ReceiptMismatch:
         return ReceiptMismatch(
             f"receipt {receipt.sequence} of session {self._facts.job_id} is not acknowledged and "
             f"not paid: {reason}"
         )
+
+
+def _max_prompt_tokens(request: ChatRequest) -> int:
+    """Each token stands for at least one byte, but for those that the chat template adds."""
+    texts = (text for message in request.messages for text in (message.role, message.content))
+    num_bytes = sum(len(text.encode()) for text in texts)
+    return num_bytes + MAX_MESSAGE_MARKERS * len(request.messages) + MAX_TEMPLATE_TOKENS

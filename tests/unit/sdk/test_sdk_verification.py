@@ -14,7 +14,12 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import ReceiptMismatch, RemoteProtocolError
 from fabstir.primitives.ids import Hash32, JobId
 from fabstir.primitives.units import TokenCount, Wei, cost_of, tokens_for
-from fabstir.protocol.limits import MAX_CHUNK_TEXT_BYTES, MAX_CHUNK_TOKENS
+from fabstir.protocol.limits import (
+    MAX_CHUNK_TEXT_BYTES,
+    MAX_CHUNK_TOKENS,
+    MAX_TOKEN_TEXT_BYTES,
+    MAX_UNACKNOWLEDGED_TOKENS,
+)
 from fabstir.protocol.payloads import ChunkPlaintext, ExtensionTerms, ReceiptPlaintext
 from fabstir.protocol.receipts import ChainHead, Receipt
 from fabstir.sdk.verification import AnswerVerifier, check_terms, head_after
@@ -181,6 +186,89 @@ def test_a_piece_beyond_the_limits_is_refused(chunk: ChunkPlaintext) -> None:
         verifier(HonestHost()).add_chunk(0, chunk)
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4 * MAX_TOKEN_TEXT_BYTES), st.integers(0, 8)),
+        max_size=40,
+    )
+)
+def test_text_never_outgrows_its_tokens(stream: list[tuple[int, int]]) -> None:
+    """Whatever pieces a host makes: text may come late, never early and never without tokens."""
+    host = HonestHost()
+    renter = verifier(host)
+
+    for index, (num_bytes, num_ids) in enumerate(stream):
+        piece = ChunkPlaintext(text="x" * num_bytes, token_ids=(1,) * num_ids)
+        try:
+            renter.add_chunk(index, piece)
+        except RemoteProtocolError:
+            break
+
+    assert len(renter.text) <= MAX_TOKEN_TEXT_BYTES * renter.num_tokens
+    assert renter.num_tokens <= MAX_UNACKNOWLEDGED_TOKENS
+
+
+def test_text_without_tokens_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="1 bytes of text for 0 tokens"):
+        verifier(HonestHost()).add_chunk(0, ChunkPlaintext(text="x", token_ids=()))
+
+
+def test_four_tokens_never_bring_more_text_than_four_tokens_can_have() -> None:
+    request = replace(REQUEST, sampling=replace(REQUEST.sampling, max_tokens=4))
+    host = HonestHost(request=request)
+    renter = verifier(host)
+    renter.add_chunk(0, host.deliver("a" * 4 * MAX_TOKEN_TEXT_BYTES, [1, 2, 3, 4]))
+
+    with pytest.raises(RemoteProtocolError, match="2049 bytes of text for 4 tokens"):
+        renter.add_chunk(1, host.deliver("a", []))
+
+
+def test_text_that_was_held_back_may_come_after_its_tokens() -> None:
+    host = HonestHost()
+    renter = verifier(host)
+    renter.add_chunk(0, host.deliver("", [1, 2, 3]))
+    renter.add_chunk(1, host.deliver("\N{WAVING HAND SIGN}" * 200, []))
+
+    assert renter.check_receipt(host.issue()).acknowledgement.cumulative_tokens == 3
+
+
+def test_more_tokens_than_the_window_without_a_receipt_are_refused() -> None:
+    host = HonestHost()
+    renter = verifier(host)
+    for index in range(2):
+        renter.add_chunk(index, host.deliver("a", range(64)))
+
+    with pytest.raises(RemoteProtocolError, match="128 tokens without a receipt"):
+        renter.add_chunk(2, host.deliver("a", [1]))
+
+
+def test_more_tokens_than_the_context_holds_are_refused() -> None:
+    terms = replace(TERMS, max_model_len=8)
+    renter = AnswerVerifier(FACTS, terms, ChainHead(), REQUEST)
+
+    with pytest.raises(RemoteProtocolError, match="context holds"):
+        renter.add_chunk(0, HonestHost().deliver("a", range(8)))
+
+
+def test_an_answer_that_ends_without_a_receipt_for_all_of_it_is_refused() -> None:
+    host = HonestHost()
+    renter = delivered(host)
+    renter.check_receipt(host.issue())
+    renter.add_chunk(1, host.deliver("!", [17]))
+
+    with pytest.raises(RemoteProtocolError, match="3 tokens with receipts for 2"):
+        renter.check_end(host.end())
+
+
+@pytest.mark.parametrize("num_prompt_tokens", [0, 3000], ids=["none", "more than its bytes"])
+def test_a_prompt_count_that_no_tokenizer_makes_is_refused(num_prompt_tokens: int) -> None:
+    host = HonestHost(num_prompt_tokens=num_prompt_tokens)
+    renter = delivered(host)
+
+    with pytest.raises(ReceiptMismatch, match="no tokenizer makes"):
+        renter.check_receipt(host.issue())
+
+
 def test_a_lost_piece_is_noticed() -> None:
     with pytest.raises(RemoteProtocolError, match="piece 1 came where 0 was due"):
         verifier(HonestHost()).add_chunk(1, ChunkPlaintext(text="b", token_ids=(2,)))
@@ -233,8 +321,12 @@ def test_agreed_terms_pass() -> None:
         (replace(TERMS, sequence=1), "the last receipt's number"),
         (replace(TERMS, receipt_hash=OTHER), "the last receipt's hash"),
         (replace(TERMS, cumulative_tokens=TokenCount(1)), "the number of tokens so far"),
+        (replace(TERMS, receipt_interval=0), "the receipts' interval"),
+        (replace(TERMS, receipt_interval=65), "the receipts' interval"),
+        (replace(TERMS, max_unacknowledged=63), "the window of unacknowledged tokens"),
+        (replace(TERMS, max_unacknowledged=(1 << 32) - 1), "the window of unacknowledged tokens"),
     ],
-    ids=["model", "price", "sequence", "hash", "tokens"],
+    ids=["model", "price", "sequence", "hash", "tokens", "never", "rare", "narrow", "wide"],
 )
 def test_other_terms_than_agreed_are_refused(terms: ExtensionTerms, named: str) -> None:
     with pytest.raises(ReceiptMismatch, match=named):
