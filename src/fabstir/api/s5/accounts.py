@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from fabstir.api.bodies import read_json
 from fabstir.api.s5.answers import json_response
-from fabstir.api.s5.bodies import read_json
 from fabstir.api.s5.guard import COOKIE, bearer_of, caller_of, require_caller
 from fabstir.api.s5.names import decode_base64url, encode_base64url
 from fabstir.api.s5.registry import decode_field

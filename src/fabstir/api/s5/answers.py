@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Final
-from uuid import uuid4
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from fabstir.api.answers import error_body, retry_after
 from fabstir.api.errors import HttpRefusal, http_error
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import (
@@ -47,16 +46,6 @@ def json_response(
     return JSONResponse(body, status, {"Cache-Control": "no-store", **(headers or {})})
 
 
-def error_body(kind: str, message: str, details: Json = None) -> Json:
-    """What every error looks like."""
-    return {
-        "error_type": kind,
-        "message": message,
-        "request_id": uuid4().hex,
-        "details": details,
-    }
-
-
 def error_response(error: FabstirError, *, status: int | None = None) -> Response:
     """An error as an answer.
 
@@ -71,7 +60,7 @@ def error_response(error: FabstirError, *, status: int | None = None) -> Respons
         message = _OF_THE_NODE[kind]
     headers = dict(error.headers) if isinstance(error, HttpRefusal) else {}
     if isinstance(error, Busy):
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        headers |= retry_after(error)
     return json_response(error_body(kind, message, _details(error)), status, headers)
 
 

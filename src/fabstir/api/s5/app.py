@@ -21,7 +21,7 @@ from fabstir.api.s5.peers import PeerDoor
 from fabstir.api.s5.registry import RegistryDoors
 from fabstir.api.s5.services import S5Services
 from fabstir.api.s5.tus import TusDoors
-from fabstir.api.s5.unread import CloseUnread
+from fabstir.api.unread import CloseUnread
 from fabstir.primitives.encoding import encode_multibase
 from fabstir.primitives.errors import FabstirError
 from fabstir.protocol.s5.multikey import encode_multikey

@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fabstir.api.bodies import content_length, stream_body
+from fabstir.api.rates import Slots
 from fabstir.api.s5.answers import json_response
-from fabstir.api.s5.bodies import content_length, is_form, stream_body, stream_file
+from fabstir.api.s5.bodies import is_form, stream_file
 from fabstir.api.s5.guard import caller_of, require_caller
 from fabstir.api.s5.names import BlobName, encode_base64url, parse_blob_name
-from fabstir.api.s5.rates import Slots
 from fabstir.api.s5.services import S5Services
 from fabstir.api.s5.serving import ReadRange, Representation, inline_as, means_blob, serve
 from fabstir.primitives.cid import BlobId

@@ -6,21 +6,13 @@ nothing then.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 
-import anyio
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
+from starlette.requests import Request
 
-from fabstir.api.errors import HttpRefusal
-from fabstir.api.s5.services import Limits
-from fabstir.primitives.errors import BlobTooLarge, RemoteProtocolError
-
-MAX_JSON_BYTES = 64 * 1024
-"""Longest body that is read into memory."""
+from fabstir.primitives.errors import RemoteProtocolError
 
 MAX_PARTS = 16
 """Parts of a form: the file, and fields that are passed over."""
@@ -29,72 +21,6 @@ MAX_FIELD_BYTES = 64 * 1024
 """What all the fields together may have."""
 
 _FILE_FIELD = b"file"
-
-
-async def stream_body(request: Request, limits: Limits, *, max_bytes: int) -> AsyncGenerator[bytes]:
-    """The body's pieces.
-
-    Raises:
-        BlobTooLarge: longer than `max_bytes`, by its announced length before anything is read.
-        HttpRefusal: too slow (408), or compressed (415): the bytes would hash to another blob.
-        ClientDisconnect: it broke off.
-    """
-    _check_head(request, max_bytes)
-    num_bytes, waited = 0, 0.0
-    while True:
-        before = time.monotonic()
-        message = await _receive(request, limits)
-        waited += time.monotonic() - before
-        piece: bytes = message.get("body", b"")
-        num_bytes += len(piece)
-        if num_bytes > max_bytes:
-            raise BlobTooLarge(max_bytes)
-        if waited > limits.read_timeout and num_bytes < waited * limits.min_bytes_per_second:
-            raise _too_slow(limits)
-        if piece:
-            yield piece
-        if not message.get("more_body", False):
-            return
-
-
-async def _receive(request: Request, limits: Limits) -> Message:
-    try:
-        with anyio.fail_after(limits.read_timeout):
-            message = await request.receive()
-    except TimeoutError:
-        raise _too_slow(limits) from None
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    return message
-
-
-def _too_slow(limits: Limits) -> HttpRefusal:
-    return HttpRefusal(
-        408,
-        "timeout",
-        f"the body is too slow: nothing for {limits.read_timeout:g} s, or fewer than "
-        f"{limits.min_bytes_per_second} bytes a second",
-    )
-
-
-def _check_head(request: Request, max_bytes: int) -> None:
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise HttpRefusal(415, "unsupported_encoding", "send the bytes as they are, uncompressed")
-    length = content_length(request)
-    if length is not None and length > max_bytes:
-        raise BlobTooLarge(max_bytes)
-
-
-def content_length(request: Request) -> int | None:
-    """What the client announces; None: it does not say. The server has checked its form."""
-    text = request.headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
-
-
-async def read_json(request: Request, limits: Limits) -> bytes:
-    """A small body, whole."""
-    pieces = stream_body(request, limits, max_bytes=MAX_JSON_BYTES)
-    return b"".join([piece async for piece in pieces])
 
 
 def is_form(request: Request) -> bool:

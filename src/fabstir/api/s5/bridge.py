@@ -20,13 +20,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fabstir.api.bodies import stream_body
 from fabstir.api.errors import HttpRefusal
+from fabstir.api.rates import Slots
 from fabstir.api.s5.answers import error_response, json_response
-from fabstir.api.s5.bodies import stream_body
 from fabstir.api.s5.guard import require_owner
 from fabstir.api.s5.names import decode_path
 from fabstir.api.s5.ranges import Condition, parse_condition
-from fabstir.api.s5.rates import Slots
 from fabstir.api.s5.services import S5Services
 from fabstir.api.s5.serving import Representation, means_blob, serve
 from fabstir.primitives.cid import BlobId

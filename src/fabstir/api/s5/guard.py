@@ -22,8 +22,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fabstir.api.errors import HttpRefusal
+from fabstir.api.proving import prove
+from fabstir.api.rates import Rates, remote_key
 from fabstir.api.s5.answers import error_response
-from fabstir.api.s5.rates import Rates, remote_key
 from fabstir.api.s5.services import S5Services
 from fabstir.primitives.errors import AccessDenied, FabstirError
 from fabstir.storage.accounts import Caller
@@ -97,6 +98,8 @@ class Guard:
                 return None
             return await error_response(error)(scope, receive, send)
         scope.setdefault("state", {})["caller"] = caller
+        if caller is not None:
+            prove(connection)
         return await self._app(scope, receive, send)
 
     def _check_place(self, connection: HTTPConnection) -> None:

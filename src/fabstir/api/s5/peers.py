@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from fabstir.api.proving import prove
 from fabstir.api.s5.services import S5Services
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
@@ -36,6 +37,10 @@ class _Accepted:
         host = f"[{host}]" if ":" in host else host
         self.url = f"ws://{host}:{0 if client is None else client.port}"
         self._socket = socket
+
+    def known(self) -> None:
+        """As `storage.peers.MessageConnection`."""
+        prove(self._socket)
 
     async def send(self, message: bytes) -> None:
         """As `storage.peers.MessageConnection`."""

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fabstir.api.bodies import read_json
 from fabstir.api.s5.answers import json_response
 from fabstir.api.s5.blobs import wants_only_here
-from fabstir.api.s5.bodies import read_json
 from fabstir.api.s5.guard import require_caller
 from fabstir.api.s5.names import decode_base64url, encode_base64url
 from fabstir.api.s5.services import S5Services

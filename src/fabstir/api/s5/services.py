@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from fabstir.api.bodies import BodyLimits
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.encoding import Json
 from fabstir.protocol.crypto import Crypto
@@ -19,13 +20,11 @@ from fabstir.storage.store import BlobStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(BodyLimits):
     """What one client may do to the node.
 
     Attributes:
         max_upload_bytes: longest blob that is taken.
-        read_timeout: seconds without a byte after which an upload is given up.
-        min_bytes_per_second: an upload that is slower, over more than `read_timeout`, is too.
         write_timeout: seconds in which a download must take 64 KiB.
         uploads_per_caller: uploads of one account at once. Each holds some 3 MiB.
         requests_per_second, request_burst: anonymous calls of one remote address.
@@ -35,8 +34,6 @@ class Limits:
     """
 
     max_upload_bytes: int = 1 << 40
-    read_timeout: float = 30.0
-    min_bytes_per_second: int = 1024
     write_timeout: float = 60.0
     uploads_per_caller: int = 16
     requests_per_second: float = 200.0

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fabstir.api.bodies import stream_body
 from fabstir.api.errors import HttpRefusal
+from fabstir.api.rates import Slots
 from fabstir.api.s5.answers import error_body, json_response
-from fabstir.api.s5.bodies import stream_body
 from fabstir.api.s5.guard import require_caller
-from fabstir.api.s5.rates import Slots
 from fabstir.api.s5.services import S5Services
 from fabstir.api.s5.tus_headers import (
     CHECKSUMS,

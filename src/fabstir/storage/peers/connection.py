@@ -26,6 +26,10 @@ class MessageConnection(Protocol):
         """The other end, for people, and to tell whether it is near: `ws://host:port`."""
         ...
 
+    def known(self) -> None:
+        """The node at the other end has proven its key."""
+        ...
+
     async def send(self, message: bytes) -> None:
         """Send one binary frame.
 
@@ -50,6 +54,9 @@ class _Dialled:
     def __init__(self, url: str, socket: ClientConnection) -> None:
         self.url = url
         self._socket = socket
+
+    def known(self) -> None:
+        return  # we chose whom to dial
 
     async def send(self, message: bytes) -> None:
         try:

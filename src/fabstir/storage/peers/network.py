@@ -224,6 +224,7 @@ class Network:
 
         def on_ready() -> None:
             self._add(session, is_inbound=is_inbound)
+            connection.known()
             if is_ready is not None:
                 is_ready.set()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from fabstir.primitives.errors import PortalUnavailable, RemoteProtocolError
+from fabstir.primitives.rates import TokenBucket
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
 from fabstir.protocol.s5.wire import (
@@ -23,7 +24,7 @@ from fabstir.protocol.s5.wire import (
     sign_message,
 )
 from fabstir.storage.peers.connection import MessageConnection
-from fabstir.storage.peers.limits import PeerLimits, TokenBucket
+from fabstir.storage.peers.limits import PeerLimits
 
 _logger = logging.getLogger(__name__)
 

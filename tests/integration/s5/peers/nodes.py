@@ -37,6 +37,9 @@ class Accepted:
         self.url = f"ws://{host}:{port}"
         self._websocket = websocket
 
+    def known(self) -> None:
+        return
+
     async def send(self, message: bytes) -> None:
         try:
             await self._websocket.send(message)

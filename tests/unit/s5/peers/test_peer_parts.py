@@ -8,8 +8,9 @@ import pytest
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.rates import TokenBucket
 from fabstir.protocol.s5.wire import HashQuery, LocationType, StorageLocation, sign_location
-from fabstir.storage.peers.limits import PeerLimits, TokenBucket
+from fabstir.storage.peers.limits import PeerLimits
 from fabstir.storage.peers.locations import LocationCache
 from fabstir.storage.peers.search import Searches
 from fabstir.storage.peers.standing import Standing

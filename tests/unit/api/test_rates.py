@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fabstir.api.rates import Rates, Slots, remote_key
 from fabstir.api.s5.guard import host_of, origin_host
-from fabstir.api.s5.rates import Rates, Slots, remote_key
 from fabstir.primitives.errors import Busy
 
 

@@ -51,6 +51,11 @@ class Rates:
             wait = (1.0 - tokens) / self._per_second
             raise Busy("too many requests from this address", retry_after=wait)
 
+    def give_back(self, key: str) -> None:
+        """What was taken last was no call that counts."""
+        if (bucket := self._buckets.get(key)) is not None:
+            self._buckets[key] = (min(float(self._burst), bucket[0] + 1.0), bucket[1])
+
 
 class Slots:
     """How many things one key may have going on at once."""
