@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fabstir.config import SettingValue, load_settings
 from fabstir.config.settings import SETTING_TYPES
+from fabstir.node.door_metrics import DoorMetrics
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.s5_metrics import S5Metrics
 from fabstir.telemetry.metrics import MetricsRegistry
@@ -46,7 +47,7 @@ def in_words(value: SettingValue, folder: Path) -> str:
 
 def test_every_metric_is_documented_with_its_type() -> None:
     registry = MetricsRegistry()
-    parts = (HostMetrics.of(registry), S5Metrics.of(registry))
+    parts = (HostMetrics.of(registry), S5Metrics.of(registry), DoorMetrics.of(registry))
     text = (DOCS / "metrics.md").read_text(encoding="utf-8")
 
     documented = dict(

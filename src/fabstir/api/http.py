@@ -5,30 +5,40 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
+from fabstir.api.answers import error_body
+from fabstir.api.bodies import BodyLimits, read_json
 from fabstir.api.errors import http_error
+from fabstir.api.host_guard import HostGuard
+from fabstir.api.s5.serving import Representation, means_blob, serve
+from fabstir.api.unread import CloseUnread
 from fabstir.api.websocket import WebSocketDoor
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
-from fabstir.primitives.errors import FabstirError, NotFound, RemoteProtocolError
+from fabstir.primitives.errors import BlobTooLarge, FabstirError, NotFound, RemoteProtocolError
 from fabstir.primitives.ids import ChainId, JobId
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.fields import Fields
 from fabstir.storage.ports import Blobs
 
 _MAX_JOB_ID_DIGITS = 18
-_MAX_BODY_BYTES = 64 * 1024
+_BODY_LIMITS = BodyLimits()
 _MAX_BLOB_BYTES = 64 << 20
 """Longest blob that this door gives: proofs and checkpoints are far shorter. S5's own door, in
 `api/s5`, gives blobs of any length."""
+
+_WHOLE_BLOB_BYTES = 1 << 20
+"""Up to this length a blob is read as a whole; a longer one is never in memory."""
+
+_WRITE_TIMEOUT = 60.0
+"""Seconds for a piece of a longer one to leave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +55,7 @@ class HttpServices:
     chain_id: ChainId
     encryption_secret: bytes = field(repr=False)
     crypto: Crypto
+    on_refused: Callable[[str], None] = lambda _why: None
 
 
 def create_app(services: HttpServices) -> Starlette:
@@ -63,8 +74,18 @@ def create_app(services: HttpServices) -> Starlette:
     ]
     # Any page may ask: nothing here is protected by cookies, and browsers are renters too.
     cors = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"])
-    handlers = {FabstirError: _on_error, 404: _on_missing, 405: _on_method}
-    return Starlette(routes=routes, middleware=[cors], exception_handlers=handlers)
+    handlers = {
+        FabstirError: _on_error,
+        ClientDisconnect: _on_gone,
+        404: _on_missing,
+        405: _on_method,
+    }
+    guard = Middleware(HostGuard, on_refused=services.on_refused)
+    return Starlette(
+        routes=routes,
+        middleware=[cors, Middleware(CloseUnread), guard],
+        exception_handlers=handlers,
+    )
 
 
 class _Doors:
@@ -90,9 +111,7 @@ class _Doors:
 
     async def challenge(self, request: Request) -> Response:
         """Prove possession of the encryption key, and let the caller recover its public half."""
-        body = await request.body()
-        if len(body) > _MAX_BODY_BYTES:
-            raise RemoteProtocolError("the body is too long")
+        body = await read_json(request, _BODY_LIMITS)
         challenge = Fields.parse(body, "challenge").hex("challenge", size=32)
         digest = hashlib.sha256(challenge).digest()
         signature = self._services.crypto.sign(self._services.encryption_secret, digest)
@@ -115,30 +134,47 @@ class _Doors:
             blob = BlobId.decode(cid)
         except ValueError as error:
             raise RemoteProtocolError(f"{cid[:80]} is not a blob identifier: {error}") from error
-        data = await self._services.blobs.get(blob.multihash, max_bytes=_MAX_BLOB_BYTES)
+        if blob.size > _WHOLE_BLOB_BYTES:
+            return await self._stream(request, blob)
+        data = await self._services.blobs.get(blob.multihash, max_bytes=_WHOLE_BLOB_BYTES)
         if len(data) != blob.size:
             raise NotFound(f"the blob of {cid} has {len(data)} bytes, not {blob.size}")
         headers = {"ETag": f'"{blob.encode()}"', "Cache-Control": "public, immutable"}
         return Response(data, media_type="application/octet-stream", headers=headers)
 
+    async def _stream(self, request: Request, blob: BlobId) -> Response:
+        if blob.size > _MAX_BLOB_BYTES:
+            raise BlobTooLarge(_MAX_BLOB_BYTES)
+        shown = Representation(
+            size=blob.size,
+            etag=blob.encode(),
+            is_it=means_blob(blob),
+            read=lambda start, end: self._services.blobs.read(blob, start, end),
+        )
+        return await serve(request, shown, write_timeout=_WRITE_TIMEOUT)
 
-def _error_body(status: int, kind: str, message: str) -> JSONResponse:
-    body = {"error_type": kind, "message": message, "request_id": uuid4().hex, "details": None}
-    return JSONResponse(body, status_code=status)
+
+def _error_response(status: int, kind: str, message: str) -> JSONResponse:
+    return JSONResponse(error_body(kind, message), status_code=status)
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, FabstirError)
     status, kind = http_error(error)
     message = str(error) if status < 500 or kind == "service_unavailable" else "this host failed"
-    return _error_body(status, kind, message)
+    return _error_response(status, kind, message)
+
+
+async def _on_gone(_request: Request, _error: Exception) -> Response:
+    """The client hung up in the middle of its body; nobody reads this answer."""
+    return Response(status_code=400)
 
 
 async def _on_missing(request: Request, _error: Exception) -> Response:
-    return _error_body(404, "not_found", f"there is no {request.url.path}")
+    return _error_response(404, "not_found", f"there is no {request.url.path}")
 
 
 async def _on_method(request: Request, _error: Exception) -> Response:
-    return _error_body(
+    return _error_response(
         405, "method_not_allowed", f"{request.url.path} does not take {request.method}"
     )

@@ -10,9 +10,16 @@ from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from fabstir.api.errors import error_message
+from fabstir.api.proving import prove
+from fabstir.api.strangers import Strangers
 from fabstir.jobs.connection import ClientConnection, ReportError, Transmit
 from fabstir.primitives.errors import FabstirError
-from fabstir.protocol.client_messages import decode_client_fields, ids_of, parse_client_frame
+from fabstir.protocol.client_messages import (
+    EncryptedSessionInit,
+    decode_client_fields,
+    ids_of,
+    parse_client_frame,
+)
 from fabstir.protocol.frames import Frame, encode_frame
 from fabstir.protocol.host_messages import Connected
 
@@ -23,12 +30,16 @@ MakeConnection = Callable[[Transmit, ReportError, TaskGroup], ClientConnection]
 FINISH_SECONDS = 30.0
 """How long a host that was told to stop lets running answers go on: most take less."""
 
+POLICY_VIOLATION = 1008
+"""The close code of who was refused too often."""
+
 
 class WebSocketDoor:
     """Serves /v1/ws for the length of the server."""
 
-    def __init__(self, make_connection: MakeConnection) -> None:
+    def __init__(self, make_connection: MakeConnection, strangers: Strangers | None = None) -> None:
         self._make = make_connection
+        self._strangers = strangers or Strangers()
         self._connections: set[ClientConnection] = set()
 
     def __len__(self) -> int:
@@ -84,6 +95,7 @@ class WebSocketDoor:
     async def _read(
         self, socket: WebSocket, connection: ClientConnection, report: ReportError
     ) -> None:
+        address = socket.client.host if socket.client else ""
         while True:
             event = await socket.receive()
             if event["type"] == "websocket.disconnect":
@@ -93,6 +105,15 @@ class WebSocketDoor:
             try:
                 fields = parse_client_frame(data)
                 session_id, request_id = ids_of(fields)
-                await connection.handle(decode_client_fields(fields))
+                message = decode_client_fields(fields)
+                if isinstance(message, EncryptedSessionInit):
+                    async with self._strangers.handshake(address):
+                        await connection.handle(message)
+                    prove(socket)
+                else:
+                    await connection.handle(message)
             except FabstirError as error:
                 await report(error, session_id=session_id, request_id=request_id)
+                if not self._strangers.may_be_refused_again(address):
+                    await socket.close(POLICY_VIOLATION, "RATE_LIMITED: too many refused frames")
+                    return

@@ -82,6 +82,12 @@ class HostSettings:
     max_unproven_tokens: Annotated[TokenCount, Between(1)] | None = None
     """The exposure to a client that knows no receipts; None: the session's proof interval."""
     encryption_key: Path = Path("encryption.key")
+    max_connections: Annotated[int, Between(1)] | None = None
+    """HTTP and WebSocket together; None: 1024, or 3/8 of the files that may be open, if fewer."""
+    max_connections_per_address: Annotated[int, Between(1)] = 64
+    """Of one IPv4 address, or one IPv6 network of 64 bits."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Reverse proxies whose X-Forwarded-For is believed: addresses, or networks as 10.0.0.0/8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +170,12 @@ class S5Settings:
     """Copies of every pinned blob, this node's own included."""
     repair_seconds: _Seconds = 300.0
     """How often copies elsewhere are looked at, and lost ones made again."""
+    max_connections: Annotated[int, Between(1)] | None = None
+    """HTTP and WebSocket together; None: 512, or 1/8 of the files that may be open, if fewer."""
+    max_connections_per_address: Annotated[int, Between(1)] = 64
+    """Of one IPv4 address, or one IPv6 network of 64 bits."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Reverse proxies whose X-Forwarded-For is believed: addresses, or networks as 10.0.0.0/8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

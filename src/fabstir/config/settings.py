@@ -262,6 +262,11 @@ def _checked(settings: Settings) -> Settings:
         ConfigError: names the settings and what would be right.
     """
     _check_model(settings.model)
+    for key, networks in (
+        ("host.trusted_proxies", settings.host.trusted_proxies),
+        ("s5.trusted_proxies", settings.s5.trusted_proxies),
+    ):
+        _check_networks(key, networks)
     if settings.host.public:
         settings = _made_public(settings)
     for key, listen in (("host.listen", settings.host.listen), ("p2p.listen", settings.p2p.listen)):
@@ -344,6 +349,17 @@ def _is_loopback(key: str, listen: str) -> bool:
         raise ConfigError(
             f"{key} is {listen!r}, but an IP address such as 127.0.0.1 is expected"
         ) from exc
+
+
+def _check_networks(key: str, networks: tuple[str, ...]) -> None:
+    for network in networks:
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError as exc:
+            raise ConfigError(
+                f"{key} has {network!r}, but an IP address or a network such as 10.0.0.0/8 is "
+                "expected"
+            ) from exc
 
 
 def _plain(value: Value) -> str | int | float | bool | list[str] | None:

@@ -14,6 +14,12 @@ from fabstir.primitives.errors import SessionRefused
 from fabstir.primitives.ids import JobId
 from fabstir.protocol.client_messages import EncryptedSessionInit
 
+MAX_ADMISSIONS = 16
+"""Handshakes at the gate at a time; each asks the chain some three times."""
+
+ADMISSION_PATIENCE = 5.0
+"""Seconds that a handshake waits for its turn."""
+
 Evict = Callable[[], Awaitable[None]]
 """Tells the former socket that the session is no longer its own."""
 
@@ -28,6 +34,7 @@ class SessionBook:
         self._live: dict[JobId, LiveSession] = {}
         self._evict: dict[JobId, Evict] = {}
         self._handovers: dict[JobId, anyio.Lock] = {}
+        self._admissions = anyio.CapacityLimiter(MAX_ADMISSIONS)
         self.is_draining = False
 
     def get(self, job_id: JobId) -> LiveSession | None:
@@ -52,12 +59,27 @@ class SessionBook:
             raise SessionRefused(
                 "DRAINING", "this host is shutting down: what you used is proven, choose another"
             )
-        admission = await self._gate.admit(message)
+        admission = await self._admit(message)
         job_id = admission.row.job_id
         # One handover at a time: a second socket of the same renter waits until the first has
         # the session, and then takes it over.
         async with self._handovers.setdefault(job_id, anyio.Lock()):
             return await self._hand_over(admission, owner, send, evict), admission
+
+    async def _admit(self, message: EncryptedSessionInit) -> Admission:
+        """Strangers' handshakes look at the chain: never more than a few of them at a time."""
+        try:
+            with anyio.fail_after(ADMISSION_PATIENCE):
+                await self._admissions.acquire()
+        except TimeoutError:
+            raise SessionRefused(
+                "RATE_LIMITED",
+                f"too many sessions are being opened here: try again in {ADMISSION_PATIENCE:g} s",
+            ) from None
+        try:
+            return await self._gate.admit(message)
+        finally:
+            self._admissions.release()
 
     async def _hand_over(
         self, admission: Admission, owner: object, send: Send, evict: Evict

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import anyio
 
 from fabstir.api.http import HttpServices, create_app
+from fabstir.api.strangers import Strangers
 from fabstir.chain.encryption_key import load_or_create_encryption_key
 from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, event_filter
 from fabstir.chain.follower import follow_logs
@@ -16,6 +17,8 @@ from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.engines import EngineState
 from fabstir.node.control import Asked, Command, control_path, open_control
+from fabstir.node.descriptors import host_limits
+from fabstir.node.door_metrics import DoorMetrics
 from fabstir.node.market import HostMarket, open_market
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.model import Progress, ServedModel, open_served_model, s5_places
@@ -84,14 +87,22 @@ async def open_host(
         listener = stack.enter_context(bind(host.listen, host.port, setting="host.port"))
         market = await enter(open_market(settings))
         registry = MetricsRegistry()
-        s5 = await enter(_open_s5(settings, registry, market))
+        doors = DoorMetrics.of(registry)
+        connections = doors.connections("api", host_limits(host))
+        s5 = await enter(_open_s5(settings, registry, doors, market))
         models = market.contracts.models
         model = await enter(open_served_model(settings, models, s5_places(s5), on_progress))
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE))
         metrics_port = await enter(open_metrics_server(registry, settings.metrics.port))
         blobs, files = s5.parts.node.blobs(OWNER), s5.parts.files
         work = await build_work(
-            market, model, HostMetrics.of(registry), blobs, files, encryption_secret
+            market,
+            model,
+            HostMetrics.of(registry),
+            blobs,
+            files,
+            encryption_secret,
+            Strangers(on_refused=doors.on_refused("api")),
         )
         services = HttpServices(
             websocket=work.door,
@@ -104,8 +115,16 @@ async def open_host(
             chain_id=settings.chain.chain_id,
             encryption_secret=encryption_secret,
             crypto=NATIVE,
+            on_refused=doors.on_refused("api"),
         )
-        await enter(open_server(create_app(services), listener, max_frame_bytes=MAX_FRAME_BYTES))
+        await enter(
+            open_server(
+                create_app(services),
+                listener,
+                max_frame_bytes=MAX_FRAME_BYTES,
+                connections=connections,
+            )
+        )
         port: int = listener.getsockname()[1]
         entry = _entry(market, model, p2p, encryption_secret, _api_url(settings, port))
         on_progress("registry", "checking this host's entry")
@@ -129,7 +148,7 @@ async def open_host(
 
 @asynccontextmanager
 async def _open_s5(
-    settings: Settings, registry: MetricsRegistry, market: HostMarket
+    settings: Settings, registry: MetricsRegistry, doors: DoorMetrics, market: HostMarket
 ) -> AsyncGenerator[S5Running]:
     """The S5 node, with what earlier versions of the host kept beside it."""
 
@@ -137,7 +156,7 @@ async def _open_s5(
         node = await market.contracts.nodes.node(address)
         return node is not None and node.is_active
 
-    async with open_s5(settings, registry, is_host=is_host) as s5:
+    async with open_s5(settings, registry, is_host=is_host, doors=doors) as s5:
         await adopt_folder(s5.parts.store, settings.paths.data_dir / "blobs", OWNER)
         yield s5
 

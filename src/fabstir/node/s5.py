@@ -20,6 +20,8 @@ from fabstir.api.s5 import Limits, S5Services, create_s5_app
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.node.control import Asked, Command, open_control
+from fabstir.node.descriptors import s5_limits
+from fabstir.node.door_metrics import DoorMetrics
 from fabstir.node.s5_commands import S5Commands
 from fabstir.node.s5_health import S5Health, keep_gauges
 from fabstir.node.s5_metrics import MeasuredApp, S5Metrics
@@ -74,12 +76,17 @@ class S5Running:
 
 @asynccontextmanager
 async def open_s5(
-    settings: Settings, metrics: MetricsRegistry, *, is_host: IsHost | None = None
+    settings: Settings,
+    metrics: MetricsRegistry,
+    *,
+    is_host: IsHost | None = None,
+    doors: DoorMetrics | None = None,
 ) -> AsyncGenerator[S5Running]:
     """Run the S5 node of these settings for the length of the block.
 
     Args:
         is_host: asks the chain; None: hosts cannot register by their wallet.
+        doors: of this process, where it has other doors; None: this is the only one.
 
     Raises:
         ConfigError: its port is taken, or another process has its folder.
@@ -102,7 +109,10 @@ async def open_s5(
         health = S5Health(parts)
         services = await _services(stack, parts, health, is_host, local_url, url)
         app = MeasuredApp(create_s5_app(services), counted)
-        await enter(open_server(app, listener, max_frame_bytes=MAX_WIRE_BYTES))
+        connections = (doors or DoorMetrics.of(metrics)).connections("s5", s5_limits(s5))
+        await enter(
+            open_server(app, listener, max_frame_bytes=MAX_WIRE_BYTES, connections=connections)
+        )
         await enter(_background(parts, counted))
         running = S5Running(
             parts=parts,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from anyio.abc import TaskGroup
 
+from fabstir.api.strangers import Strangers
 from fabstir.api.websocket import WebSocketDoor
 from fabstir.crypto import NATIVE
 from fabstir.db.host_sessions import SessionRow
@@ -51,12 +52,14 @@ async def build_work(
     blobs: Blobs,
     files: FileSystem,
     encryption_secret: bytes,
+    strangers: Strangers,
 ) -> HostWork:
     """Make them, in the order in which they depend on one another.
 
     Args:
         blobs: where proofs and checkpoints are kept.
         files: this node's file system, where the checkpoints' indexes lie.
+        strangers: counts what callers cost who are not known yet.
     """
     settings, marketplace = market.settings, market.contracts.marketplace
     host, wallet_secret = market.signer.address, market.signer.secret_key
@@ -140,7 +143,7 @@ async def build_work(
             tasks=tasks,
         )
 
-    door = WebSocketDoor(connect)
+    door = WebSocketDoor(connect, strangers)
     metrics.live_sessions.set_function(lambda: len(book))
     metrics.sockets.set_function(lambda: len(door))
     follower = SessionFollower(

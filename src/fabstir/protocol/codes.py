@@ -68,6 +68,7 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
     "NOT_AUTHENTICATED": ErrorCode("this socket did not open that session"),
     "ENCRYPTION_REQUIRED": ErrorCode("a conversation in clear: use encrypted_session_init"),
     "UNSUPPORTED_MESSAGE": ErrorCode("a type that this host does not serve"),
+    "RATE_LIMITED": ErrorCode("too many handshakes or refused frames: try again when it says"),
     "BUSY": ErrorCode("the session is answering: wait for stream_end, or cancel"),
     "UNACKNOWLEDGED": ErrorCode(
         "too much of the session was delivered and never acknowledged: close it", SESSION_IS_OVER

@@ -12,7 +12,7 @@ from tests.integration.s5.doors.door import Door, error_of, open_door
 from tests.integration.s5.doors.raw import connect, exchange, read_all, status_of
 
 from fabstir.api.s5 import Limits
-from fabstir.node import head_timeout
+from fabstir.node import http_protocol
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -166,7 +166,7 @@ async def test_authorization_twice(door: Door) -> None:
 async def test_a_head_that_never_ends(
     door: Door, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(head_timeout, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
 
     with anyio.fail_after(10):
         async with await connect(door) as stream:
@@ -176,7 +176,7 @@ async def test_a_head_that_never_ends(
 
 
 async def test_a_second_head_that_never_ends(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_timeout, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
     request = f"GET /health HTTP/1.1\r\nHost: {door.authority}\r\n\r\n".encode()
 
     with anyio.fail_after(10):

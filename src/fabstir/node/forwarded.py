@@ -1,0 +1,32 @@
+"""Behind a reverse proxy every connection is the proxy's: places are counted by request instead."""
+
+from __future__ import annotations
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fabstir.api.answers import busy_response
+from fabstir.api.rates import Slots, remote_key
+from fabstir.node.connections import ConnectionLimits
+from fabstir.primitives.errors import Busy
+
+
+class ForwardedPlaces:
+    """ASGI middleware: so many requests and WebSockets at once for each address that a proxy
+    forwards for. Who is behind a proxy is in the scope already.
+    """
+
+    def __init__(self, app: ASGIApp, limits: ConnectionLimits) -> None:
+        self._app = app
+        self._slots = Slots(limits.max_per_address, "connections")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or one WebSocket from open to close."""
+        if scope["type"] not in {"http", "websocket"}:
+            return await self._app(scope, receive, send)
+        client = HTTPConnection(scope).client
+        try:
+            with self._slots.hold(remote_key("" if client is None else client.host)):
+                return await self._app(scope, receive, send)
+        except Busy as error:
+            return await busy_response(error)(scope, receive, send)

@@ -1,0 +1,85 @@
+"""HTTP/1.1 of strangers: a head has a time limit, and who reads nothing loses the connection.
+
+uvicorn has a limit only between two requests: a client that sends its head a byte a minute, or
+nothing at all, would hold a connection for ever, and a thousand of them all there are (slowloris).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from fabstir.api.proving import PROVE
+from fabstir.node.connections import OpenConnection
+from fabstir.node.guarded_transport import GuardedTransport
+
+HEAD_SECONDS: Final = 30.0
+"""From a connection, or a head's first byte, to the head's end; Apache and nginx take 20 to 60."""
+
+
+class HttpProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 with those limits, until the connection is upgraded to a WebSocket."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def __init__(
+        self, config: Config, server_state: ServerState, connection: OpenConnection
+    ) -> None:
+        super().__init__(config, server_state, {PROVE: connection.prove})
+        self._connection = connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected, and owes a head."""
+        guarded = GuardedTransport(transport, self._connection, self.loop)
+        super().connection_made(guarded)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come: part of a head, or its end, or of a body."""
+        super().data_received(data)
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """The client takes too little: it is not read from either."""
+        super().pause_writing()
+        self._guarded.hold_reading("writes")
+
+    def resume_writing(self) -> None:
+        """It has taken enough."""
+        super().resume_writing()
+        self._guarded.release_reading("writes")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._unset()
+        self._guarded.lost()
+        self._connection.leave()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        try:
+            super().shutdown()
+        except h11.LocalProtocolError:  # it broke the protocol, and is being closed for that
+            self.transport.abort()
+
+    @property
+    def _guarded(self) -> GuardedTransport:
+        assert isinstance(self.transport, GuardedTransport), "connection_made has wrapped it"
+        return self.transport
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._unset()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _unset(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
