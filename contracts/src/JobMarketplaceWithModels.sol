@@ -345,20 +345,37 @@ contract JobMarketplaceWithModels is Sessions, Treasury {
         }
     }
 
+    /// @notice A step of settling: send a host's share to the earnings contract and credit it there.
+    /// Only this contract calls it, so that both are undone when either fails.
+    function pushEarnings(address host, address token, uint256 amount) external {
+        require(msg.sender == address(this), "Only the marketplace");
+        if (token == NATIVE) {
+            _sendNative(address(hostEarnings), amount);
+        } else {
+            IERC20(token).safeTransfer(address(hostEarnings), amount);
+        }
+        hostEarnings.creditEarnings(host, amount, token);
+    }
+
+    /// Neither share waits for the other: what cannot be sent becomes its owner's free deposit.
     function _payOut(uint256 jobId, Session storage session, uint256 hostShare, uint256 refund)
         private
     {
         address token = session.paymentToken;
         if (hostShare > 0) {
-            if (token == NATIVE) {
-                _sendNative(address(hostEarnings), hostShare);
-            } else {
-                IERC20(token).safeTransfer(address(hostEarnings), hostShare);
-            }
-            hostEarnings.creditEarnings(session.host, hostShare, token);
-            emit PaymentSent(session.host, hostShare);
+            _payHost(jobId, session.host, token, hostShare);
         }
         _refund(jobId, session.depositor, token, refund);
+    }
+
+    function _payHost(uint256 jobId, address host, address token, uint256 amount) private {
+        _requireGas(PUSH_GAS);
+        try this.pushEarnings{gas: PUSH_GAS}(host, token, amount) {
+            emit PaymentSent(host, amount);
+        } catch {
+            _credit(host, token, amount);
+            emit HostShareCreditedToDeposit(jobId, host, amount, token);
+        }
     }
 
     function _isItsDelegate(Session storage session, address account) private view returns (bool) {

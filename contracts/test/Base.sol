@@ -3,6 +3,8 @@ pragma solidity 0.8.30;
 
 /// The cheat codes of forge that these tests use. npm has no working forge-std.
 interface Vm {
+    function clearMockedCalls() external;
+    function mockCallRevert(address callee, bytes calldata data, bytes calldata reason) external;
     function addr(uint256 key) external pure returns (address);
     function deal(address account, uint256 balance) external;
     function expectEmit(address emitter) external;

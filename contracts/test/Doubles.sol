@@ -23,7 +23,17 @@ contract FeeKeepingToken is ERC20 {
 
 /// A token that can refuse an account, as USDC can, and calls a hook on each transfer from one.
 contract MoodyToken is ERC20 {
+    enum Mood {
+        Revert,
+        RevertWithMuch,
+        ReturnFalse,
+        BurnGas,
+        KeepSome
+    }
+
+    Mood public mood;
     address public refused;
+    address private _alsoRefused;
     address private _hooked;
     bytes private _hookCall;
 
@@ -37,13 +47,38 @@ contract MoodyToken is ERC20 {
         refused = account;
     }
 
+    function refuseBoth(address account, address other, Mood mood_) external {
+        (refused, _alsoRefused, mood) = (account, other, mood_);
+    }
+
+    function transfer(address to, uint256 amount) public override returns (bool) {
+        if ((to != refused && to != _alsoRefused) || mood == Mood.Revert) {
+            return super.transfer(to, amount);
+        }
+        if (mood == Mood.BurnGas) {
+            while (true) {}
+        }
+        if (mood == Mood.RevertWithMuch) {
+            assembly ("memory-safe") {
+                revert(0, 100000)
+            }
+        }
+        if (mood == Mood.KeepSome) {
+            _transfer(msg.sender, to, amount - 1);
+            _burn(msg.sender, 1);
+            return true;
+        }
+        return false;
+    }
+
     function onTransferCall(address target, bytes calldata data) external {
         _hooked = target;
         _hookCall = data;
     }
 
     function _update(address from, address to, uint256 value) internal override {
-        require(to != refused || to == address(0), "Refused");
+        bool isRefused = to == refused || to == _alsoRefused;
+        require(!isRefused || mood != Mood.Revert || to == address(0), "Refused");
         super._update(from, to, value);
         if (_hooked != address(0)) {
             (bool ok, bytes memory reason) = _hooked.call(_hookCall);
@@ -106,6 +141,27 @@ contract ContractRenter {
             }
         }
         return result;
+    }
+}
+
+/// An earnings contract that takes money and credits nobody, or takes nothing at all.
+contract RefusingEarnings {
+    bool private immutable _takesCoins;
+
+    constructor(bool takesCoins) {
+        _takesCoins = takesCoins;
+    }
+
+    receive() external payable {
+        require(_takesCoins, "No coins, please");
+    }
+
+    function authorizedCallers(address) external pure returns (bool) {
+        return true;
+    }
+
+    function creditEarnings(address, uint256, address) external pure {
+        revert("No credit, please");
     }
 }
 

@@ -129,6 +129,23 @@ contract Actors is MarketFixture {
         ++numSettled;
     }
 
+    /// From here on the token takes nothing for the earnings contract, or does again.
+    function changeTheTokensMind(bool refuses) external {
+        vm.clearMockedCalls();
+        if (refuses) {
+            bytes memory push = abi.encodeWithSelector(usdc.transfer.selector, address(earnings));
+            vm.mockCallRevert(address(usdc), push, "Refused");
+        }
+    }
+
+    function withdrawHostsCredit() external {
+        uint256 credit = market.getDepositBalance(HOST, address(usdc));
+        if (credit > 0) {
+            vm.prank(HOST);
+            market.withdrawToken(address(usdc), credit);
+        }
+    }
+
     function withdrawFees() external {
         vm.prank(TREASURY);
         market.withdrawAllTreasuryFees(only(address(usdc)));
@@ -144,6 +161,7 @@ contract Actors is MarketFixture {
     function assertBooksBalance() external view {
         (uint256 native, uint256 token) =
             (market.accumulatedTreasuryNative(), market.accumulatedTreasuryTokens(address(usdc)));
+        token += market.getTotalBalanceToken(HOST, address(usdc));
         for (uint256 i = 0; i < NUM_RENTERS; ++i) {
             native += market.getTotalBalanceNative(_renters[i]);
             token += market.getTotalBalanceToken(_renters[i], address(usdc));

@@ -16,9 +16,16 @@ abstract contract Accounts is Ownable, ReentrancyGuardTransient {
     uint256 public constant MIN_DEPOSIT = 0.0001 ether;
     uint256 private constant MAX_NATIVE_DEPOSIT = 1000 ether;
 
-    /// Gas that a refund to a contract may use: a smart wallet's receive and its event fit, work on
+    /// Gas that a refund in native coin may use: a smart wallet's receive and its event fit, work on
     /// somebody else's bill does not.
-    uint256 private constant REFUND_GAS = 50_000;
+    uint256 private constant NATIVE_GAS = 50_000;
+
+    /// Gas for the transfer of a token, and for crediting a host besides: a proxied stablecoin uses
+    /// a third of it. A token that burns all of it still lets the rest of the settlement happen.
+    uint256 internal constant PUSH_GAS = 250_000;
+
+    /// What a call itself costs: a new account, a value, memory.
+    uint256 private constant CALL_GAS = 40_000;
 
     mapping(address => uint256) public userDepositsNative;
     mapping(address => mapping(address => uint256)) public userDepositsToken;
@@ -35,6 +42,9 @@ abstract contract Accounts is Ownable, ReentrancyGuardTransient {
     event WithdrawalProcessed(address indexed depositor, uint256 amount, address indexed token);
     event RefundCreditedToDeposit(
         uint256 indexed jobId, address indexed depositor, uint256 amount, address indexed token
+    );
+    event HostShareCreditedToDeposit(
+        uint256 indexed jobId, address indexed host, uint256 amount, address indexed token
     );
     event PaymentSent(address indexed recipient, uint256 amount);
     event DelegateAuthorized(address indexed depositor, address indexed delegate, bool authorized);
@@ -176,7 +186,7 @@ abstract contract Accounts is Ownable, ReentrancyGuardTransient {
         _locked[account][token] -= amount;
     }
 
-    function _credit(address account, address token, uint256 amount) private {
+    function _credit(address account, address token, uint256 amount) internal {
         if (token == NATIVE) {
             userDepositsNative[account] += amount;
         } else {
@@ -215,7 +225,7 @@ abstract contract Accounts is Ownable, ReentrancyGuardTransient {
         }
         bool sent = token == NATIVE
             ? _trySendNative(depositor, amount)
-            : IERC20(token).trySafeTransfer(depositor, amount);
+            : _trySendToken(token, depositor, amount);
         if (sent) {
             emit PaymentSent(depositor, amount);
         } else {
@@ -224,11 +234,33 @@ abstract contract Accounts is Ownable, ReentrancyGuardTransient {
         }
     }
 
+    /// A call gets at most 63/64 of the gas that is left, however much it is offered. Whoever settles
+    /// picks the gas of the transaction, and with too little could turn a payment into a credit that
+    /// its owner has to fetch. So the whole allowance must be there, or nothing happens.
+    function _requireGas(uint256 allowance) internal view {
+        require(gasleft() * 63 / 64 >= allowance + CALL_GAS, "Not enough gas");
+    }
+
     /// In assembly because Solidity's call copies whatever the callee returns, at our cost.
     function _trySendNative(address to, uint256 amount) private returns (bool sent) {
-        uint256 gasCap = REFUND_GAS;
+        uint256 gasCap = NATIVE_GAS;
+        _requireGas(gasCap);
         assembly ("memory-safe") {
             sent := call(gasCap, to, amount, 0, 0, 0, 0)
+        }
+    }
+
+    /// As SafeERC20's, with a bound on the gas: a token returns true, or nothing if it is a contract.
+    function _trySendToken(address token, address to, uint256 amount) private returns (bool sent) {
+        uint256 gasCap = PUSH_GAS;
+        bytes memory data = abi.encodeCall(IERC20.transfer, (to, amount));
+        _requireGas(gasCap);
+        assembly ("memory-safe") {
+            mstore(0, 0)
+            sent := call(gasCap, token, 0, add(data, 32), mload(data), 0, 32)
+            switch returndatasize()
+            case 0 { sent := and(sent, gt(extcodesize(token), 0)) }
+            default { sent := and(sent, eq(mload(0), 1)) }
         }
     }
 }

@@ -12,6 +12,11 @@ async def set_balance(chain: Chain, account: Address, amount: Wei) -> None:
     await chain.request("anvil_setBalance", [account, hex(amount)])
 
 
+async def set_code(chain: Chain, account: Address, code: bytes) -> None:
+    """Make an account another contract, with the same storage."""
+    await chain.request("anvil_setCode", [account, "0x" + code.hex()])
+
+
 async def mine(chain: Chain, num_blocks: int = 1) -> None:
     """Make blocks; the first takes what is pending."""
     await chain.request("anvil_mine", [hex(num_blocks)], is_idempotent=False)

@@ -97,6 +97,16 @@ class RefundCredited:
 
 
 @dataclass(frozen=True, slots=True)
+class HostShareCredited:
+    """What a host earned could not be sent to HostEarnings: it waits in its deposit balance."""
+
+    job_id: JobId
+    host: Address
+    amount: Wei
+    token: Address
+
+
+@dataclass(frozen=True, slots=True)
 class DelegateAuthorized:
     """A depositor let a delegate act for it, or stopped it."""
 
@@ -195,6 +205,7 @@ ChainEvent = (
     | SessionCompletedBy
     | SessionTimedOut
     | RefundCredited
+    | HostShareCredited
     | DelegateAuthorized
     | EarningsCredited
     | EarningsWithdrawn
@@ -219,6 +230,7 @@ _SOURCES: dict[type[ChainEvent], tuple[str, str]] = {
     SessionCompletedBy: (_MARKETPLACE, "SessionCompletedBy"),
     SessionTimedOut: (_MARKETPLACE, "SessionTimedOut"),
     RefundCredited: (_MARKETPLACE, "RefundCreditedToDeposit"),
+    HostShareCredited: (_MARKETPLACE, "HostShareCreditedToDeposit"),
     DelegateAuthorized: (_MARKETPLACE, "DelegateAuthorized"),
     EarningsCredited: ("HostEarnings", "EarningsCredited"),
     EarningsWithdrawn: ("HostEarnings", "EarningsWithdrawn"),

@@ -194,6 +194,9 @@ def _status_rows(facts: HostStatus) -> list[tuple[str, str]]:
         ("tokens written off, at most", str(facts.tokens_written_off)),
         ("running", "yes" if facts.is_running else "no"),
     ]
+    if facts.held_native or facts.held_usdc:
+        held = _amounts(facts.held_native, facts.held_usdc)
+        rows.append(("held by the marketplace", f"{held}: `fabstir withdraw` gets it as well"))
     return [*rows, *(("why", reason) for reason in facts.reasons)]
 
 

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, cast
 from uuid import uuid4
 
+from fabstir.chain.records import ContractCall
 from fabstir.db.host_sessions import SessionState
 from fabstir.market.ledger import HostLedger
 from fabstir.node.market import HostMarket
 from fabstir.primitives.encoding import Json
+from fabstir.primitives.errors import TransactionReverted
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import Wei
 
@@ -23,6 +25,8 @@ class HostStatus:
     """Money in smallest units.
 
     Attributes:
+        earned_native, earned_usdc: in the earnings contract.
+        held_native, held_usdc: in the marketplace, because it could not be sent there.
         reasons: what keeps this host from earning, each with its fix.
     """
 
@@ -34,6 +38,8 @@ class HostStatus:
     coin: Wei
     earned_native: Wei
     earned_usdc: Wei
+    held_native: Wei
+    held_usdc: Wei
     num_unsettled: int
     num_settled: int
     tokens_settled: int
@@ -74,6 +80,8 @@ async def read_status(market: HostMarket, *, running: tuple[str, ...] | None) ->
         coin=coin,
         earned_native=await contracts.earnings.balance(account, NATIVE_TOKEN),
         earned_usdc=await contracts.earnings.balance(account, contracts.usdc.address),
+        held_native=await contracts.marketplace.deposit_balance(account, NATIVE_TOKEN),
+        held_usdc=await contracts.marketplace.deposit_balance(account, contracts.usdc.address),
         num_unsettled=len(sessions) - len(settled),
         num_settled=len(settled),
         tokens_settled=sum(row.tokens_settled or 0 for row in settled),
@@ -92,13 +100,34 @@ def _reasons(running: tuple[str, ...] | None, *, is_registered: bool, coin: Wei)
 
 
 async def withdraw_all(market: HostMarket) -> tuple[Wei, Wei]:
-    """Withdraw what was earned; returns native coin and USDC."""
+    """Withdraw what was earned, wherever it lies; returns native coin and USDC.
+
+    Raises:
+        TransactionReverted: a token refuses to be sent to the host; the other is withdrawn.
+    """
     amounts: list[Wei] = []
+    refusal: TransactionReverted | None = None
     for token in (NATIVE_TOKEN, market.contracts.usdc.address):
-        amount = await market.contracts.earnings.balance(market.signer.address, token)
-        if amount:
-            # Each withdrawal takes whatever is there, so each intention is a new one.
-            key = f"{market.contracts.earnings.address}:withdraw:{uuid4().hex}"
-            await market.queue.send(key, market.contracts.earnings.withdraw_all(token))
-        amounts.append(amount)
+        try:
+            amounts.append(await _withdraw(market, token))
+        except TransactionReverted as error:
+            refusal = refusal or error
+    if refusal is not None:
+        raise refusal
     return amounts[0], amounts[1]
+
+
+async def _withdraw(market: HostMarket, token: Address) -> Wei:
+    contracts, account = market.contracts, market.signer.address
+    earned = await contracts.earnings.balance(account, token)
+    if earned:
+        await _send(market, contracts.earnings.withdraw_all(token))
+    held = await contracts.marketplace.deposit_balance(account, token)
+    if held:
+        await _send(market, contracts.marketplace.withdraw(token, held))
+    return Wei(earned + held)
+
+
+async def _send(market: HostMarket, call: ContractCall) -> None:
+    # Each withdrawal takes whatever is there, so each intention is a new one.
+    await market.queue.send(f"{call.to}:withdraw:{uuid4().hex}", call)

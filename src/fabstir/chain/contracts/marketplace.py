@@ -172,7 +172,9 @@ class Marketplace(Contract):
         return bool(await self._read_one("isDelegateAuthorized", depositor, delegate))
 
     async def deposit_balance(self, account: Address, token: Address) -> Wei:
-        """What the account can withdraw here: pre-deposits, and refunds that it refused."""
+        """What the account can withdraw here: pre-deposits, and what could not be sent when a
+        session was settled, a renter's refund or a host's share.
+        """
         return Wei(await self._read_one("getDepositBalance", account, token))
 
     async def locked_balance(self, account: Address, token: Address) -> Wei:
