@@ -40,6 +40,7 @@ from fabstir.primitives.errors import (
     ChainError,
     InsufficientFunds,
     RpcRefused,
+    StorageError,
     TransactionReverted,
     TransactionStuck,
 )
@@ -227,8 +228,9 @@ class TransactionQueue:
         while True:
             try:
                 is_idle = await self._settler.settle_once()
-            except ChainError as exc:  # the node is down, syncing, or counts our requests
-                logger.warning("the outbox waits for the chain", extra={"reason": str(exc)})
+            except (ChainError, StorageError) as exc:
+                # The node is down, syncing, or counts our requests; or the disk is full.
+                logger.warning("the outbox waits", extra={"reason": str(exc)})
                 is_idle, pause = False, self._options.poll_interval
             with anyio.move_on_after(None if is_idle else pause):
                 await self._wake.wait()

@@ -8,6 +8,7 @@ on a busy machine, a streamed token costs 64 us of CPU where httpx takes 211 us,
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,18 @@ REQUEST_TIMEOUT = 30.0
 """Seconds for an unstreamed answer: tokenizing a million tokens takes a few."""
 
 _READ_BYTES = 65_536
+
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def is_exhausted(error: BaseException | None) -> bool:
+    """Whether it was this process that could not ask: out of descriptors or memory."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+            return True
+        error = error.__cause__
+    return False
 
 
 class EngineRefused(Exception):

@@ -78,6 +78,10 @@ class ThreadCounts:
     batch: int
 
 
+class CannotStart(EngineUnavailable):
+    """This machine gives no process now, whatever the engine is."""
+
+
 class RunningChild:
     """One start of the engine. Made by `open_child`; ready to be asked."""
 
@@ -121,14 +125,27 @@ async def open_child(config: LlamaCppConfig, threads: ThreadCounts) -> AsyncGene
     """Start the engine and wait until it has loaded its model; it ends with the block.
 
     Raises:
+        CannotStart: there is no process to be had now.
         EngineUnavailable: it ended or did not get ready in time; the text has its last words.
     """
     api_key = secrets.token_urlsafe(32)
     # -P: a file json.py in the folder that we were started from is not ours to import.
     command = [sys.executable, "-P", "-m", "fabstir.engines._child"]
-    async with await anyio.open_process(
-        command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_environment(), start_new_session=True
-    ) as process:
+    try:
+        opened = await anyio.open_process(
+            command,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=_environment(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CannotStart(
+            f"this machine starts no process for the engine ({error.strerror}): it has too many "
+            "files open, or too little memory or room for processes; try again soon"
+        ) from error
+    async with opened as process:
         last_words = _LastWords()
         try:
             async with running(partial(last_words.collect, process)):

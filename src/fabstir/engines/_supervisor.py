@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import anyio
 
-from fabstir.engines._http import EngineAddress, EngineRefused
-from fabstir.engines._process import LlamaCppConfig, RunningChild, ThreadCounts, open_child
+from fabstir.engines._http import EngineAddress, EngineRefused, is_exhausted
+from fabstir.engines._process import (
+    CannotStart,
+    LlamaCppConfig,
+    RunningChild,
+    ThreadCounts,
+    open_child,
+)
 from fabstir.engines.engine import EngineState
 from fabstir.primitives.errors import EngineError, EngineUnavailable
 from fabstir.telemetry.background import running
@@ -63,6 +68,11 @@ class Supervisor:
             started = time.monotonic()
             try:
                 await self._run_once(on_ready)
+            except CannotStart as error:
+                if self._state is EngineState.LOADING:
+                    raise
+                await self._wait_for_the_machine(error)
+                continue
             except EngineUnavailable as error:
                 if self._state is EngineState.LOADING:
                     raise
@@ -76,6 +86,12 @@ class Supervisor:
             _logger.warning("engine died: starting it again", extra={"reason": self._reason})
             await anyio.sleep(self._config.restart_delays[num_crashes])
             num_crashes += 1
+
+    async def _wait_for_the_machine(self, error: CannotStart) -> None:
+        """It is no fault of the engine's that it cannot be started: that is tried for ever."""
+        self._state, self._reason = EngineState.RESTARTING, str(error)
+        _logger.warning("the engine cannot be started yet", extra={"reason": str(error)})
+        await anyio.sleep(self._config.restart_delays[-1] if self._config.restart_delays else 1.0)
 
     async def _run_once(self, on_ready: Callable[[], None]) -> None:
         async with open_child(self._config, self._threads) as child:
@@ -98,9 +114,13 @@ class Supervisor:
         last_sign = time.monotonic()
         while time.monotonic() - last_sign < timeout:
             await anyio.sleep(min(_HEARTBEAT_SECONDS, timeout / 2))
-            with suppress(EngineError, EngineRefused, TimeoutError), anyio.fail_after(timeout):
-                await child.address.get_json("/health")
-                last_sign = time.monotonic()
+            try:
+                with anyio.fail_after(timeout):
+                    await child.address.get_json("/health")
+            except (EngineError, EngineRefused, TimeoutError) as error:
+                if not is_exhausted(error):  # then nobody knows how it does
+                    continue
+            last_sign = time.monotonic()
         self._reason = f"it hung: no answer to a health check in {timeout:g} s"
         child.kill()
 

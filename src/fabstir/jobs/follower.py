@@ -7,19 +7,26 @@ reorg, a repeated batch or a missed one changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+
+import anyio
 
 from fabstir.chain.contracts import Marketplace, SessionStatus
 from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, decode_event
 from fabstir.chain.follower import LogBatch, Rollback
+from fabstir.chain.records import Log
 from fabstir.jobs.gate import row_of_job
 from fabstir.jobs.settler import Settler
 from fabstir.market.ledger import HostLedger
+from fabstir.primitives.errors import ChainError, StorageError
 from fabstir.primitives.ids import Address, JobId
 from fabstir.protocol.eip712 import Domain
 
 _logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
+"""Before events are looked at again that the chain or the journal failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +44,29 @@ class SessionFollower:
         """Until cancelled."""
         async for step in steps:
             if isinstance(step, LogBatch):
-                for log in step.logs:
-                    match decode_event(log):
-                        case SessionCreated(job_id=job_id, host=host) if host == self.host:
-                            await self._opened(job_id)
-                        case SessionCompleted(job_id=job_id) | SessionTimedOut(job_id=job_id):
-                            await self._ended(job_id)
-                        case _:
-                            continue
+                await self._book(step.logs)
             await step.commit()
             self.settler.wake()
+
+    async def _book(self, logs: Sequence[Log]) -> None:
+        """Look at what the events are about, however long chain and journal cannot be asked."""
+        for log in logs:
+            while not await self._look_at(log):  # noqa: ASYNC110 - nobody tells when they can
+                await anyio.sleep(RETRY_SECONDS)
+
+    async def _look_at(self, log: Log) -> bool:
+        try:
+            match decode_event(log):
+                case SessionCreated(job_id=job_id, host=host) if host == self.host:
+                    await self._opened(job_id)
+                case SessionCompleted(job_id=job_id) | SessionTimedOut(job_id=job_id):
+                    await self._ended(job_id)
+                case _:
+                    return True
+        except (ChainError, StorageError) as error:
+            _logger.warning("an event is looked at again soon", extra={"reason": str(error)})
+            return False
+        return True
 
     async def _opened(self, job_id: JobId) -> None:
         job = await self.marketplace.session(job_id)

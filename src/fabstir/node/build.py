@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 
@@ -37,6 +38,7 @@ from fabstir.protocol.limits import MAX_FRAME_BYTES
 from fabstir.storage import adopt_folder
 from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
+from fabstir.telemetry.supervision import Supervision
 
 OWNER = "host"
 """Whose pins in the store the host's own blobs are: proofs and checkpoints."""
@@ -57,6 +59,7 @@ class Host:
     s5: S5Running
     api_url: str
     metrics_port: int
+    supervision: Supervision
 
     async def drain(self) -> None:
         """Take no new work, finish what runs, prove what was agreed to, settle what can be."""
@@ -86,7 +89,7 @@ async def open_host(
         host = settings.host
         listener = stack.enter_context(bind(host.listen, host.port, setting="host.port"))
         market = await enter(open_market(settings))
-        registry = MetricsRegistry()
+        registry, supervision = MetricsRegistry(), Supervision()
         doors = DoorMetrics.of(registry)
         connections = doors.connections("api", host_limits(host))
         s5 = await enter(_open_s5(settings, registry, doors, market))
@@ -108,7 +111,7 @@ async def open_host(
             websocket=work.door,
             blobs=work.blobs,
             checkpoint_index=work.checkpoints.index,
-            health=_health(market, model, s5),
+            health=_health(market, model, s5, supervision),
             version=version_answer(settings.chain.chain_id),
             chains=chains_answer(settings.chain, market.contracts.deployment),
             models=model.describe(settings.chain.chain_id),
@@ -131,7 +134,7 @@ async def open_host(
         await market.registrar.ensure(entry, confirm)
         make_record = _record_maker(market, entry, model, p2p)
         advertiser = await enter(open_advertiser(p2p, make_record, [model.model_id]))
-        await enter(_background(market, work))
+        await enter(_background(market, work, supervision))
         serving = Host(
             market=market,
             model=model,
@@ -141,6 +144,7 @@ async def open_host(
             s5=s5,
             api_url=entry.api_url,
             metrics_port=metrics_port,
+            supervision=supervision,
         )
         await enter(open_control(control_path(settings.paths.data_dir), _commands(serving)))
         yield serving
@@ -167,6 +171,7 @@ def _commands(host: Host) -> dict[str, Command]:
         complaints = (f"{problem}: renters find it only by its own address",) if problem else ()
         if host.model.engine.state is not EngineState.READY:
             complaints = (*complaints, f"its engine is {host.model.engine.state}")
+        complaints = (*complaints, *host.supervision.complaints())
         return (await read_status(host.market, running=complaints)).to_json()
 
     async def withdraw(_asked: Asked) -> Json:
@@ -177,7 +182,9 @@ def _commands(host: Host) -> dict[str, Command]:
 
 
 @asynccontextmanager
-async def _background(market: HostMarket, work: HostWork) -> AsyncGenerator[None]:
+async def _background(
+    market: HostMarket, work: HostWork, supervision: Supervision
+) -> AsyncGenerator[None]:
     """Follow the chain and settle, for the length of the block."""
     marketplace = market.contracts.marketplace
     wanted = event_filter([marketplace.address], SessionCreated, SessionCompleted, SessionTimedOut)
@@ -193,9 +200,10 @@ async def _background(market: HostMarket, work: HostWork) -> AsyncGenerator[None
         ) as steps,
         anyio.create_task_group() as tasks,
     ):
-        tasks.start_soon(work.settler.run)
-        tasks.start_soon(work.checkpoint_files.run)
-        tasks.start_soon(work.follower.run, steps)
+        keep = supervision.keep
+        tasks.start_soon(keep, "settlement", work.settler.run)
+        tasks.start_soon(keep, "checkpoint index", work.checkpoint_files.run)
+        tasks.start_soon(keep, "look at the chain's events", partial(work.follower.run, steps))
         yield
         tasks.cancel_scope.cancel()
 
@@ -218,7 +226,9 @@ def _p2p_config(settings: Settings) -> P2PConfig:
     )
 
 
-def _health(market: HostMarket, model: ServedModel, s5: S5Running) -> Callable[[], Awaitable[Json]]:
+def _health(
+    market: HostMarket, model: ServedModel, s5: S5Running, supervision: Supervision
+) -> Callable[[], Awaitable[Json]]:
     async def chain() -> CheckResult:
         await market.chain.block_number()
         return CheckResult("ok")
@@ -228,7 +238,9 @@ def _health(market: HostMarket, model: ServedModel, s5: S5Running) -> Callable[[
         is_ready = state is EngineState.READY
         return CheckResult("ok") if is_ready else CheckResult("failing", f"the engine is {state}")
 
-    checks = HealthChecks({"chain": chain, "engine": engine, "s5": s5.health.check})
+    checks = HealthChecks(
+        {"chain": chain, "engine": engine, "s5": s5.health.check, "tasks": supervision.check}
+    )
 
     async def health() -> Json:
         return health_answer(await checks.report())

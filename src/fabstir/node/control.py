@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio.abc import SocketStream
+from anyio.abc import Listener, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from fabstir.primitives.encoding import Json
@@ -57,6 +57,9 @@ REQUEST_TIMEOUT = 5.0
 
 ANSWER_TIMEOUT = 300.0
 """Seconds until the answer, or the next word of progress: a withdrawal waits until it is mined."""
+
+EXHAUSTED_PAUSE = 0.5
+"""Seconds between two attempts to accept while this process has no descriptor left."""
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_REPLY_BYTES = 8 << 20
@@ -108,13 +111,27 @@ async def open_control(path: Path, commands: Mapping[str, Command]) -> AsyncGene
                 _logger.info("a control request was malformed", extra={"reason": repr(error)})
 
     async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, answer)
+        tasks.start_soon(_serve, listener, answer, tasks)
         try:
             yield
         finally:
             tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 await anyio.Path(path).unlink(missing_ok=True)
+
+
+async def _serve(
+    listener: Listener[SocketStream],
+    answer: Callable[[SocketStream], Awaitable[None]],
+    tasks: TaskGroup,
+) -> None:
+    """Until cancelled, also behind a time without descriptors."""
+    while True:
+        try:
+            await listener.serve(answer, tasks)
+        except OSError as error:
+            _logger.warning("cannot accept a control request", extra={"reason": str(error)})
+            await anyio.sleep(EXHAUSTED_PAUSE)
 
 
 async def _send(stream: SocketStream, line: Json) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -39,6 +40,7 @@ from fabstir.storage.outboards import Outboards
 from fabstir.storage.owner_token import OWNER_TOKEN_FILE, load_owner_token
 from fabstir.storage.resumable import open_resumable_uploads
 from fabstir.telemetry.metrics import MetricsRegistry
+from fabstir.telemetry.supervision import Supervision
 
 _logger = logging.getLogger(__name__)
 
@@ -106,14 +108,15 @@ async def open_s5(
                 on_lost=counted.replicas_lost.inc,
             )
         )
-        health = S5Health(parts)
+        supervision = Supervision()
+        health = S5Health(parts, supervision)
         services = await _services(stack, parts, health, is_host, local_url, url)
         app = MeasuredApp(create_s5_app(services), counted)
         connections = (doors or DoorMetrics.of(metrics)).connections("s5", s5_limits(s5))
         await enter(
             open_server(app, listener, max_frame_bytes=MAX_WIRE_BYTES, connections=connections)
         )
-        await enter(_background(parts, counted))
+        await enter(_background(parts, counted, supervision))
         running = S5Running(
             parts=parts,
             health=health,
@@ -192,13 +195,16 @@ def _commands(running: S5Running) -> dict[str, Command]:
 
 
 @asynccontextmanager
-async def _background(parts: S5, metrics: S5Metrics) -> AsyncGenerator[None]:
+async def _background(
+    parts: S5, metrics: S5Metrics, supervision: Supervision
+) -> AsyncGenerator[None]:
     """Repair copies, collect garbage, look for rot and keep the gauges right meanwhile."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(parts.replication.run)
-        tasks.start_soon(_collect, parts)
-        tasks.start_soon(keep_scrubbed, parts.store)
-        tasks.start_soon(keep_gauges, parts, metrics)
+        keep = supervision.keep
+        tasks.start_soon(keep, "care for copies", parts.replication.run)
+        tasks.start_soon(keep, "collection of garbage", partial(_collect, parts))
+        tasks.start_soon(keep, "scrub", partial(keep_scrubbed, parts.store))
+        tasks.start_soon(keep, "gauges", partial(keep_gauges, parts, metrics))
         yield
         tasks.cancel_scope.cancel()
 

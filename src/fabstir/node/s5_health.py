@@ -18,6 +18,7 @@ from fabstir.node.s5_scrub import scrub_progress
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import StorageError
 from fabstir.telemetry import CheckResult, HealthChecks
+from fabstir.telemetry.supervision import Supervision
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ GAUGE_SECONDS = 15.0
 class S5Health:
     """The checks of one node."""
 
-    def __init__(self, s5: S5) -> None:
+    def __init__(self, s5: S5, supervision: Supervision) -> None:
         self._s5 = s5
         self._checks = HealthChecks(
             {
@@ -46,6 +47,7 @@ class S5Health:
                 "portals": self._portals,
                 "uploads": self._uploads,
                 "peers": self._peers,
+                "tasks": supervision.check,
             }
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.integration.engines.conftest import MakeConfig
+from tests.open_files import no_more_open_files
 
 from fabstir.engines import (
     EngineState,
@@ -105,6 +106,32 @@ async def test_an_engine_that_keeps_crashing_is_left_down(make_config: MakeConfi
 
         with pytest.raises(EngineUnavailable, match=r"failed .*signal 9.*start the host again"):
             await engine.tokenize_chat([ChatMessage("user", "Hello?")])
+
+
+async def test_a_process_without_descriptors_kills_no_engine(make_config: MakeConfig) -> None:
+    config = make_config(num_slots=1, heartbeat_timeout=0.5)
+    async with open_llamacpp(config, on_progress=quietly) as engine:
+        pid = engine.pid
+
+        with no_more_open_files():
+            await anyio.sleep(1.5)
+
+        assert (engine.pid, engine.state) == (pid, EngineState.READY)
+
+
+async def test_a_process_without_descriptors_restarts_its_engine_later(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config(num_slots=1, restart_delays=(0.05,))
+    async with open_llamacpp(config, on_progress=quietly) as engine:
+        assert engine.pid is not None
+        with no_more_open_files():
+            os.kill(engine.pid, signal.SIGKILL)
+            await until_it_is(engine, EngineState.RESTARTING)
+            await anyio.sleep(0.5)
+            assert engine.state is EngineState.RESTARTING, "tried again and again, never given up"
+
+        await until_it_is(engine, EngineState.READY)
 
 
 @pytest.mark.parametrize("moment", ["loading", "ready"])
