@@ -32,6 +32,11 @@ async def set_interval_mining(chain: Chain, seconds: int) -> None:
     await chain.request("evm_setIntervalMining", [seconds])
 
 
+async def set_next_base_fee(chain: Chain, fee: Wei) -> None:
+    """Wei a gas in the next block; the ones behind it go on from there."""
+    await chain.request("anvil_setNextBlockBaseFeePerGas", [hex(fee)])
+
+
 async def increase_time(chain: Chain, seconds: int) -> None:
     """Move the chain's clock on, and make a block, so that every reader sees it."""
     await chain.request("evm_increaseTime", [hex(seconds)], is_idempotent=False)

@@ -13,15 +13,16 @@ from __future__ import annotations
 import secrets
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
 
 from fabstir.chain.abi import load_abi
 from fabstir.chain.anvil import DEV_CHAIN_ID, open_anvil
-from fabstir.chain.cheats import set_balance, set_interval_mining
+from fabstir.chain.cheats import set_balance, set_interval_mining, set_next_base_fee
 from fabstir.chain.contracts import Contracts
 from fabstir.chain.deploy import MarketplaceParameters, deploy_contracts
 from fabstir.chain.deployment import Deployment, save_deployment
@@ -31,9 +32,10 @@ from fabstir.chain.rpc import Chain, open_chain
 from fabstir.chain.transactions import TransactionQueue, open_transaction_queue
 from fabstir.crypto import NATIVE
 from fabstir.db import open_database
-from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.errors import ChainError, ConfigError
 from fabstir.primitives.ids import Address, ChainId, Hash32
 from fabstir.primitives.units import BasisPoints, Wei
+from fabstir.telemetry.background import running
 
 _FEE = BasisPoints(1000)
 """10 %, as on the original's test network."""
@@ -47,6 +49,8 @@ _MAX_CHAIN_ID = 2**53 - 1
 """The largest that JavaScript clients hold exactly."""
 _MAX_BASE_FEE = 10**12
 """1,000 gwei. At a thousand times that an account's 1,000 coins pay for one deployment."""
+_BASE_FEE_POLL_SECONDS = 0.2
+"""A few blocks lower the fee by less than the half that a transaction's limit allows for."""
 _MAX_BLOCK_TIME = 3600
 """Seconds: nobody waits longer for a test's block."""
 
@@ -78,8 +82,8 @@ class DevnetParameters:
     """Blocks come by `block_time` alone, as on a public chain."""
     chain_id: ChainId = DEV_CHAIN_ID
     base_fee: Wei = Wei(100)
-    """Wei a gas in the first block. Nearly nothing, so that a conversation of a few tokens is
-    worth its settlement; on Base it is about 5,000,000.
+    """Wei a gas. Nearly nothing, so that a conversation of a few tokens is worth its settlement; on
+    Base it is about 5,000,000.
     """
 
     def __post_init__(self) -> None:
@@ -168,6 +172,8 @@ async def open_devnet(
         if parameters.block_time is not None and parameters.interval_only:
             # Only now: the deployment's transactions would wait for a block each.
             await set_interval_mining(chain, parameters.block_time)
+        await set_next_base_fee(chain, parameters.base_fee)
+        await stack.enter_async_context(running(partial(_hold_base_fee, chain, parameters)))
         yield Devnet(
             rpc_url=url,
             chain=chain,
@@ -176,6 +182,20 @@ async def open_devnet(
             deployer=deployer,
             accounts=accounts,
         )
+
+
+async def _hold_base_fee(chain: Chain, parameters: DevnetParameters) -> None:
+    """Keep the fee where it was asked for: blocks that are hardly filled lower it by an eighth
+    each, to 7 wei in the end.
+    """
+    seen = await chain.block_number()
+    while True:
+        await anyio.sleep(_BASE_FEE_POLL_SECONDS)
+        with suppress(ChainError):  # a test may have stopped the chain for a while
+            head = await chain.block_number()
+            if head != seen:
+                await set_next_base_fee(chain, parameters.base_fee)
+                seen = head
 
 
 def _deployer(chain_id: ChainId) -> Signer:

@@ -43,7 +43,7 @@ def devnet(
         ),
     ] = False,
     base_fee: Annotated[
-        int, typer.Option(help="Wei a gas in the first block; about 5000000 on Base.")
+        int, typer.Option(help="Wei a gas; about 5000000 on Base.")
     ] = _DEFAULTS.base_fee,
 ) -> None:
     """Run a local chain until Ctrl-C. Its keys are public: nothing on it is worth anything."""
