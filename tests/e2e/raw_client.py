@@ -11,6 +11,7 @@ Nothing here looks after anybody's money: that is what the tests are for.
 from __future__ import annotations
 
 import secrets
+import socket
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -144,6 +145,17 @@ class RawClient:
                 return message
             assert isinstance(message, ProofSubmitted | StreamEnd), message
 
+    def stop_reading(self) -> None:
+        """From now on read nothing, with as little room in the kernel as it allows."""
+        transport = self._socket.transport
+        tcp: socket.socket = transport.get_extra_info("socket")
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        transport.pause_reading()
+
+    def drop(self) -> None:
+        """Be gone, without a word to anybody."""
+        self._socket.transport.abort()
+
     async def close(self) -> None:
         """A socket that closes without a word is how era-C clients end."""
         await self._socket.close()
@@ -228,7 +240,8 @@ class RawClient:
     async def send_init(self, init: Init, secret: bytes) -> OpenedSession:
         """Send a handshake that was made before. Raises Refused."""
         await self.send(init.frame)
-        ack = await self.receive()
+        while isinstance(ack := await self.receive(), ProofSubmitted | StreamEnd):
+            pass  # of a claim that was mined meanwhile, of a request that was refused before
         if isinstance(ack, ErrorMessage):
             raise Refused(ack)
         assert isinstance(ack, SessionInitAck), ack
@@ -308,7 +321,7 @@ class OpenedSession:
         frame = EncryptedClose(session_id=self._session_id, id="close", payload=payload)
         await self.client.send(frame)
         while not isinstance(message := await self.client.receive(), SessionClosed):
-            assert isinstance(message, ProofSubmitted), message
+            assert isinstance(message, ProofSubmitted | StreamEnd), message
         opened = self._open("session_closed", message.id, message.payload)
         return ClosedPlaintext.decode(opened).tokens_proven
 
@@ -347,7 +360,7 @@ class OpenedSession:
             message = await self.client.receive()
             if isinstance(message, ErrorMessage):
                 raise Refused(message)
-            if isinstance(message, ProofSubmitted):
+            if isinstance(message, ProofSubmitted) or _ends_a_refused_request(message):
                 continue
             answer.frames.append(message)
             receipt = self._take(answer, message)
@@ -395,12 +408,19 @@ class OpenedSession:
         return self._channel.open(payload, binding)
 
 
+def _ends_a_refused_request(message: HostMessage) -> bool:
+    """What follows an error, which was raised when it came."""
+    return isinstance(message, StreamEnd) and message.reason == "error"
+
+
 @asynccontextmanager
 async def open_raw_client(host: HostProcess, devnet: Devnet) -> AsyncGenerator[RawClient]:
     """A socket to a host, with its greeting read."""
     domain = Domain(devnet.deployment.chain_id, devnet.deployment.job_marketplace)
     key = await encryption_key_of(devnet, host)
-    async with connect(websocket_url(host.api_url), proxy=None, max_size=MAX_FRAME_BYTES) as socket:
-        client = RawClient(socket, domain, host.account, key)
+    url = websocket_url(host.api_url)
+    # Without pings of its own, so that a client that reads nothing stays.
+    async with connect(url, proxy=None, max_size=MAX_FRAME_BYTES, ping_interval=None) as opened:
+        client = RawClient(opened, domain, host.account, key)
         assert isinstance(await client.receive(), Connected)
         yield client

@@ -9,10 +9,10 @@ import anyio
 from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from fabstir.api.errors import error_message
 from fabstir.api.proving import prove
 from fabstir.api.strangers import Strangers
-from fabstir.jobs.connection import ClientConnection, ReportError, Transmit
+from fabstir.jobs.connection import ClientConnection
+from fabstir.jobs.outgoing import Write
 from fabstir.primitives.errors import FabstirError
 from fabstir.protocol.client_messages import (
     EncryptedSessionInit,
@@ -20,15 +20,17 @@ from fabstir.protocol.client_messages import (
     ids_of,
     parse_client_frame,
 )
-from fabstir.protocol.frames import Frame, encode_frame
 from fabstir.protocol.host_messages import Connected
 
 _logger = logging.getLogger(__name__)
 
-MakeConnection = Callable[[Transmit, ReportError, TaskGroup], ClientConnection]
+MakeConnection = Callable[[TaskGroup], ClientConnection]
 
 FINISH_SECONDS = 30.0
 """How long a host that was told to stop lets running answers go on: most take less."""
+
+STOP_SECONDS = 5.0
+"""How long answers that were told to stop may take for it: they await no client."""
 
 POLICY_VIOLATION = 1008
 """The close code of who was refused too often."""
@@ -51,7 +53,8 @@ class WebSocketDoor:
             await self._finish_answers()
         for connection in tuple(self._connections):
             connection.stop_answers("draining")
-        await self._finish_answers()
+        with anyio.move_on_after(STOP_SECONDS):
+            await self._finish_answers()
 
     async def _finish_answers(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -62,29 +65,23 @@ class WebSocketDoor:
         """One socket, from open to close."""
         await socket.accept()
 
-        async def transmit(frames: list[Frame]) -> None:
+        async def write(text: str) -> None:
             if socket.application_state != WebSocketState.CONNECTED:
                 raise anyio.BrokenResourceError
             try:
-                for frame in frames:
-                    await socket.send_text(encode_frame(frame))
+                await socket.send_text(text)
             except (WebSocketDisconnect, RuntimeError, OSError) as error:
                 # Starlette says "gone" with RuntimeError once it has seen the close itself.
                 raise anyio.BrokenResourceError from error
 
-        async def report(
-            error: FabstirError, *, session_id: str | None, request_id: str | None
-        ) -> None:
-            frame = error_message(error, session_id=session_id, request_id=request_id)
-            _logger.info("told a client of an error", extra={"code": frame.code})
-            await transmit([frame])
-
         async with anyio.create_task_group() as tasks:
-            connection = self._make(transmit, report, tasks)
+            connection = self._make(tasks)
             self._connections.add(connection)
             try:
-                await transmit([Connected("fabstir host: encrypted_session_init opens a session")])
-                await self._read(socket, connection, report)
+                tasks.start_soon(self._write, connection, write, tasks)
+                greeting = Connected("fabstir host: encrypted_session_init opens a session")
+                connection.outgoing.put([greeting])
+                await self._read(socket, connection)
             except (WebSocketDisconnect, anyio.BrokenResourceError):
                 _logger.debug("client left")
             finally:
@@ -92,16 +89,22 @@ class WebSocketDoor:
                 connection.release()
                 tasks.cancel_scope.cancel()
 
-    async def _read(
-        self, socket: WebSocket, connection: ClientConnection, report: ReportError
-    ) -> None:
+    @staticmethod
+    async def _write(connection: ClientConnection, write: Write, tasks: TaskGroup) -> None:
+        """Until the client is gone, or reads nothing: then nothing else of it goes on either."""
+        try:
+            await connection.outgoing.run(write)
+        except anyio.BrokenResourceError:
+            tasks.cancel_scope.cancel()
+
+    async def _read(self, socket: WebSocket, connection: ClientConnection) -> None:
         address = socket.client.host if socket.client else ""
         while True:
             event = await socket.receive()
             if event["type"] == "websocket.disconnect":
                 return
             data: str | bytes = event.get("text") or event.get("bytes") or ""
-            session_id = request_id = None
+            session_id = request_id = message = None
             try:
                 fields = parse_client_frame(data)
                 session_id, request_id = ids_of(fields)
@@ -113,7 +116,7 @@ class WebSocketDoor:
                 else:
                     await connection.handle(message)
             except FabstirError as error:
-                await report(error, session_id=session_id, request_id=request_id)
+                connection.refuse(error, message, session_id=session_id, request_id=request_id)
                 if not self._strangers.may_be_refused_again(address):
                     await socket.close(POLICY_VIOLATION, "RATE_LIMITED: too many refused frames")
                     return

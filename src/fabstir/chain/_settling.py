@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import anyio
 from sqlalchemy import Connection
 
+from fabstir.chain.identity import confirm_chain_identity
 from fabstir.chain.keystore import Signer
 from fabstir.chain.records import Block, ContractCall, Fees, Receipt
 from fabstir.chain.rpc import Chain
@@ -114,6 +115,8 @@ class Settler:
             return True
         head = await self._chain.latest_block()
         if head.hash != self._seen_head:
+            # What was signed for one devnet is valid on the next of its id, for another session.
+            await confirm_chain_identity(self._chain, self._db)
             await self._recheck_mined([row for row in rows if row.outcome is not None], head)
             self._seen_head = head.hash
         pending = [row for row in await self._unfinished() if row.outcome is None]

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fabstir.chain._identity import genesis_hash
+from fabstir.chain.identity import genesis_hash
 from fabstir.chain.rpc import Chain
 from fabstir.db.lock import locked
 from fabstir.primitives.ids import Address

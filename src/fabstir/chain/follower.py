@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from fabstir.chain._identity import check_chain_identity
+from fabstir.chain.identity import check_chain_identity
 from fabstir.chain.records import Block, Log, LogFilter
 from fabstir.chain.rpc import Chain
 from fabstir.db import Database

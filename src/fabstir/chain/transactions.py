@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import anyio
 from sqlalchemy import Connection
 
-from fabstir.chain._identity import check_chain_identity
 from fabstir.chain._settling import PLAIN_TRANSFER_GAS, Settler, is_lack_of_funds
+from fabstir.chain.identity import check_chain_identity, confirm_chain_identity
 from fabstir.chain.keystore import Signer
 from fabstir.chain.records import ContractCall, Fees
 from fabstir.chain.rpc import Chain
@@ -145,6 +145,7 @@ class TransactionQueue:
         return await self._db.read(lambda c: find_transaction(c, chain_id, account, key))
 
     async def _journal(self, key: str, call: ContractCall) -> OutboxRow:
+        await confirm_chain_identity(self._chain, self._db)
         fees = await self._chain.fees()
         gas_limit = await self._gas_limit(call, fees)
         block = await self._chain.block_number()

@@ -79,8 +79,17 @@ class HostSettings:
     """How long a session whose socket closed waits for its renter before it settles."""
     acknowledgement_timeout_seconds: _Seconds = 30.0
     """How long an answer waits for the renter to acknowledge its receipts before it ends."""
-    max_unproven_tokens: Annotated[TokenCount, Between(1)] | None = None
-    """The exposure to a client that knows no receipts; None: the session's proof interval."""
+    max_unproven_tokens: Annotated[TokenCount, Between(1)] = TokenCount(256)
+    """Tokens that may be delivered beyond the last proof on chain: all that a renter can take for
+    nothing by ending its session. More where so few are not worth the gas of a claim."""
+    min_proof_interval_tokens: Annotated[TokenCount, Between(1)] = TokenCount(100)
+    """Sessions with a shorter proof interval are refused."""
+    min_duration_seconds: Annotated[int, Between(1, 365 * 86_400)] = 60
+    """Sessions that end sooner after their start are refused."""
+    min_deposit_native: _Money = Wei(0)
+    """Wei; on top, a deposit must pay for the gas of its own settlement."""
+    min_deposit_usdc: _Money = Wei(0)
+    """10^-6 USDC; likewise."""
     encryption_key: Path = Path("encryption.key")
     max_connections: Annotated[int, Between(1)] | None = None
     """HTTP and WebSocket together; None: 1024, or 3/8 of the files that may be open, if fewer."""

@@ -15,10 +15,16 @@ chains = Table(
 )
 
 
+def bound_chain(connection: Connection, chain_id: ChainId) -> Hash32 | None:
+    """The genesis block of the chain that the journal belongs to; None before its first use."""
+    known = connection.scalar(select(chains.c.genesis_hash).where(chains.c.chain_id == chain_id))
+    return None if known is None else Hash32(known)
+
+
 def bind_chain(connection: Connection, chain_id: ChainId, genesis_hash: Hash32) -> Hash32:
     """Remember the genesis block at first use; returns the one that the journal belongs to."""
-    known = connection.scalar(select(chains.c.genesis_hash).where(chains.c.chain_id == chain_id))
+    known = bound_chain(connection, chain_id)
     if known is not None:
-        return Hash32(known)
+        return known
     connection.execute(insert(chains).values(chain_id=chain_id, genesis_hash=genesis_hash))
     return genesis_hash

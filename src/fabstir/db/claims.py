@@ -132,6 +132,12 @@ def insert_claim(connection: Connection, key: SessionKey, claim: ClaimRow) -> No
     )
 
 
+def void_claims(connection: Connection, key: SessionKey, reason: str) -> None:
+    """None of a session's claims counts: they were for another session of the same number."""
+    values = {"state": ClaimState.REFUSED, "reason": reason}
+    connection.execute(update(claims).where(_of(key)).values(values))
+
+
 def finish_claim(
     connection: Connection,
     key: SessionKey,

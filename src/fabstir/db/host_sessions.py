@@ -87,6 +87,22 @@ class SessionKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionTerms:
+    """What the chain fixes of a session for good. Amounts in the token's smallest unit, times in
+    Unix time and seconds."""
+
+    depositor: Address
+    payment_token: Address
+    deposit: Wei
+    price_per_token: PricePerToken
+    model_id: ModelId
+    proof_interval: TokenCount
+    proof_window: int
+    started_at: int
+    max_duration: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRow:
     """One session as the journal has it.
 
@@ -128,6 +144,30 @@ class SessionRow:
         """The row's primary key."""
         return SessionKey(self.chain_id, self.contract, self.job_id)
 
+    @property
+    def terms(self) -> SessionTerms:
+        """What can never change in a session. The chain has the last word on it: where it says
+        otherwise, a reorg has given the job's number to another session."""
+        return SessionTerms(
+            depositor=self.depositor,
+            payment_token=self.payment_token,
+            deposit=self.deposit,
+            price_per_token=self.price_per_token,
+            model_id=self.model_id,
+            proof_interval=self.proof_interval,
+            proof_window=self.proof_window,
+            started_at=self.started_at,
+            max_duration=self.max_duration,
+        )
+
+    def yields_to(self, signer: Address, *, is_proven: bool) -> bool:
+        """Whether `signer` may speak for the renter from now on.
+
+        The depositor always may. Whoever cannot show that it speaks for it may only where nobody
+        has yet, or where it is itself the one that could not show it either: proof never goes down.
+        """
+        return is_proven or self.signer is None or (self.signer == signer and not self.is_proven)
+
 
 _NAMES = tuple(field.name for field in fields(SessionRow))
 
@@ -166,10 +206,17 @@ def _row(values: dict[str, Any]) -> SessionRow:
 
 
 def insert_session(connection: Connection, row: SessionRow) -> None:
-    """Remember a session; one that is known already is left as it is."""
-    if load_session(connection, row.key) is None:
-        values = {name: getattr(row, name) for name in _NAMES}
-        connection.execute(insert(host_sessions).values(values))
+    """Remember a session that is new here."""
+    connection.execute(insert(host_sessions).values(_values(row)))
+
+
+def replace_session(connection: Connection, row: SessionRow) -> None:
+    """Begin a known session anew, with nothing of what the journal had of it."""
+    connection.execute(update(host_sessions).where(_where(row.key)).values(_values(row)))
+
+
+def _values(row: SessionRow) -> dict[str, object]:
+    return {name: getattr(row, name) for name in _NAMES}
 
 
 def update_session(connection: Connection, key: SessionKey, **values: object) -> None:

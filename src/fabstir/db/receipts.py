@@ -122,13 +122,27 @@ def last_claimable(connection: Connection, key: SessionKey) -> ReceiptRow | None
     return None if row is None else _row({**row})
 
 
-def list_chain(connection: Connection, key: SessionKey) -> list[ReceiptRow]:
-    """The chain up to its claimable head, first receipt first: what a proof bundle holds."""
+def last_acknowledged(connection: Connection, key: SessionKey) -> ReceiptRow | None:
+    """The newest receipt that the renter itself signed for; clients without receipts have none."""
+    query = _chain(key).where(receipts.c.acknowledgement.is_not(None))
+    row = connection.execute(query.order_by(receipts.c.sequence.desc())).mappings().first()
+    return None if row is None else _row({**row})
+
+
+def list_chain(connection: Connection, key: SessionKey, after: TokenCount) -> list[ReceiptRow]:
+    """The chain up to its claimable head, first receipt first: what a proof bundle holds.
+
+    Args:
+        after: cumulative tokens that an earlier bundle ended with.
+    """
     head = last_claimable(connection, key)
     if head is None:
         return []
-    query = _chain(key).where(receipts.c.sequence <= head.sequence).order_by(receipts.c.sequence)
-    return [_row({**row}) for row in connection.execute(query).mappings()]
+    query = _chain(key).where(
+        receipts.c.sequence <= head.sequence, receipts.c.cumulative_tokens > after
+    )
+    rows = connection.execute(query.order_by(receipts.c.sequence)).mappings()
+    return [_row({**row}) for row in rows]
 
 
 def void_after(connection: Connection, key: SessionKey, sequence: int) -> None:

@@ -1,9 +1,10 @@
 """One answer: from a request to its last receipt, never further ahead than the renter agreed to.
 
 The engine streams; every piece is sent at once; a receipt follows every
-RECEIPT_INTERVAL_TOKENS. Delivery stops at MAX_UNACKNOWLEDGED_TOKENS without an acknowledgement
-(the engine's decoding is cancelled when that takes long, and goes on from the kept prefix
-afterwards), and at `max_unproven` tokens beyond the last proof on chain.
+RECEIPT_INTERVAL_TOKENS. Delivery stops at MAX_UNACKNOWLEDGED_TOKENS without an acknowledgement, at
+`max_unproven` tokens beyond the last proof on chain, and while the client reads nothing. What takes
+long is waited for without the engine: its decoding is cancelled, so that its slot is another
+session's, and goes on from the kept prefix afterwards.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from fabstir.protocol.payloads import ChatRequest, EndPlaintext, ReceiptPlaintex
 from fabstir.protocol.receipts import Work, sign_receipt
 from fabstir.protocol.sampling import SamplingParams
 
-ACKNOWLEDGEMENT_PATIENCE: Final = 0.5
-"""Seconds for which decoding goes on while an acknowledgement is due: many round trips."""
+PATIENCE: Final = 0.5
+"""Seconds for which the engine's slot is kept while an acknowledgement, a proof or the client's
+reading is waited for: many round trips."""
 
 PROOF_TIMEOUT: Final = 120.0
 """Seconds to wait for a proof to be mined before an answer ends: the chain stands still."""
@@ -92,13 +94,20 @@ class Answer:
         request: ChatRequest,
         request_id: str | None,
         send: Send,
+        has_room: Callable[[], bool],
     ) -> None:
+        """
+        Args:
+            has_room: whether the client has read enough of what was sent. When that changes, the
+                session is told.
+        """
         self._services = services
         self._session = session
         self._dialect = dialect
         self._request = request
         self._request_id = request_id
         self._send = send
+        self._has_room = has_room
         self._output = _Output()
         self._stop_reason: str | None = None
         self._salt = request.salt or services.random(32)
@@ -190,7 +199,7 @@ class Answer:
             left = limit - len(self._output.token_ids)
             if left <= 0:
                 return limit_reason
-            if not await self._may_deliver(1, self._services.acknowledgement_timeout):
+            if not await self._wait_for_renter():
                 return self._stopping or "unacknowledged"
             request = GenerationRequest(
                 prompt_token_ids=(*prompt, *self._output.token_ids),
@@ -210,40 +219,47 @@ class Answer:
                     return event
                 if self._stopping:
                     return None
-                if not await self._may_deliver(len(event.token_ids), ACKNOWLEDGEMENT_PATIENCE):
+                if not await self._may_deliver(len(event.token_ids), PATIENCE):
                     return None  # this piece is generated again from the kept prefix
                 await self._send_piece(event)
         return None
 
+    async def _wait_for_renter(self) -> bool:
+        """Wait, as long as a renter may take, until the next token may be delivered."""
+        if not self._is_proven(1):
+            self._services.claim_soon(self._session)
+            return await self._may_deliver(1, PROOF_TIMEOUT)
+        return await self._may_deliver(1, self._services.acknowledgement_timeout)
+
+    def _is_agreed(self, num_tokens: int) -> bool:
+        """Whether the renter's agreement allows `num_tokens` more."""
+        unacknowledged = self._session.unacknowledged + num_tokens
+        return not self._dialect.has_receipts or unacknowledged <= MAX_UNACKNOWLEDGED_TOKENS
+
+    def _is_proven(self, num_tokens: int) -> bool:
+        """Whether the last proof allows `num_tokens` more."""
+        max_unproven = self._services.max_unproven(self._session)
+        unproven = self._session.delivered + num_tokens - self._session.proven
+        return unproven <= max(max_unproven, num_tokens)
+
     async def _may_deliver(self, num_tokens: int, timeout: float) -> bool:
-        """Wait until the renter's agreement and the last proof allow `num_tokens` more."""
-        session = self._session
-        max_unproven = self._services.max_unproven(session)
+        """Wait up to `timeout` seconds until `num_tokens` more may be delivered."""
 
-        def agreed() -> bool:
-            return (
-                not self._dialect.has_receipts
-                or session.unacknowledged + num_tokens <= MAX_UNACKNOWLEDGED_TOKENS
-            )
+        def may() -> bool:
+            return self._is_agreed(num_tokens) and self._is_proven(num_tokens) and self._has_room()
 
-        def proven() -> bool:
-            return session.delivered + num_tokens - session.proven <= max(max_unproven, num_tokens)
-
-        if not (agreed() and proven()):
+        if not may():
             await self._receipt()  # what is due must be agreed to before more can be
-            if not proven():
-                self._services.claim_soon(session)
-                timeout = max(timeout, PROOF_TIMEOUT)
-            await session.wait_until(
-                lambda: (agreed() and proven()) or self._stopping is not None, timeout
-            )
-        return agreed() and proven() and self._stopping is None
+            if not self._is_proven(num_tokens):
+                self._services.claim_soon(self._session)
+            await self._session.wait_until(lambda: may() or self._stopping is not None, timeout)
+        return may() and self._stopping is None
 
     async def _send_piece(self, chunk: GenerationChunk) -> None:
         if not self._output.num_chunks:
             self._services.observe_first_token(time.monotonic() - self._started)
         index = self._output.num_chunks
-        await self._send(lambda: [self._dialect.chunk(self._request_id, index, chunk)])
+        self._send(lambda: [self._dialect.chunk(self._request_id, index, chunk)])
         self._output.add(chunk)
         self._session.delivered = TokenCount(self._session.delivered + len(chunk.token_ids))
         self._services.observe_tokens(len(chunk.token_ids))
@@ -289,7 +305,7 @@ class Answer:
                 signed=signed, seed=self._sampling.seed, host_nonce=session.seed_nonce
             )
             frame = self._dialect.receipt
-            await self._send(lambda: [frame(self._request_id, plaintext)])
+            self._send(lambda: [frame(self._request_id, plaintext)])
         else:
             session.agreed = receipt.cumulative_tokens
             services.claim_soon(session)
@@ -299,7 +315,8 @@ class Answer:
     async def _finish(self, turn: tuple[ChatMessage, ...], num_prompt: int, reason: str) -> None:
         session, output = self._session, self._output
         now = int(time.time() * 1000)
-        session.conversation.remember(turn, output.text)
+        if not self._request.messages:  # who sends all of it each time keeps it itself
+            session.conversation.remember(turn, output.text)
         session.note(turn[-1], now)
         is_partial = reason not in {"stop", "length"}
         session.note(ChatMessage("assistant", output.text), now, is_partial=is_partial)
@@ -310,7 +327,7 @@ class Answer:
             num_completion_tokens=TokenCount(len(output.token_ids)),
             seed_commitment=seed_commitment(session.seed_nonce, self._services.crypto),
         )
-        await self._send(
+        self._send(
             lambda: [
                 *self._dialect.end(self._request_id, output.num_chunks, end),
                 self._stream_end(end),

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from fabstir.db.host_sessions import SessionState
+from fabstir.db.host_sessions import SessionRow, SessionState
 from fabstir.jobs.gate import Admission, Gate
 from fabstir.jobs.session import LiveSession, Send
 from fabstir.market.ledger import HostLedger
@@ -88,7 +88,13 @@ class SessionBook:
         session = self._live.get(job_id)
         if session is not None and session.owner not in {None, owner}:
             await self._evict[job_id]()
-        if admission.evicted:
+        row = await self._ledger.session(job_id)
+        if row is None or row.signer != admission.signer:
+            raise SessionRefused(
+                "SESSION_EVICTED", f"session {job_id} was taken over while this socket opened it"
+            )
+        is_new_signer = session is not None and session.row.signer != row.signer
+        if session is not None and is_new_signer and not session.row.is_proven:
             await self._ledger.write_off_unproven(job_id)
         head = await self._ledger.resume(job_id)
         proven = (await self._ledger.balance(job_id)).proven
@@ -97,13 +103,25 @@ class SessionBook:
             raise SessionRefused(
                 "SESSION_NOT_ACTIVE", f"session {job_id} is being settled: open another"
             )
-        if session is None or admission.evicted:
-            session = LiveSession(row=row, seed_nonce=self._random(32))
+        if session is None or is_new_signer:
+            session = self._begin(row, session)
         session.row = row
         session.resume(head)
         session.proven = proven
         session.owner, session.notify = owner, send
         self._live[job_id], self._evict[job_id] = session, evict
+        return session
+
+    def _begin(self, row: SessionRow, former: LiveSession | None) -> LiveSession:
+        """A session without a past for its signer: what was said to another one is not its own.
+
+        What another one lost is: else a renter could get a window for nothing with each new key.
+        """
+        session = LiveSession(row=row, seed_nonce=self._random(32))
+        if former is not None:
+            session.lost = former.lost + max(0, former.unacknowledged)
+        else:
+            session.has_forgotten = row.tokens_reserved > 0
         return session
 
     def release(self, owner: object) -> list[LiveSession]:
@@ -114,8 +132,8 @@ class SessionBook:
         return released
 
     def forget(self, job_id: JobId) -> None:
-        """The session is settled: its answer stops, its socket gets no other, its conversation
-        goes.
+        """The session is over, or its number another one's: its answer stops, its socket gets no
+        other, its conversation goes.
         """
         session = self._live.pop(job_id, None)
         if session is not None:

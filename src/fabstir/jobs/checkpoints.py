@@ -21,7 +21,8 @@ from fabstir.protocol.checkpoint import (
 from fabstir.protocol.crypto import Crypto
 from fabstir.storage.ports import Blobs
 
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2
+"""2: only the receipts since the claim before, whose last one the first of them names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,11 @@ class Checkpoints:
         start_token: int,
         messages: Sequence[TimedMessage],
     ) -> Published:
-        """Store both blobs durably; only then may a claim name them."""
+        """Store both blobs durably; only then may a claim name them.
+
+        Args:
+            chain: the receipts since the claim before, the first one first.
+        """
         head = chain[-1]
         proof = await self.blobs.put(self._bundle(row, chain), reason="proof")
         key = row.recovery_public_key

@@ -16,12 +16,15 @@ from dataclasses import dataclass, field
 import anyio
 
 from fabstir.chain.contracts import Marketplace, SessionStatus
+from fabstir.chain.gas_price import GasPrice
 from fabstir.chain.transactions import TransactionQueue
 from fabstir.db.claims import ClaimRow, ClaimState
 from fabstir.db.host_sessions import SessionRow
 from fabstir.jobs.book import SessionBook
 from fabstir.jobs.checkpoints import Checkpoints
-from fabstir.market.ledger import HostLedger
+from fabstir.jobs.records import ChainRecords
+from fabstir.market.ledger import Balance, HostLedger
+from fabstir.market.worth import HostTerms
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import TransactionReverted
 from fabstir.primitives.ids import Hash32, JobId
@@ -38,12 +41,16 @@ class Claimer:
 
     Attributes:
         min_proven_tokens: the contract's; a remainder below it cannot be claimed and is left.
+        terms: says what is worth its gas; less is left, too.
         on_mined: told of each session that has a new claim on chain; must not wait or fail.
     """
 
     ledger: HostLedger
     checkpoints: Checkpoints
     marketplace: Marketplace
+    records: ChainRecords
+    terms: HostTerms
+    gas_price: GasPrice
     queue: TransactionQueue
     book: SessionBook
     min_proven_tokens: TokenCount
@@ -53,22 +60,31 @@ class Claimer:
         default_factory=lambda: defaultdict[JobId, anyio.Lock](anyio.Lock)
     )
 
-    async def claim(self, row: SessionRow) -> TokenCount:
-        """Claim all that is agreed to; returns the tokens on chain afterwards.
+    async def claim(self, job_id: JobId) -> TokenCount:
+        """Claim all that is agreed to, if it is worth its gas; returns the tokens on chain then.
 
         Raises:
             ChainError: the transaction could not be sent; the plan stays and is tried again.
         """
-        async with self._locks[row.job_id]:
+        async with self._locks[job_id]:
+            job = await self.marketplace.session(job_id)
+            if job is None or job.status != SessionStatus.ACTIVE:
+                return job.tokens_used if job else TokenCount(0)
+            row = await self.records.row_of(job)
             await self._finish_planned(row)
-            balance = await self.ledger.balance(row.job_id)
-            if balance.claimable >= max(1, self.min_proven_tokens):
+            balance = await self.ledger.balance(job_id)
+            if balance.claimable >= await self._min_claim(row, balance):
                 await self._send(row, await self._plan(row, balance.planned))
-                balance = await self.ledger.balance(row.job_id)
+                balance = await self.ledger.balance(job_id)
             elif balance.claimable:
-                extra = {"job_id": row.job_id, "tokens": balance.claimable}
-                _logger.info("remainder is below the contract's minimum", extra=extra)
+                extra = {"job_id": job_id, "tokens": balance.claimable}
+                _logger.info("remainder is not worth a claim", extra=extra)
             return balance.proven
+
+    async def _min_claim(self, row: SessionRow, balance: Balance) -> int:
+        gas_price = await self.gas_price.look()
+        worth = self.terms.min_claim(row.terms, balance.proven, gas_price)
+        return max(1, self.min_proven_tokens, worth)
 
     async def _finish_planned(self, row: SessionRow) -> None:
         for claim in await self.ledger.claims(row.job_id):
@@ -76,9 +92,12 @@ class Claimer:
                 await self._send(row, claim)
 
     async def _plan(self, row: SessionRow, start: TokenCount) -> ClaimRow:
-        chain = await self.ledger.receipts(row.job_id)
+        chain = await self.ledger.receipts(row.job_id, after=start)
         index = len(await self.ledger.claims(row.job_id))
+        # Messages and the key that they are sealed to come from the same place: a session that
+        # changed hands has neither of the signer before.
         session = self.book.get(row.job_id)
+        row = session.row if session else row
         messages = list(session.transcript) if session else []
         published = await self.checkpoints.publish(row, index, chain, start, messages)
         claim = ClaimRow(
@@ -114,7 +133,7 @@ class Claimer:
         await self.ledger.finish_claim(row.job_id, claim, ClaimState.MINED, tx_hash=mined.tx_hash)
         self.observe(claim.num_tokens)
         self.on_mined(row.job_id)
-        await self._tell(row, claim)
+        self._tell(row, claim)
 
     async def _refused(self, row: SessionRow, claim: ClaimRow, error: TransactionReverted) -> None:
         """Give a claim up if it can never go through; else it stays planned."""
@@ -129,7 +148,7 @@ class Claimer:
         extra = {"job_id": row.job_id, "tokens": claim.num_tokens, "reason": error.reason}
         _logger.warning("claim was refused", extra={**extra, "lost": lost})
 
-    async def _tell(self, row: SessionRow, claim: ClaimRow) -> None:
+    def _tell(self, row: SessionRow, claim: ClaimRow) -> None:
         session = self.book.get(row.job_id)
         if session is None:
             return
@@ -145,6 +164,6 @@ class Claimer:
         frames: list[Frame] = [frame]
         if session.notify is not None:
             try:
-                await session.notify(lambda: frames)
+                session.notify(lambda: frames)
             except anyio.BrokenResourceError:
                 _logger.debug("client left before its proof", extra={"job_id": row.job_id})

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
-from fabstir.jobs.answer import ACKNOWLEDGEMENT_PATIENCE, Answer, AnswerServices
+from fabstir.jobs.answer import PATIENCE, Answer, AnswerServices
 from fabstir.jobs.book import SessionBook
 from fabstir.jobs.dialects import Dialect, EraCDialect, ExtensionDialect
-from fabstir.jobs.session import LiveSession
+from fabstir.jobs.outgoing import Outgoing
+from fabstir.jobs.session import Closing, LiveSession
 from fabstir.primitives.errors import (
     EngineError,
     FabstirError,
@@ -41,37 +42,41 @@ from fabstir.protocol.commitments import seed_commitment
 from fabstir.protocol.envelope import SecureChannel, frame_binding, init_aad
 from fabstir.protocol.frames import Frame
 from fabstir.protocol.host_messages import (
+    ErrorMessage,
     ExtensionReply,
     Pong,
     SessionInitAck,
     StreamEnd,
 )
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
-from fabstir.protocol.payloads import ClosedPlaintext, ExtensionTerms, InitPlaintext
+from fabstir.protocol.payloads import (
+    ChatRequest,
+    ClosedPlaintext,
+    ExtensionTerms,
+    InitPlaintext,
+)
 from fabstir.protocol.receipts import SignedAcknowledgement
 from fabstir.protocol.refusals import refusal
+from fabstir.serving.conversation import is_self_contained
 
 _logger = logging.getLogger(__name__)
 
-
-class Transmit(Protocol):
-    """Puts frames on the wire, in order. Raises BrokenResourceError when the client is gone."""
-
-    async def __call__(self, frames: list[Frame]) -> None: ...
+_STALE_NAME_CODES: Final = frozenset({"NOT_AUTHENTICATED", "DECRYPTION_FAILED"})
+"""What a message is refused with that names another session of its socket than it means."""
 
 
-class ReportError(Protocol):
-    """Tells the client of an error, as the door translates it."""
+class DescribeError(Protocol):
+    """An error as the door translates it."""
 
-    async def __call__(
+    def __call__(
         self, error: FabstirError, *, session_id: str | None, request_id: str | None
-    ) -> None: ...
+    ) -> ErrorMessage: ...
 
 
 class CloseSession(Protocol):
-    """Proves what was agreed to and begins to settle; returns tokens proven and seconds left."""
+    """Proves what was agreed to and begins to settle."""
 
-    async def __call__(self, session: LiveSession) -> tuple[TokenCount, int]: ...
+    async def __call__(self, session: LiveSession) -> Closing: ...
 
 
 @dataclass(slots=True)
@@ -86,7 +91,11 @@ class _Seat:
 
 
 class ClientConnection:
-    """Handles one client until its door says that it is gone."""
+    """Handles one client until its door says that it is gone.
+
+    Attributes:
+        outgoing: what waits to be written to the client; its door runs it.
+    """
 
     def __init__(
         self,
@@ -95,19 +104,17 @@ class ClientConnection:
         book: SessionBook,
         host: Address,
         close_session: CloseSession,
-        transmit: Transmit,
-        report_error: ReportError,
+        describe_error: DescribeError,
         tasks: TaskGroup,
     ) -> None:
         self._services = services
         self._book = book
         self._host = host
         self._close_session = close_session
-        self._transmit = transmit
-        self._report_error = report_error
+        self._describe_error = describe_error
         self._tasks = tasks
         self._seats: dict[str, _Seat] = {}
-        self._sending = anyio.Lock()
+        self.outgoing = Outgoing(self._on_room)
 
     async def handle(self, message: ClientMessage) -> None:
         """Do what one frame asks for.
@@ -119,7 +126,7 @@ class ClientConnection:
             case EncryptedSessionInit():
                 await self._open(message)
             case EncryptedMessage():
-                await self._ask(message)
+                self._ask(message)
             case EncryptedAck():
                 await self._acknowledge(message)
             case EncryptedClose():
@@ -127,9 +134,38 @@ class ClientConnection:
             case StreamCancel():
                 self._cancel(message)
             case Ping():
-                await self._send(lambda: [Pong()])
+                self._send(lambda: [Pong()])
             case Unsupported():
-                await self._send(lambda: refusal(message))
+                self._send(lambda: refusal(message))
+
+    def tell(self, error: FabstirError, *, session_id: str | None, request_id: str | None) -> None:
+        """Queue an error for the client. Raises BrokenResourceError when it is gone."""
+        frame = self._describe_error(error, session_id=session_id, request_id=request_id)
+        _logger.info("told a client of an error", extra={"code": frame.code})
+        self._send(lambda: [frame])
+
+    def refuse(
+        self,
+        error: FabstirError,
+        message: ClientMessage | None,
+        *,
+        session_id: str | None,
+        request_id: str | None,
+    ) -> None:
+        """Tell the client that a frame was refused, and that no answer to it comes.
+
+        Args:
+            message: None if the frame could not be read.
+
+        Raises:
+            BrokenResourceError: it is gone.
+        """
+        seat = self._seats.get(session_id or "")
+        # While one runs, an end of stream would be taken for that answer's.
+        if isinstance(message, EncryptedMessage) and (seat is None or seat.answer is None):
+            self._fail(message, error)
+        else:
+            self.tell(error, session_id=session_id, request_id=request_id)
 
     def release(self) -> list[LiveSession]:
         """The door is closed: stop answering; the sessions wait for their renters."""
@@ -161,7 +197,7 @@ class ClientConnection:
             id=message.id,
             extension=extension,
         )
-        await self._send(lambda: [ack])
+        self._send(lambda: [ack])
         _logger.info(
             "session opened",
             extra={"job_id": session.row.job_id, "has_receipts": dialect.has_receipts},
@@ -199,9 +235,9 @@ class ClientConnection:
         )
         return ExtensionDialect(session.session_id, channel), reply
 
-    async def _ask(self, message: EncryptedMessage) -> None:
-        seat = self._seat(message.session_id)
-        request = seat.dialect.open_request(message)
+    def _ask(self, message: EncryptedMessage) -> None:
+        seat, request = self._open_request(message)
+        message = replace(message, session_id=seat.session.session_id)
         if seat.answer is not None:
             raise SessionRefused(
                 "BUSY", f"session {message.session_id} is answering: wait for stream_end or cancel"
@@ -218,11 +254,65 @@ class ClientConnection:
                 f"{seat.session.lost} tokens of session {message.session_id} were delivered and "
                 "never acknowledged: close it and open another",
             )
+        self._require_memory(seat, request)
         seat.answer = Answer(
-            self._services, seat.session, seat.dialect, request, message.id, self._send
+            self._services,
+            seat.session,
+            seat.dialect,
+            request,
+            message.id,
+            self._send,
+            lambda: self.outgoing.has_room,
         )
         seat.scope, seat.is_free = anyio.CancelScope(), anyio.Event()
         self._tasks.start_soon(self._run, seat, seat.answer, message)
+
+    def _open_request(self, message: EncryptedMessage) -> tuple[_Seat, ChatRequest]:
+        """The session that a message is for, and what it asks.
+
+        Existing clients name the first session of their socket, whichever one they mean: the key
+        says which, if it is the key of exactly one.
+        """
+        try:
+            seat = self._seat(message.session_id)
+            return seat, seat.dialect.open_request(message)
+        except (SessionRefused, RemoteProtocolError) as refusal:
+            if refusal.code not in _STALE_NAME_CODES:
+                raise
+            opened = self._meant_by_key(message)
+            if opened is None:
+                raise
+            return opened
+
+    def _meant_by_key(self, message: EncryptedMessage) -> tuple[_Seat, ChatRequest] | None:
+        seats = [
+            seat
+            for seat in self._seats.values()
+            if seat.session.owner is self
+            and isinstance(seat.dialect, EraCDialect)
+            and seat.dialect.can_open(message)
+        ]
+        if len(seats) != 1:
+            return None
+        return seats[0], seats[0].dialect.open_request(message)
+
+    @staticmethod
+    def _require_memory(seat: _Seat, request: ChatRequest) -> None:
+        """Refuse once to go on with a conversation that ended with an earlier process.
+
+        Existing clients may send only what is new; answered without the rest, it would be billed
+        nonsense. The code makes them begin anew.
+        """
+        session = seat.session
+        if not session.has_forgotten:
+            return
+        session.has_forgotten = False
+        if not is_self_contained(request):
+            raise SessionRefused(
+                "SESSION_NOT_FOUND",
+                f"this host was started again and has kept nothing that was said in session "
+                f"{session.session_id}: send the whole conversation again",
+            )
 
     async def _run(self, seat: _Seat, answer: Answer, message: EncryptedMessage) -> None:
         try:
@@ -241,12 +331,12 @@ class ClientConnection:
             if isinstance(error, EngineError):
                 extra = {"session_id": message.session_id, "reason": str(error)}
                 _logger.warning("engine failed an answer", extra=extra)
-            await self._fail(message, error)
+            self._fail(message, error)
 
-    async def _fail(self, message: EncryptedMessage, error: FabstirError) -> None:
-        await self._report_error(error, session_id=message.session_id, request_id=message.id)
+    def _fail(self, message: EncryptedMessage, error: FabstirError) -> None:
+        self.tell(error, session_id=message.session_id, request_id=message.id)
         end = StreamEnd(session_id=message.session_id, id=message.id, reason="error", tokens_used=0)
-        await self._send(lambda: [end])
+        self._send(lambda: [end])
 
     async def _acknowledge(self, message: EncryptedAck) -> None:
         seat = self._seat(message.session_id)
@@ -303,13 +393,16 @@ class ClientConnection:
         self, message: EncryptedClose, session: LiveSession, dialect: ExtensionDialect
     ) -> None:
         try:
-            tokens, seconds = await self._close_session(session)
+            ended = await self._close_session(session)
         except FabstirError as error:
-            await self._report_error(error, session_id=message.session_id, request_id=message.id)
+            self.tell(error, session_id=message.session_id, request_id=message.id)
             return
-        # Final, because nothing is acknowledged any more and the last claim is made, or refused.
-        closed = ClosedPlaintext(tokens_proven=tokens, is_final=True, settles_in=seconds)
-        await self._send(lambda: [dialect.closed(message.id, closed)])
+        closed = ClosedPlaintext(
+            tokens_proven=ended.tokens_proven,
+            is_final=ended.is_final,
+            settles_in=ended.settles_in,
+        )
+        self._send(lambda: [dialect.closed(message.id, closed)])
 
     def _cancel(self, message: StreamCancel) -> None:
         seat = self._seat(message.session_id)
@@ -342,7 +435,7 @@ class ClientConnection:
             "SESSION_EVICTED", f"session {session_id} was taken over by its depositor"
         )
         try:
-            await self._report_error(error, session_id=session_id, request_id=None)
+            self.tell(error, session_id=session_id, request_id=None)
         except anyio.BrokenResourceError:
             _logger.debug("evicted client is gone", extra={"session_id": session_id})
 
@@ -351,9 +444,7 @@ class ClientConnection:
         for seat in tuple(self._seats.values()):
             if seat.answer is not None:
                 await seat.is_free.wait()
-            await seat.session.wait_until(
-                lambda seat=seat: not seat.session.pending, ACKNOWLEDGEMENT_PATIENCE
-            )
+            await seat.session.wait_until(lambda seat=seat: not seat.session.pending, PATIENCE)
 
     def stop_answers(self, reason: str) -> None:
         """Ask every running answer to end after the piece that is being sent."""
@@ -361,6 +452,10 @@ class ClientConnection:
             if seat.answer is not None:
                 seat.answer.stop(reason)
 
-    async def _send(self, make: Callable[[], list[Frame]]) -> None:
-        async with self._sending:
-            await self._transmit(make())
+    def _send(self, make: Callable[[], list[Frame]]) -> None:
+        self.outgoing.put(make())
+
+    def _on_room(self) -> None:
+        """The client has read, or is gone: answers that wait for either look again."""
+        for seat in self._seats.values():
+            seat.session.changed()

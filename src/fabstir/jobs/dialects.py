@@ -92,6 +92,14 @@ class EraCDialect:
         self._seen.add(nonce)
         return ChatRequest.decode(plaintext)
 
+    def can_open(self, message: EncryptedMessage) -> bool:
+        """Whether the message was encrypted under this session's key."""
+        try:
+            open_payload(self._key, message.payload, self._crypto)
+        except RemoteProtocolError:
+            return False
+        return True
+
     def chunk(self, request_id: str | None, index: int, chunk: GenerationChunk) -> Frame:
         return self._chunk(request_id, index, chunk.text, len(chunk.token_ids), is_final=False)
 

@@ -7,7 +7,7 @@ reorg, a repeated batch or a missed one changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -16,12 +16,11 @@ from fabstir.chain.contracts import Marketplace, SessionStatus
 from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, decode_event
 from fabstir.chain.follower import LogBatch, Rollback
 from fabstir.chain.records import Log
-from fabstir.jobs.gate import row_of_job
+from fabstir.jobs.records import ChainRecords
 from fabstir.jobs.settler import Settler
 from fabstir.market.ledger import HostLedger
 from fabstir.primitives.errors import ChainError, StorageError
 from fabstir.primitives.ids import Address, JobId
-from fabstir.protocol.eip712 import Domain
 
 _logger = logging.getLogger(__name__)
 
@@ -34,11 +33,10 @@ class SessionFollower:
     """Books what happens to this host's sessions on chain."""
 
     marketplace: Marketplace
+    records: ChainRecords
     ledger: HostLedger
     settler: Settler
-    domain: Domain
     host: Address
-    clock: Callable[[], float]
 
     async def run(self, steps: AsyncIterator[LogBatch | Rollback]) -> None:
         """Until cancelled."""
@@ -72,8 +70,7 @@ class SessionFollower:
         job = await self.marketplace.session(job_id)
         if job is None or job.status != SessionStatus.ACTIVE:
             return
-        model_id = await self.marketplace.session_model(job_id)
-        await self.ledger.remember(row_of_job(job, model_id, self.domain, self.clock()))
+        await self.records.row_of(job)
         extra = {"job_id": job_id, "deposit": job.deposit, "depositor": job.depositor}
         _logger.info("a session was opened with this host", extra=extra)
 

@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from fabstir.chain.contracts import Marketplace, SessionJob, SessionStatus
+from fabstir.chain.contracts import Marketplace, SessionStatus
+from fabstir.chain.gas_price import GasPrice
 from fabstir.db.host_sessions import SessionRow, SessionState
+from fabstir.jobs.records import ChainRecords
 from fabstir.market.ledger import HostLedger
+from fabstir.market.worth import HostTerms
 from fabstir.primitives.errors import SessionRefused
 from fabstir.primitives.ids import Address, JobId, ModelId
-from fabstir.primitives.units import TokenCount
 from fabstir.protocol.authorization import SignedAuthorization
 from fabstir.protocol.client_messages import EncryptedSessionInit
 from fabstir.protocol.crypto import Crypto
@@ -36,13 +38,12 @@ class Admission:
     """A handshake that passed.
 
     Attributes:
-        evicted: the row before a proven caller took the session from an unproven one.
+        row: the session, which the signer speaks for now.
     """
 
     row: SessionRow
     init: InitPlaintext
     signer: Address
-    evicted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,10 @@ class Gate:
     """The checks, with what they look at."""
 
     marketplace: Marketplace
+    records: ChainRecords
     ledger: HostLedger
+    terms: HostTerms
+    gas_price: GasPrice
     domain: Domain
     host: Address
     model_id: ModelId
@@ -81,19 +85,23 @@ class Gate:
             )
         row = await self._check_job(init.job_id)
         is_proven = await self._is_proven(message, init, row, opened.signer)
-        self._check_pin(row, opened.signer, is_proven=is_proven)
+        if not row.yields_to(opened.signer, is_proven=is_proven):
+            raise _pinned(row, opened.signer)
+        if row.signer is None:
+            await self._check_terms(row)
         ephemeral = message.payload.ephemeral_public_key
         if not await self.ledger.use_handshake(row.job_id, ephemeral):
             raise SessionRefused(
                 "REPLAYED_INIT", "this handshake was used before: make a new ephemeral key"
             )
-        evicted = is_proven and row.signer is not None and not row.is_proven
-        row = await self.ledger.bind_renter(
-            row, opened.signer, is_proven=is_proven, recovery=init.recovery_public_key
+        bound = await self.ledger.bind_renter(
+            row.job_id, opened.signer, is_proven=is_proven, recovery=init.recovery_public_key
         )
+        if bound is None:  # somebody else was admitted just now
+            raise _pinned(row, opened.signer)
         if init.extension and init.extension.last_acknowledgement:
-            await self._take_last(init.extension.last_acknowledgement, row, opened.signer)
-        return Admission(row=row, init=init, signer=opened.signer, evicted=evicted)
+            await self._take_last(init.extension.last_acknowledgement, bound, opened.signer)
+        return Admission(row=bound, init=init, signer=opened.signer)
 
     # -- on chain -----------------------------------------------------------------------------
 
@@ -121,21 +129,26 @@ class Gate:
                 "SESSION_EXPIRED",
                 f"session {job_id} is past its {job.max_duration} seconds: open another",
             )
-        model_id = await self.marketplace.session_model(job_id)
-        if model_id != self.model_id:
+        row = await self.records.row_of(job)
+        if row.model_id != self.model_id:
             raise SessionRefused(
                 "WRONG_MODEL",
-                f"session {job_id} is for model {model_id}, this host serves {self.model_id}",
+                f"session {job_id} is for model {row.model_id}, this host serves {self.model_id}",
             )
-        row = await self.ledger.remember(self._row_of(job, model_id))
         if row.state != SessionState.OPEN:
             raise SessionRefused(
                 "SESSION_NOT_ACTIVE", f"session {job_id} is being settled: open another"
             )
         return row
 
-    def _row_of(self, job: SessionJob, model_id: ModelId) -> SessionRow:
-        return row_of_job(job, model_id, self.domain, self.clock())
+    async def _check_terms(self, row: SessionRow) -> None:
+        """Before a session is used for the first time: it must be worth this host's while."""
+        objection = self.terms.objection(row.terms, await self.gas_price.look())
+        if objection is not None:
+            raise SessionRefused(
+                "TERMS_REFUSED",
+                f"session {row.job_id} is not served and costs nothing: {objection}",
+            )
 
     # -- the caller ---------------------------------------------------------------------------
 
@@ -193,16 +206,6 @@ class Gate:
             return True
         return await self.marketplace.is_delegate(row.depositor, wallet)
 
-    @staticmethod
-    def _check_pin(row: SessionRow, signer: Address, *, is_proven: bool) -> None:
-        if is_proven or row.signer in {None, signer}:
-            return
-        raise SessionRefused(
-            "SESSION_PINNED",
-            f"session {row.job_id} is in use by another key: only its depositor "
-            f"{row.depositor} can take it over, with an authorization",
-        )
-
     async def _take_last(
         self, signed: SignedAcknowledgement, row: SessionRow, signer: Address
     ) -> None:
@@ -219,26 +222,15 @@ class Gate:
             await self.ledger.acknowledge(signed)
 
 
-def row_of_job(job: SessionJob, model_id: ModelId, domain: Domain, now: float) -> SessionRow:
-    """A session as the journal first sees it."""
-    return SessionRow(
-        chain_id=domain.chain_id,
-        contract=domain.contract,
-        job_id=job.id,
-        depositor=job.depositor,
-        payment_token=job.payment_token,
-        deposit=job.deposit,
-        price_per_token=job.price_per_token,
-        model_id=model_id,
-        proof_interval=job.proof_interval,
-        proof_window=job.proof_timeout_window,
-        started_at=job.start_time,
-        max_duration=job.max_duration,
-        state=SessionState.OPEN,
-        signer=None,
-        is_proven=False,
-        recovery_public_key=None,
-        tokens_reserved=TokenCount(0),
-        tokens_written_off=TokenCount(0),
-        last_seen_at=now,
+def _pinned(row: SessionRow, signer: Address) -> SessionRefused:
+    if row.signer == signer:
+        return SessionRefused(
+            "SESSION_PINNED",
+            f"session {row.job_id} was opened with its depositor's authorization, and this "
+            "handshake shows none: open it in the same way again",
+        )
+    return SessionRefused(
+        "SESSION_PINNED",
+        f"session {row.job_id} is in use by another key: only its depositor "
+        f"{row.depositor} can take it over, with an authorization",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,8 +25,24 @@ reconnects instead of acknowledging would get a window for nothing each time."""
 LOST_SHARE: Final = 8
 """Bad networks: a long session may lose one token for this many that were agreed to."""
 
-Send = Callable[[Callable[[], list[Frame]]], Awaitable[None]]
-"""Seals and sends frames in one step, so that counters go out in order."""
+Send = Callable[[Callable[[], list[Frame]]], None]
+"""Seals frames and queues them for the client in one step, so that counters go out in order. Never
+waits. Raises BrokenResourceError when the client is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """Where a session stands whose renter is done.
+
+    Attributes:
+        tokens_proven: on chain.
+        is_final: no further claim is coming: the rest, if any, is not worth its gas.
+        settles_in: seconds until the host may end the session.
+    """
+
+    tokens_proven: TokenCount
+    is_final: bool
+    settles_in: int
 
 
 @dataclass(slots=True)
@@ -43,6 +59,7 @@ class LiveSession:
         seed_nonce: the host's part of the next request's seed; its commitment is published.
         is_closing: no further answer is begun.
         is_over: settled on chain; a running answer stops.
+        has_forgotten: an earlier process of this host answered in it, and what was said is gone.
         owner: identifies the socket that may use the session; None when there is none.
         transcript: what was said since the last claim, for the checkpoint.
     """
@@ -61,6 +78,7 @@ class LiveSession:
     notify: Send | None = None
     is_closing: bool = False
     is_over: bool = False
+    has_forgotten: bool = False
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
     @property

@@ -16,13 +16,16 @@ from typing import Final
 import anyio
 
 from fabstir.chain.contracts import Marketplace, SessionJob, SessionStatus
+from fabstir.chain.gas_price import GasPrice
 from fabstir.chain.records import ContractCall
 from fabstir.chain.transactions import TransactionQueue
 from fabstir.db.host_sessions import SessionRow, SessionState
 from fabstir.jobs.book import SessionBook
 from fabstir.jobs.claims import Claimer
-from fabstir.jobs.session import LiveSession
+from fabstir.jobs.records import ChainRecords
+from fabstir.jobs.session import Closing, LiveSession
 from fabstir.market.ledger import Balance, HostLedger
+from fabstir.market.worth import HostTerms
 from fabstir.primitives.errors import ChainError, TransactionReverted
 from fabstir.primitives.ids import JobId
 from fabstir.primitives.units import TokenCount, Wei
@@ -41,6 +44,9 @@ window if that is shorter."""
 MAX_PARALLEL_LOOKS: Final = 16
 """Sessions that are looked at side by side: one that waits for a block holds up no other."""
 
+LEFT_SECONDS: Final = 600.0
+"""How long a session that is not worth its gas is not looked at again: gas may get cheaper."""
+
 
 class Action(Enum):
     """What a session needs now."""
@@ -50,6 +56,8 @@ class Action(Enum):
     CLOSE = auto()
     SETTLE = auto()
     TIME_OUT = auto()
+    LEAVE = auto()
+    """To its renter: ending it would cost this host more than it earns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +69,7 @@ class Situation:
         now: this machine's Unix time; a renter's absence counts by it.
         serving_since: when this process began: nobody could come before.
         is_present: a socket is open for the session.
+        max_unproven, min_claim, min_end: tokens; see `market.worth.HostTerms`.
     """
 
     row: SessionRow
@@ -73,41 +82,49 @@ class Situation:
     is_present: bool
     max_unproven: int
     min_proven: int
+    min_claim: int
+    min_end: int
     reconnect_grace: float
 
     @property
     def is_claim_due(self) -> bool:
-        """Something agreed to is not on chain, and is enough for the contract to take."""
-        return self.balance.unproven >= max(1, self.min_proven)
+        """Something agreed to is not on chain, and is worth a claim; or a claim is on its way."""
+        balance = self.balance
+        is_on_its_way = balance.planned > balance.proven
+        return is_on_its_way or balance.unproven >= max(1, self.min_proven, self.min_claim)
 
     @property
     def has_run_out(self) -> bool:
-        """Anyone may time the session out."""
-        end = self.row.started_at + self.row.max_duration
-        return self.chain_now > min(end, self.last_proof_at + self.row.proof_window)
+        """Its time is over, or its window is and nobody is there to use it any more.
+
+        A pause ends no session by its own host, however long: anyone else may time it out.
+        """
+        if self.chain_now > self.row.started_at + self.row.max_duration:
+            return True
+        is_window_over = self.chain_now > self.last_proof_at + self.row.proof_window
+        return is_window_over and self.is_absent
+
+    @property
+    def is_absent(self) -> bool:
+        """No socket is open, and none was for longer than the grace, in which one could be."""
+        absent_since = max(self.row.last_seen_at, self.serving_since)
+        return not self.is_present and self.now > absent_since + self.reconnect_grace
 
     @property
     def is_abandoned(self) -> bool:
         """Its renter was here and is gone for longer than the grace, in which it could have come.
 
-        A session that nobody ever opened here is left to its window: its renter may be late, or
-        the session may be served by another process of this host.
+        A session that nobody ever opened here is left alone: its renter may be late, or the
+        session may be served by another process of this host.
         """
-        absent_since = max(self.row.last_seen_at, self.serving_since)
-        is_gone = self.now > absent_since + self.reconnect_grace
-        return self.row.signer is not None and not self.is_present and is_gone
+        return self.row.signer is not None and self.is_absent
 
 
 def next_action(situation: Situation) -> Action:
     """What the session needs now."""
     row, balance = situation.row, situation.balance
-    if situation.has_run_out:
-        return Action.TIME_OUT
-    if row.state == SessionState.CLOSING:
-        if situation.is_claim_due:
-            return Action.CLAIM
-        is_free = situation.chain_now > situation.last_proof_at + situation.dispute_window
-        return Action.SETTLE if is_free else Action.WAIT
+    if situation.has_run_out or row.state == SessionState.CLOSING:
+        return _end_of(situation)
     if situation.is_abandoned:
         return Action.CLOSE
     if balance.unproven * CLAIM_DENOMINATOR >= situation.max_unproven * CLAIM_NUMERATOR:
@@ -119,6 +136,18 @@ def next_action(situation: Situation) -> Action:
     return Action.WAIT
 
 
+def _end_of(situation: Situation) -> Action:
+    """Nothing more is served: claim, then end it, each if it is worth its gas."""
+    if situation.is_claim_due:
+        return Action.CLAIM
+    if situation.balance.proven < max(1, situation.min_end):
+        return Action.LEAVE
+    if situation.has_run_out:
+        return Action.TIME_OUT
+    is_free = situation.chain_now > situation.last_proof_at + situation.dispute_window
+    return Action.SETTLE if is_free else Action.WAIT
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settler:
     """Does what sessions need, for the length of `run`."""
@@ -126,17 +155,24 @@ class Settler:
     ledger: HostLedger
     claimer: Claimer
     marketplace: Marketplace
+    records: ChainRecords
+    terms: HostTerms
+    gas_price: GasPrice
     queue: TransactionQueue
     book: SessionBook
     dispute_window: int
     reconnect_grace: float
-    max_unproven: Callable[[SessionRow], int]
     chain_time: Callable[[], Awaitable[int]]
     clock: Callable[[], float]
     serving_since: float
     poll_seconds: float
     _wake: list[anyio.Event] = field(default_factory=lambda: [anyio.Event()])
     _looked_at: set[JobId] = field(default_factory=set[JobId])
+    _left_at: dict[JobId, float] = field(default_factory=dict[JobId, float])
+
+    def max_unproven(self, row: SessionRow) -> int:
+        """Tokens of a session that may be delivered beyond its last proof."""
+        return self.terms.max_unproven_of(row.terms, self.gas_price.value)
 
     def wake(self) -> None:
         """Look at all sessions now."""
@@ -157,11 +193,17 @@ class Settler:
             while True:
                 wake = self._wake[0]
                 for row in await self.ledger.sessions(unsettled_only=True):
-                    if row.job_id not in self._looked_at:
+                    if self._needs_look(row):
                         self._looked_at.add(row.job_id)
                         tasks.start_soon(self._look_safely, row, limiter)
                 with anyio.move_on_after(self.poll_seconds):
                     await wake.wait()
+
+    def _needs_look(self, row: SessionRow) -> bool:
+        """Not one that nobody ever opened here: there is nothing in it for this host."""
+        left_at = self._left_at.get(row.job_id)
+        is_left = left_at is not None and self.clock() < left_at + LEFT_SECONDS
+        return row.signer is not None and not is_left and row.job_id not in self._looked_at
 
     async def _look_safely(self, row: SessionRow, limiter: anyio.CapacityLimiter) -> None:
         try:
@@ -173,31 +215,46 @@ class Settler:
         finally:
             self._looked_at.discard(row.job_id)
 
-    async def close(self, session: LiveSession) -> tuple[TokenCount, int]:
-        """The renter is done: prove everything now; returns tokens on chain and seconds to wait.
+    async def close(self, session: LiveSession) -> Closing:
+        """The renter is done: prove everything now that is worth it.
 
         Raises:
             ChainError: the proof could not be sent; it stays planned and is tried again.
         """
         row = session.row
         await self.ledger.close(row.job_id, "closed by its renter")
-        proven = await self.claimer.claim(row)
+        proven = await self.claimer.claim(row.job_id)
         self.wake()
         job = await self.marketplace.session(row.job_id)
         last_proof_at = job.last_proof_time if job else row.started_at
         left = last_proof_at + self.dispute_window - await self.chain_time()
-        return proven, max(0, left)
+        balance = await self.ledger.balance(row.job_id)
+        return Closing(
+            tokens_proven=proven,
+            is_final=balance.planned == balance.proven,
+            settles_in=max(0, left),
+        )
 
     async def prove_all(self) -> None:
         """On shutdown: whatever was agreed to goes on chain before the process ends."""
-        for row in await self.ledger.sessions(unsettled_only=True):
-            await self.claimer.claim(row)
+        async with anyio.create_task_group() as tasks:
+            for row in await self.ledger.sessions(unsettled_only=True):
+                if row.signer is not None:
+                    tasks.start_soon(self._prove_safely, row.job_id)
+
+    async def _prove_safely(self, job_id: JobId) -> None:
+        try:
+            await self.claimer.claim(job_id)
+        except ChainError as error:
+            extra = {"job_id": job_id, "reason": str(error)}
+            _logger.warning("a last proof waits for the next start", extra=extra)
 
     async def settle_closing(self) -> None:
         """On shutdown: wait until no session is left that only waits to be settled."""
         while True:
             rows = await self.ledger.sessions(unsettled_only=True)
-            if not any(row.state == SessionState.CLOSING for row in rows):
+            closing = (row.job_id for row in rows if row.state == SessionState.CLOSING)
+            if all(job_id in self._left_at for job_id in closing):
                 return
             with anyio.move_on_after(self.poll_seconds):
                 await self._wake[0].wait()
@@ -207,13 +264,17 @@ class Settler:
         if job is None or job.status != SessionStatus.ACTIVE:
             await self.record_end(row.job_id, job)
             return
+        if (row.depositor, row.started_at) != (job.depositor, job.start_time):
+            await self.records.row_of(job)
+            return
+        gas_price, balance = await self.gas_price.look(), await self.ledger.balance(row.job_id)
         session = self.book.get(row.job_id)
         is_present = session is not None and session.owner is not None
         if is_present:
             await self.ledger.touch(row.job_id, self.clock())
         situation = Situation(
             row=row,
-            balance=await self.ledger.balance(row.job_id),
+            balance=balance,
             last_proof_at=job.last_proof_time,
             dispute_window=self.dispute_window,
             chain_now=await self.chain_time(),
@@ -222,6 +283,8 @@ class Settler:
             is_present=is_present,
             max_unproven=self.max_unproven(row),
             min_proven=self.claimer.min_proven_tokens,
+            min_claim=self.terms.min_claim(row.terms, balance.proven, gas_price),
+            min_end=self.terms.min_end(row.terms, gas_price),
             reconnect_grace=self.reconnect_grace,
         )
         await self._do(next_action(situation), row)
@@ -231,13 +294,16 @@ class Settler:
             case Action.WAIT:
                 return
             case Action.CLAIM:
-                await self.claimer.claim(row)
+                await self.claimer.claim(row.job_id)
             case Action.CLOSE:
                 await self._abandon(row)
             case Action.SETTLE:
                 await self._settle(row)
             case Action.TIME_OUT:
-                await self._time_out(row)
+                call = self.marketplace.trigger_timeout(row.job_id)
+                await self._send_end(row, "timeout", call)
+            case Action.LEAVE:
+                await self._leave(row)
 
     async def _abandon(self, row: SessionRow) -> None:
         """Close a session whose renter is gone, unless it came back just now."""
@@ -256,14 +322,21 @@ class Settler:
         call = self.marketplace.complete_session(row.job_id, claims[-1].delta_cid if claims else "")
         await self._send_end(row, "complete", call)
 
-    async def _time_out(self, row: SessionRow) -> None:
-        """Past its window: a last claim while the session is still active, then the end."""
-        await self.claimer.claim(row)
-        await self._send_end(row, "timeout", self.marketplace.trigger_timeout(row.job_id))
+    async def _leave(self, row: SessionRow) -> None:
+        """Serve it no more and spend nothing on it: its renter ends it, or nobody has to."""
+        await self.ledger.close(row.job_id, "left to its renter: not worth the gas of its end")
+        session = self.book.get(row.job_id)
+        if session is not None:
+            session.is_closing = True
+        self._left_at[row.job_id] = self.clock()
+        _logger.info("a session is not worth its gas", extra={"job_id": row.job_id})
+        self.wake()
 
     async def _send_end(self, row: SessionRow, action: str, call: ContractCall) -> None:
+        # A number may be another session's after a reorg; its start and depositor are not.
+        key = f"{row.contract}:{row.job_id}:{action}:{row.started_at}:{row.depositor}"
         try:
-            await self.queue.send(f"{row.contract}:{row.job_id}:{action}", call)
+            await self.queue.send(key, call)
         except TransactionReverted as error:
             # The renter was faster, or the chain's clock is behind ours: the next round sees.
             extra = {"job_id": row.job_id, "reason": error.reason}
@@ -283,6 +356,7 @@ class Settler:
             outcome=job.status.name.lower() if job else "not on this chain",
         )
         self.book.forget(job_id)
+        self._left_at.pop(job_id, None)
         if row is not None:
             extra = {
                 "job_id": job_id,

@@ -6,7 +6,8 @@ before it happens, and each row says what is to be done when it is found unfinis
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
@@ -18,6 +19,8 @@ from fabstir.primitives.ids import Address, ChainId, Hash32, JobId
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement, SignedReceipt
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +73,28 @@ class HostLedger:
         )
 
     async def remember(self, row: SessionRow) -> SessionRow:
-        """Journal a session at first sight; returns the journal's row."""
+        """Journal a session as the chain has it; returns the journal's row.
+
+        Where the chain has other terms than the journal, it wins: a reorg gave the number to
+        another session, so its books begin anew, and nothing of the old ones is claimed of it.
+        """
+        known = await self.session(row.job_id)
+        if known is not None and known.terms == row.terms:
+            return known
 
         def write(c: Connection) -> SessionRow:
-            host_sessions.insert_session(c, row)
             known = host_sessions.load_session(c, row.key)
-            assert known is not None
-            return known
+            if known is None:
+                host_sessions.insert_session(c, row)
+            elif known.terms != row.terms:
+                receipts.void_after(c, row.key, 0)
+                claims.void_claims(c, row.key, "another session had this number before a reorg")
+                host_sessions.replace_session(c, row)
+                extra = {"job_id": row.job_id, "was": known.depositor, "now": row.depositor}
+                _logger.warning("the chain has another session of this number", extra=extra)
+            found = host_sessions.load_session(c, row.key)
+            assert found is not None, "it was there, or was just written"
+            return found
 
         return await self._db.write(write, durable=True)
 
@@ -88,34 +106,45 @@ class HostLedger:
         )
 
     async def bind_renter(
-        self, row: SessionRow, signer: Address, *, is_proven: bool, recovery: bytes | None
-    ) -> SessionRow:
-        """Say who speaks for the renter from now on.
+        self, job_id: JobId, signer: Address, *, is_proven: bool, recovery: bytes | None
+    ) -> SessionRow | None:
+        """Say who speaks for the renter from now on; None if somebody does to whom it must yield.
 
-        When a proven signer takes over from an unproven one, what the unproven one used and was
-        not claimed yet never will be.
+        Nothing that came with another signer stays. When a proven signer takes over from another
+        one that was not, what that one used and was neither claimed nor acknowledged yet never
+        will be.
         """
-        evicts = is_proven and row.signer is not None and not row.is_proven
+        key = self.key(job_id)
 
-        def write(c: Connection) -> None:
-            if evicts:
+        def write(c: Connection) -> SessionRow | None:
+            row = host_sessions.load_session(c, key)
+            assert row is not None, "the session was just remembered"
+            if not row.yields_to(signer, is_proven=is_proven):
+                return None
+            is_new_signer = row.signer not in {None, signer}
+            if is_new_signer and not row.is_proven:
                 self._write_off_unproven(c, row)
+            kept = None if is_new_signer else row.recovery_public_key
             host_sessions.update_session(
                 c,
-                row.key,
+                key,
                 signer=signer,
                 is_proven=is_proven,
-                recovery_public_key=recovery or row.recovery_public_key,
+                recovery_public_key=recovery or kept,
             )
+            return host_sessions.load_session(c, key)
 
-        await self._db.write(write, durable=False)
-        return replace(row, signer=signer, is_proven=is_proven)
+        return await self._db.write(write, durable=False)
 
     @staticmethod
     def _write_off_unproven(c: Connection, row: SessionRow) -> None:
         delivered = _delivered_at_most(c, row)
         claimed = _last_claim(c, row.key)
-        kept = receipts.find_receipt(c, claimed.proof_hash) if claimed else None
+        settled = (
+            receipts.find_receipt(c, claimed.proof_hash) if claimed else None,
+            receipts.last_acknowledged(c, row.key),
+        )
+        kept = max(filter(None, settled), key=lambda each: each.sequence, default=None)
         receipts.void_after(c, row.key, kept.sequence if kept else 0)
         tokens = kept.cumulative_tokens if kept else TokenCount(0)
         lost = max(0, delivered - tokens)
@@ -222,9 +251,9 @@ class HostLedger:
 
         return await self._db.read(read)
 
-    async def receipts(self, job_id: JobId) -> list[ReceiptRow]:
-        """The chain that counts, first receipt first."""
-        return await self._db.read(lambda c: receipts.list_chain(c, self.key(job_id)))
+    async def receipts(self, job_id: JobId, *, after: TokenCount) -> list[ReceiptRow]:
+        """The chain that counts, first receipt first, beyond `after` cumulative tokens."""
+        return await self._db.read(lambda c: receipts.list_chain(c, self.key(job_id), after))
 
     async def claims(self, job_id: JobId) -> list[ClaimRow]:
         """What was claimed, first claim first."""

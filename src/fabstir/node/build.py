@@ -14,6 +14,7 @@ from fabstir.api.strangers import Strangers
 from fabstir.chain.encryption_key import load_or_create_encryption_key
 from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, event_filter
 from fabstir.chain.follower import follow_logs
+from fabstir.chain.identity import confirm_chain_identity
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.engines import EngineState
@@ -44,7 +45,8 @@ OWNER = "host"
 """Whose pins in the store the host's own blobs are: proofs and checkpoints."""
 
 DRAIN_SECONDS = 60.0
-"""Longest wait, on shutdown, for sessions that only wait for their dispute window."""
+"""Longest wait, on shutdown, for sessions that only wait for their dispute window; and, before it,
+for the last proofs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,8 @@ class Host:
         """Take no new work, finish what runs, prove what was agreed to, settle what can be."""
         self.work.book.is_draining = True
         await self.work.door.drain()
-        await self.work.settler.prove_all()
+        with anyio.move_on_after(DRAIN_SECONDS):
+            await self.work.settler.prove_all()
         with anyio.move_on_after(DRAIN_SECONDS):
             await self.work.settler.settle_closing()
 
@@ -230,7 +233,7 @@ def _health(
     market: HostMarket, model: ServedModel, s5: S5Running, supervision: Supervision
 ) -> Callable[[], Awaitable[Json]]:
     async def chain() -> CheckResult:
-        await market.chain.block_number()
+        await confirm_chain_identity(market.chain, market.db)
         return CheckResult("ok")
 
     async def engine() -> CheckResult:

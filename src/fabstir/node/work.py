@@ -9,23 +9,31 @@ from dataclasses import dataclass
 
 from anyio.abc import TaskGroup
 
+from fabstir.api.errors import error_message
 from fabstir.api.strangers import Strangers
 from fabstir.api.websocket import WebSocketDoor
+from fabstir.chain.contracts import MarketplaceTerms
+from fabstir.chain.gas_price import watch_gas_price
+from fabstir.chain.identity import confirm_chain_identity
+from fabstir.config import Settings
 from fabstir.crypto import NATIVE
-from fabstir.db.host_sessions import SessionRow
 from fabstir.jobs.answer import AnswerServices
 from fabstir.jobs.book import SessionBook
 from fabstir.jobs.checkpoint_files import CheckpointFiles
 from fabstir.jobs.checkpoints import Checkpoints
 from fabstir.jobs.claims import Claimer
-from fabstir.jobs.connection import ClientConnection, ReportError, Transmit
+from fabstir.jobs.connection import ClientConnection
 from fabstir.jobs.follower import SessionFollower
 from fabstir.jobs.gate import Gate
+from fabstir.jobs.records import ChainRecords
 from fabstir.jobs.settler import Settler
 from fabstir.market.ledger import HostLedger
+from fabstir.market.worth import HostTerms
 from fabstir.node.market import HostMarket
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.model import ServedModel
+from fabstir.primitives.ids import NATIVE_TOKEN, Address, JobId
+from fabstir.primitives.units import price_from_million
 from fabstir.protocol.eip712 import Domain
 from fabstir.storage.fs import FileSystem
 from fabstir.storage.ports import Blobs
@@ -66,10 +74,27 @@ async def build_work(
     domain = Domain(settings.chain.chain_id, marketplace.address)
     ledger = HostLedger(market.db, domain.chain_id, domain.contract)
     chain_time = _chain_clock(market)
-    terms = await marketplace.terms()
-    gate = Gate(
+    contract_terms = await marketplace.terms()
+    terms = host_terms(settings, contract_terms, usdc=market.contracts.usdc.address)
+    gas_price = await watch_gas_price(market.chain, time.monotonic)
+
+    def forget(job_id: JobId) -> None:
+        book.forget(job_id)
+
+    records = ChainRecords(
         marketplace=marketplace,
         ledger=ledger,
+        domain=domain,
+        clock=time.time,
+        check_chain=lambda: confirm_chain_identity(market.chain, market.db),
+        on_restart=forget,
+    )
+    gate = Gate(
+        marketplace=marketplace,
+        records=records,
+        ledger=ledger,
+        terms=terms,
+        gas_price=gas_price,
         domain=domain,
         host=host,
         model_id=model.model_id,
@@ -92,26 +117,26 @@ async def build_work(
         ledger=ledger,
         checkpoints=checkpoints,
         marketplace=marketplace,
+        records=records,
+        terms=terms,
+        gas_price=gas_price,
         queue=market.queue,
         book=book,
-        min_proven_tokens=terms.min_proven_tokens,
+        min_proven_tokens=contract_terms.min_proven_tokens,
         observe=metrics.tokens_proven.inc,
         on_mined=checkpoint_files.changed,
     )
-    configured = settings.host.max_unproven_tokens
-
-    def max_unproven(row: SessionRow) -> int:
-        return configured or row.proof_interval
-
     settler = Settler(
         ledger=ledger,
         claimer=claimer,
         marketplace=marketplace,
+        records=records,
+        terms=terms,
+        gas_price=gas_price,
         queue=market.queue,
         book=book,
-        dispute_window=terms.dispute_window,
+        dispute_window=contract_terms.dispute_window,
         reconnect_grace=settings.host.reconnect_grace_seconds,
-        max_unproven=max_unproven,
         chain_time=chain_time,
         clock=time.time,
         serving_since=time.time(),
@@ -125,21 +150,20 @@ async def build_work(
         wallet_secret=wallet_secret,
         model_digest=model.digest,
         acknowledgement_timeout=settings.host.acknowledgement_timeout_seconds,
-        max_unproven=lambda session: max_unproven(session.row),
+        max_unproven=lambda session: settler.max_unproven(session.row),
         claim_soon=settler.claim_soon,
         random=secrets.token_bytes,
         observe_first_token=metrics.first_token_seconds.observe,
         observe_tokens=metrics.tokens_delivered.inc,
     )
 
-    def connect(transmit: Transmit, report: ReportError, tasks: TaskGroup) -> ClientConnection:
+    def connect(tasks: TaskGroup) -> ClientConnection:
         return ClientConnection(
             services=services,
             book=book,
             host=host,
             close_session=settler.close,
-            transmit=transmit,
-            report_error=report,
+            describe_error=error_message,
             tasks=tasks,
         )
 
@@ -148,11 +172,10 @@ async def build_work(
     metrics.sockets.set_function(lambda: len(door))
     follower = SessionFollower(
         marketplace=marketplace,
+        records=records,
         ledger=ledger,
         settler=settler,
-        domain=domain,
         host=host,
-        clock=time.time,
     )
     return HostWork(
         ledger=ledger,
@@ -163,6 +186,22 @@ async def build_work(
         settler=settler,
         follower=follower,
         door=door,
+    )
+
+
+def host_terms(settings: Settings, contract: MarketplaceTerms, *, usdc: Address) -> HostTerms:
+    """What this host asks of sessions, as its settings say."""
+    host = settings.host
+    return HostTerms(
+        prices={
+            NATIVE_TOKEN: price_from_million(host.price_native_per_million),
+            usdc: price_from_million(host.price_usdc_per_million),
+        },
+        min_deposits={NATIVE_TOKEN: host.min_deposit_native, usdc: host.min_deposit_usdc},
+        min_proof_interval=host.min_proof_interval_tokens,
+        min_duration=host.min_duration_seconds,
+        max_unproven=host.max_unproven_tokens,
+        fee=contract.fee,
     )
 
 

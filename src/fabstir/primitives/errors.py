@@ -20,6 +20,7 @@ FabstirError
     ModelDownloadFailed       a source failed; what was fetched is kept for resuming
   ChainError
     WrongChain                carries expected and actual chain ids
+    ChainReplaced             another chain of the same id answers now than at the start
     NoCodeAtAddress           carries the contract's name and address
     RpcUnavailable            the node does not answer
     RpcRefused                the node answers with an error; carries method, code and text
@@ -173,6 +174,10 @@ class WrongChain(ChainError):
         self.rpc_url = rpc_url
         self.expected = expected
         self.actual = actual
+
+
+class ChainReplaced(ChainError):
+    """Another chain of the same id answers now: nothing of the journal holds on it."""
 
 
 class NoCodeAtAddress(ChainError):

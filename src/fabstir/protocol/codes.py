@@ -62,12 +62,21 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
     "NOT_DEPOSITOR": ErrorCode("the caller does not speak for who paid"),
     "AUTHORIZATION_EXPIRED": ErrorCode("sign a new one, for at most 30 days"),
     "SESSION_PINNED": ErrorCode(
-        "another key uses the session: only its depositor can take it over"
+        "another key uses the session, or this one was proven and now is not: open it as before, "
+        "or as its depositor"
+    ),
+    "TERMS_REFUSED": ErrorCode(
+        "the session's deposit, price, interval or duration is below what the host asks: the text "
+        "says which, and what to open instead"
     ),
     "SESSION_EVICTED": ErrorCode("the depositor took the session over", SESSION_IS_OVER),
     "NOT_AUTHENTICATED": ErrorCode("this socket did not open that session"),
     "ENCRYPTION_REQUIRED": ErrorCode("a conversation in clear: use encrypted_session_init"),
     "UNSUPPORTED_MESSAGE": ErrorCode("a type that this host does not serve"),
+    "UNSUPPORTED_REQUEST": ErrorCode(
+        "a request names something other than text (action, images, tools ...): nothing is "
+        "answered or billed"
+    ),
     "RATE_LIMITED": ErrorCode("too many handshakes or refused frames: try again when it says"),
     "BUSY": ErrorCode("the session is answering: wait for stream_end, or cancel"),
     "UNACKNOWLEDGED": ErrorCode(

@@ -35,6 +35,20 @@ FINISH_REASONS: Final = frozenset(
 
 _MILLION = 1_000_000
 
+_NOT_SERVED: Final = {
+    "action": "actions such as image_generation",
+    "images": "images",
+    "audio": "audio",
+    "files": "files",
+    "tools": "tools",
+    "tool_choice": "tools",
+    "functions": "functions",
+    "response_format": "response formats",
+    "lora": "adapters",
+}
+"""What requests may name that no version of this protocol serves yet. Ignored, it would be answered
+as if it had not been asked for, and billed; so it is refused by name."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtensionOffer:
@@ -233,9 +247,11 @@ class ChatRequest:
         """A JSON object, or bare text (then the text is the prompt).
 
         Raises:
-            RemoteProtocolError: never another error.
+            RemoteProtocolError: never another error. UNSUPPORTED_REQUEST: it asks for more than
+                text, which is not ignored.
         """
         fields = cls._fields_of(data)
+        _refuse_what_is_not_served(fields)
         has_nonce = fields.get("clientNonce") is not None
         has_salt = fields.get("salt") is not None
         messages = _messages(fields)
@@ -263,6 +279,15 @@ class ChatRequest:
         if isinstance(value, dict):
             return Fields.of(cast("object", value), "request")
         return Fields({"prompt": value if isinstance(value, str) else data.decode()}, "request")
+
+
+def _refuse_what_is_not_served(fields: Fields) -> None:
+    for name, what in _NOT_SERVED.items():
+        if fields.get(name) not in (None, "", "none", [], {}):
+            raise RemoteProtocolError(
+                f"the request has {name!r} and this host serves no {what}: send text alone",
+                code="UNSUPPORTED_REQUEST",
+            )
 
 
 def _messages(fields: Fields) -> tuple[ChatMessage, ...]:

@@ -54,6 +54,11 @@ class Conversation:
         return prompt[answered + len(answer) :]
 
 
+def is_self_contained(request: ChatRequest) -> bool:
+    """Whether a request brings all that was said before, so that nobody else has to know it."""
+    return bool(request.messages) or _CHATML_START in request.prompt
+
+
 def parse_chatml(text: str) -> tuple[ChatMessage, ...]:
     """The turns of a ChatML string, so that the model's own template is applied exactly once.
 

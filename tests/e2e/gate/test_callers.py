@@ -244,5 +244,4 @@ async def test_a_session_past_its_time_is_refused(
         await mine(devnet.chain)
 
     assert code == "SESSION_EXPIRED"
-    await wait_until_over(devnet, job_id)
-    await check_money(devnet, job_id, 0)
+    await settled_as(devnet, wallet, job_id, 0)  # by its depositor: it owes the host nothing

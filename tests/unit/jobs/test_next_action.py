@@ -61,6 +61,8 @@ def situation(session: SessionRow, books: Balance, **changes: object) -> Situati
         is_present=True,
         max_unproven=1000,
         min_proven=1,
+        min_claim=1,
+        min_end=1,
         reconnect_grace=60.0,
     )
     return replace(base, **changes)  # pyright: ignore[reportArgumentType] - fields of the situation
@@ -107,11 +109,55 @@ def test_a_renter_is_not_absent_while_its_host_is_down() -> None:
     assert next_action(replace(back, now=START + 1011.0)) is Action.CLOSE
 
 
-def test_a_renter_that_never_came_has_until_the_window_runs_out() -> None:
+def test_nothing_is_spent_on_a_session_that_nobody_used() -> None:
     new = situation(row(signer=None), balance(), is_present=False, now=START + 3000.0)
 
     assert next_action(new) is Action.WAIT
-    assert next_action(replace(new, chain_now=START + 3601)) is Action.TIME_OUT
+    assert next_action(replace(new, chain_now=START + 3601)) is Action.LEAVE
+    assert next_action(replace(new, chain_now=START + 90_000, now=START + 90_000.0)) is Action.LEAVE
+
+
+def test_a_claim_that_costs_more_than_it_brings_is_not_sent() -> None:
+    closing = situation(row(state=SessionState.CLOSING), balance(agreed=49), min_claim=50)
+
+    assert next_action(closing) is Action.LEAVE
+    assert next_action(replace(closing, balance=balance(agreed=50))) is Action.CLAIM
+
+
+def test_a_claim_that_is_on_its_way_is_seen_through() -> None:
+    closing = situation(
+        row(state=SessionState.CLOSING), balance(agreed=49, planned=49), min_claim=50
+    )
+
+    assert next_action(closing) is Action.CLAIM
+
+
+def test_an_end_that_costs_more_than_it_brings_is_left_to_the_renter() -> None:
+    proven = situation(
+        row(state=SessionState.CLOSING),
+        balance(agreed=20, proven=20),
+        min_end=21,
+        chain_now=START + 100,
+    )
+
+    assert next_action(proven) is Action.LEAVE
+    assert next_action(replace(proven, min_end=20)) is Action.SETTLE
+
+
+def test_a_pause_of_nine_minutes_at_a_window_of_five_ends_nothing() -> None:
+    """A renter whose socket is open is not timed out by its own host."""
+    paused = situation(
+        row(proof_window=300),
+        balance(agreed=5, proven=5),
+        chain_now=START + 540,
+        now=START + 540.0,
+    )
+
+    assert next_action(paused) is Action.WAIT
+    gone = replace(paused, is_present=False)
+    assert next_action(gone) is Action.TIME_OUT
+    back_after_a_restart = replace(gone, serving_since=START + 535.0)
+    assert next_action(back_after_a_restart) is Action.WAIT
 
 
 def test_closing_claims_first_waits_for_the_dispute_window_then_settles() -> None:
@@ -137,9 +183,17 @@ def test_a_remainder_that_the_contract_does_not_take_is_left() -> None:
 
 @pytest.mark.parametrize("seconds", [3601, 86_401])
 def test_a_session_past_its_time_is_timed_out(seconds: int) -> None:
-    over = situation(row(), balance(agreed=5, proven=5), chain_now=START + seconds)
+    over = situation(
+        row(),
+        balance(agreed=5, proven=5),
+        chain_now=START + seconds,
+        now=float(START + seconds),
+        is_present=False,
+    )
 
     assert next_action(over) is Action.TIME_OUT
+    present = next_action(replace(over, is_present=True))
+    assert present is (Action.TIME_OUT if seconds > 86_400 else Action.WAIT)
 
 
 @given(
@@ -174,7 +228,7 @@ def test_nothing_is_settled_with_a_claim_outstanding(
 def test_every_session_ends(agreed: int, is_present: bool) -> None:
     """Doing what is said, with time going on, always comes to an end."""
     session, proven, now = row(), 0, START + 1
-    for _ in range(200):
+    for _ in range(1500):
         at = situation(
             session,
             balance(agreed=agreed, proven=proven),
@@ -184,7 +238,7 @@ def test_every_session_ends(agreed: int, is_present: bool) -> None:
             last_proof_at=START,
         )
         match next_action(at):
-            case Action.SETTLE | Action.TIME_OUT:
+            case Action.SETTLE | Action.TIME_OUT | Action.LEAVE:
                 return
             case Action.CLAIM:
                 proven = agreed
