@@ -13,6 +13,7 @@ from bench.s5_measure import print_table, rate, size_name, stream
 from fabstir.primitives.cid import BlobId
 from fabstir.storage.fetch import BlobSource, fetch_blob
 from fabstir.storage.portals import open_client
+from fabstir.web.reach import Reach
 
 
 async def from_sources(folder: Path, size: int) -> None:
@@ -53,7 +54,7 @@ async def _plain(node: httpx.AsyncClient, blob: BlobId, target: Path) -> list[st
 
 async def _fetch(blob: BlobId, urls: list[str], target: Path) -> list[str]:
     started = time.perf_counter()
-    async with open_client() as client:
+    async with open_client(Reach(allow_private=True)) as client:
         sources = [BlobSource.portal(url, blob) for url in urls]
         await fetch_blob(blob, sources, target, client=client)
     await anyio.Path(target).unlink()

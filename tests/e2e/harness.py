@@ -174,6 +174,7 @@ class Renter:
             f'[chain]\nrpc_url = "{self.devnet.rpc_url}"\npoll_seconds = 0.2\n'
             f'deployment = "{self.devnet.deployment_path}"\n'
             f'[paths]\ndata_dir = "data"\n[p2p]\nbootstrap = [{peers}]\n'
+            "[network]\nallow_private = true\n"
         )
         return load_settings(file=config, environ={})
 

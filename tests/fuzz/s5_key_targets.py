@@ -24,7 +24,7 @@ from fabstir.protocol.s5.seed_phrase import (
     encode_s5_phrase,
 )
 from fabstir.protocol.s5.wire import Signed, Unknown, decode_message
-from fabstir.storage.peers.urls import is_http_url, is_near, parse_peer_url
+from fabstir.storage.peers.urls import http_origin, is_http_url, parse_peer_url
 
 KEY: Final = b"\1" * 32
 
@@ -122,7 +122,7 @@ def s5_peer_url(data: bytes) -> None:
         assert "@" not in urlsplit(peer.url).netloc
     if is_http_url(text):
         assert httpx.URL(text).host
-    is_near(text)
+    http_origin(text)
 
 
 S5_KEY_TARGETS: Final[dict[str, Callable[[bytes], None]]] = {

@@ -17,7 +17,6 @@ from typing import Self
 
 import anyio
 from sqlalchemy import Connection
-from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from fabstir.chain.identity import check_chain_identity
@@ -27,6 +26,7 @@ from fabstir.db import Database
 from fabstir.db.cursors import Cursor, SeenBlock, load_cursor, save_cursor
 from fabstir.primitives.errors import ChainError, RpcRefused
 from fabstir.telemetry.background import running
+from fabstir.web.sockets import connect_websocket
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +268,9 @@ async def _listen(ws_url: str, follower: LogFollower) -> None:
     subscribe = {"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["newHeads"]}
     while True:
         try:
-            async with connect(ws_url, open_timeout=_SOCKET_TIMEOUT_SECONDS) as socket:
+            async with await connect_websocket(
+                ws_url, reach=None, open_timeout=_SOCKET_TIMEOUT_SECONDS
+            ) as socket:
                 await socket.send(json.dumps(subscribe))
                 async for _ in socket:
                     follower.wake()

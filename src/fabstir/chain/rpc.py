@@ -51,6 +51,7 @@ REQUEST_TIMEOUT_SECONDS = 10.0
 RETRY_DELAYS_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 """3.8 s in all: long enough for a node that restarts, short enough for a person who waits."""
 
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 
@@ -116,7 +117,11 @@ class Chain:
     async def _request_once(self, method: str, params: Sequence[Any]) -> Any:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
         with anyio.fail_after(REQUEST_TIMEOUT_SECONDS):
-            async with self.session.post(self.rpc_url, json=body) as response:
+            async with self.session.post(
+                self.rpc_url, json=body, allow_redirects=False
+            ) as response:
+                if response.status in _REDIRECTS:
+                    raise OSError(f"it redirects (HTTP {response.status}), which is not followed")
                 if response.status == _TOO_MANY_REQUESTS or response.status >= _SERVER_ERROR:
                     response.raise_for_status()
                 answer: Any = await response.json(content_type=None)

@@ -162,6 +162,7 @@ def host_settings(
         "p2p.bootstrap": peers,
         "metrics.port": "0",
         "s5.port": "0",
+        "network.allow_private": "true",
         "model.max_model_len": MAX_MODEL_LEN,
         "model.num_slots": NUM_SLOTS,
     }
@@ -177,6 +178,7 @@ async def _renter_settings(
     await anyio.Path(config).write_text(
         f'[chain]\nrpc_url = "{devnet.rpc_url}"\ndeployment = "{devnet.deployment_path}"\n'
         f'[paths]\ndata_dir = "data"\n[p2p]\nbootstrap = [{peers}]\n'
+        "[network]\nallow_private = true\n"
     )
     return load_settings(file=config)
 

@@ -188,6 +188,15 @@ class S5Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings:
+    """Where others may send this program: hosts, portals and peers name URLs and addresses."""
+
+    allow_private: bool = False
+    """Also to this machine and private networks, as on a devnet. What you set yourself
+    (`chain.rpc_url`, `s5.portals`, `s5.peers`, `p2p.bootstrap`) may be there in any case."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
     """The /metrics listener, always on loopback."""
 

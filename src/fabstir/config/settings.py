@@ -22,6 +22,7 @@ from fabstir.config.sections import (
     HostSettings,
     MetricsSettings,
     ModelSettings,
+    NetworkSettings,
     P2PSettings,
     PathSettings,
     RenterSettings,
@@ -71,6 +72,7 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     p2p: P2PSettings = field(default_factory=P2PSettings)
     s5: S5Settings = field(default_factory=S5Settings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     renter: RenterSettings = field(default_factory=RenterSettings)
     file: Path

@@ -14,6 +14,7 @@ from fabstir.primitives.errors import ModelDownloadFailed, StorageError
 from fabstir.storage.fetch import fetch_blob
 from fabstir.storage.portals import Patience as PortalPatience
 from fabstir.storage.portals import open_client
+from fabstir.web.reach import Reach
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ async def fetch_from_s5(
     size_bytes: int | None,
     patience: Patience,
     on_progress: OnProgress | None,
+    reach: Reach,
 ) -> None:
     """Fetch the blob to `target`, whole or not at all.
 
@@ -42,7 +44,7 @@ async def fetch_from_s5(
         return  # killed before it was verified, which the caller does now
     try:
         places = await source.find(source.blob)
-        async with open_client() as client:
+        async with open_client(reach) as client:
             fetched = await fetch_blob(
                 source.blob,
                 places,

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -18,7 +18,9 @@ import httpx
 from anyio import to_thread
 
 from fabstir.models.files import OnProgress
-from fabstir.primitives.errors import ModelDownloadFailed
+from fabstir.primitives.errors import AddressRefused, ModelDownloadFailed
+from fabstir.web.client import WebTransport, named_by_user
+from fabstir.web.reach import STRANGERS, Reach
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,14 +54,30 @@ class _Interrupted(Exception):
 
 
 @asynccontextmanager
-async def open_client() -> AsyncGenerator[httpx.AsyncClient]:
+async def open_client(url: str, reach: Reach = STRANGERS) -> AsyncGenerator[httpx.AsyncClient]:
     """An HTTP client that trusts what the system trusts, besides httpx's own list.
 
     Its timeout is off because `download` has one of its own, which moves with every byte.
+
+    Args:
+        url: the source, which its owner named: it may be anywhere, and if it is in a private
+            network, so may what it redirects to.
+        reach: where redirects of any other source may lead.
     """
     context = httpx.create_ssl_context()
     context.load_default_certs()
-    client = httpx.AsyncClient(verify=context, follow_redirects=True, timeout=None)  # noqa: S113
+    try:
+        origin = httpx.URL(url)
+        is_private = await reach.is_private(origin.host, origin.port or 0)
+    except (httpx.InvalidURL, ValueError):  # `download` says so
+        is_private = False
+    transport = WebTransport(
+        replace(reach, allow_private=True) if is_private else reach,
+        verify=context,
+        limits=httpx.Limits(),
+        trust_env=True,
+    )
+    client = httpx.AsyncClient(transport=transport, follow_redirects=True, timeout=None)  # noqa: S113
     async with client:
         yield client
 
@@ -145,10 +163,19 @@ class _Download:
         offset = await self.resumable_bytes()
         try:
             with anyio.fail_after(self.stall_timeout) as stalled:
-                async with self.client.stream("GET", self.url, headers=self._headers(offset)) as r:
+                async with self.client.stream(
+                    "GET",
+                    self.url,
+                    headers=self._headers(offset),
+                    extensions=named_by_user(self.url),
+                ) as r:
                     await self._receive(r, offset, stalled)
         except TimeoutError as exc:
             raise _Interrupted(f"nothing came for {self.stall_timeout:g} s") from exc
+        except AddressRefused as exc:
+            raise ModelDownloadFailed(
+                f"{shown(self.url)} redirects to where it must not: {exc}"
+            ) from exc
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as exc:
             raise ModelDownloadFailed(
                 f"{shown(self.url)} cannot be fetched ({exc}): correct the model's source"

@@ -40,6 +40,7 @@ from fabstir.models.files import (
 )
 from fabstir.primitives.errors import ModelDownloadFailed, ModelHashMismatch, ModelMissing
 from fabstir.primitives.ids import Hash32
+from fabstir.web.reach import STRANGERS, Reach
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ async def fetch_model(
     *,
     on_progress: OnProgress | None = None,
     patience: Patience = _DEFAULT_PATIENCE,
+    reach: Reach = STRANGERS,
 ) -> Path:
     """Make sure that the model's file is below `folder`, and verified.
 
@@ -65,6 +67,7 @@ async def fetch_model(
 
     Args:
         on_progress: gets the bytes fetched so far and the bytes to fetch (0 where unknown).
+        reach: where what the source names (redirects, peers of S5) may lead.
 
     Returns:
         The file, whose bytes have the digest of `spec`.
@@ -85,7 +88,7 @@ async def fetch_model(
         target.parent.mkdir(parents=True, exist_ok=True)
         async with _locked(target):
             if not await _is_in_place(target, spec.sha256):
-                await _Fetch(spec, spec.source, target, patience, on_progress).run()
+                await _Fetch(spec, spec.source, target, patience, on_progress, reach).run()
     except OSError as exc:
         raise ModelDownloadFailed(
             f"{target} cannot be written ({exc.strerror}): make room there, or choose another "
@@ -131,6 +134,7 @@ class _Fetch:
     target: Path
     patience: Patience
     on_progress: OnProgress | None
+    reach: Reach
 
     async def run(self) -> None:
         if await to_thread.run_sync(self.target.exists):
@@ -174,6 +178,7 @@ class _Fetch:
             size_bytes=self.spec.size_bytes,
             patience=self.patience,
             on_progress=self.on_progress,
+            reach=self.reach,
         )
         await self._require_digest(whole, self.spec.sha256)
         await self._install(whole)
@@ -189,7 +194,7 @@ class _Fetch:
         source was measured to send no ETag.
         """
         resumed = await to_thread.run_sync(part.exists)
-        async with open_client() as client:
+        async with open_client(url, self.reach) as client:
             fetch = partial(
                 download,
                 client,

@@ -40,6 +40,7 @@ from fabstir.storage import adopt_folder
 from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
 from fabstir.telemetry.supervision import Supervision
+from fabstir.web.reach import Reach
 
 OWNER = "host"
 """Whose pins in the store the host's own blobs are: proofs and checkpoints."""
@@ -226,6 +227,7 @@ def _p2p_config(settings: Settings) -> P2PConfig:
         ws_port=settings.p2p.ws_port,
         bootstrap=settings.p2p.bootstrap,
         announce=settings.p2p.announce,
+        reach=Reach(allow_private=settings.network.allow_private),
     )
 
 

@@ -25,6 +25,7 @@ from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import ChainId, Hash32, ModelId
 from fabstir.storage.fetch import BlobSource
+from fabstir.web.reach import Reach
 
 Progress = Callable[[str, str], None]
 """(what, how far): one line for people, whenever it changes."""
@@ -159,4 +160,5 @@ async def _model_file(settings: Settings, spec: ModelSpec, on_progress: Progress
         on_progress("model", f"fetching {spec.file}: {share}")
 
     folder = settings.paths.cache_dir / "models"
-    return await fetch_model(spec, folder, on_progress=fetched)
+    reach = Reach(allow_private=settings.network.allow_private)
+    return await fetch_model(spec, folder, on_progress=fetched, reach=reach)

@@ -51,6 +51,7 @@ from fabstir.storage.portals import (
 from fabstir.storage.replication import OwnRegistry, Replication
 from fabstir.storage.store import BlobStore, LocalRegistry, open_store
 from fabstir.storage.swarm import Swarm
+from fabstir.web.reach import Reach
 
 _logger = logging.getLogger(__name__)
 
@@ -252,7 +253,8 @@ async def open_s5_parts(
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         store = await enter(open_store(folder, NATIVE, max_bytes=s5.max_bytes))
-        client = await enter(open_client())
+        reach = Reach(allow_private=settings.network.allow_private)
+        client = await enter(open_client(reach))
         accounts = PortalAccounts(
             folder, identity, client, on_request, hidden=lambda: hidden_accounts
         )
@@ -274,7 +276,7 @@ async def open_s5_parts(
                 offer=offer,
                 entries=open_local,
                 own_uris=() if url is None else (p2p_uri(url, identity),),
-                near_inbound=not s5.public,
+                reach=reach,
             )
         )
         swarm = Swarm(peers, pool, client, folder / FETCH_FOLDER)

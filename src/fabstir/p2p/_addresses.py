@@ -11,7 +11,8 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from fabstir.p2p.config import P2PConfig
 from fabstir.p2p.limits import MAX_PROVIDER_ADDRESSES
-from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.errors import AddressRefused, ConfigError
+from fabstir.web.reach import Reach
 
 _PEER = "/p2p/"
 _RELAYED = "/p2p-circuit"
@@ -29,6 +30,25 @@ def parse_addresses(raw: Iterable[bytes]) -> list[Multiaddr]:
         if address.to_bytes() and _RELAYED not in text:
             found[address] = None
     return list(found)[:MAX_PROVIDER_ADDRESSES]
+
+
+async def checked_address(address: Multiaddr, reach: Reach) -> Multiaddr:
+    """A stranger's address with an IP address in it that may be dialled, in place of a name.
+
+    Raises:
+        AddressRefused: it may not, or the multiaddr names no host.
+        OSError: the name is not known.
+    """
+    protocol, host, *rest = str(address).lstrip("/").split("/")
+    if protocol not in {"ip4", "ip6", "dns", "dns4", "dns6"}:
+        raise AddressRefused(f"{address} begins with no IP address and no name")
+    port = int(rest[1]) if len(rest) > 1 and rest[1].isdecimal() else 0
+    wanted = {"dns4": "ip4", "dns6": "ip6"}.get(protocol)
+    for found in await reach.addresses(host, port):
+        family = "ip6" if ":" in found else "ip4"
+        if wanted in {None, family}:
+            return Multiaddr("/".join(["", family, found, *rest]))
+    raise OSError(f"{host} has no address for {protocol}")
 
 
 def parse_peer(address: str, setting: str) -> PeerInfo:

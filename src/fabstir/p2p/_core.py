@@ -31,6 +31,7 @@ from fabstir.p2p._addresses import (
     parse_addresses,
     parse_peer,
 )
+from fabstir.p2p._guard import guard_dials
 from fabstir.p2p._identity import load_or_create_identity
 from fabstir.p2p._kad import DhtClient, known_addresses
 from fabstir.p2p.config import P2PConfig
@@ -89,13 +90,19 @@ class P2PCore:
     """What the node can do; every method runs on the trio thread."""
 
     def __init__(
-        self, host: BasicHost, dht: KadDHT, crypto: Crypto, clock: Callable[[], float]
+        self,
+        host: BasicHost,
+        dht: KadDHT,
+        crypto: Crypto,
+        clock: Callable[[], float],
+        named: set[Multiaddr],
     ) -> None:
         self.host = host
         self.dht = dht
         self.client = DhtClient(host, dht)
         self._crypto = crypto
         self._clock = clock
+        self._named = named
         self._learned = anyio.Event()
         workarounds.learn_servers_only(host, dht, self._on_learned)
 
@@ -228,7 +235,9 @@ class P2PCore:
 
     async def _resolve(self, target: str) -> PeerInfo:
         if target.startswith("/"):
-            return parse_peer(target, "ping")
+            peer = parse_peer(target, "ping")
+            self._named.update(peer.addrs)
+            return peer
         peer_id = _parse_peer_id(target)
         addresses = known_addresses(self.host, peer_id)
         if not addresses:
@@ -378,7 +387,9 @@ async def open_core(
         validator_changed=True,
         strict_validation=True,
     )
-    core = P2PCore(host, dht, crypto, clock)
+    named = {address for peer in bootstrap for address in peer.addrs}
+    guard_dials(host, config.reach, named)
+    core = P2PCore(host, dht, crypto, clock, named)
     async with host.run(wanted), workarounds.closing(host):
         workarounds.ensure_listening(host, wanted)
         await workarounds.stop_auto_dialling(host)

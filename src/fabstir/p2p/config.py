@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fabstir.web.reach import STRANGERS, Reach
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class P2PConfig:
@@ -18,6 +20,7 @@ class P2PConfig:
         ws_port: WebSocket port for browsers; None for no WebSocket.
         bootstrap: multiaddrs that end in /p2p/<peer id>. Without any, the node is its own network.
         announce: multiaddrs to advertise before the ones listened on, for a node behind a router.
+        reach: where addresses that other peers name may be; those of `bootstrap` may be anywhere.
         dht_mode: "server" keeps records for others; "client" only asks.
     """
 
@@ -27,4 +30,5 @@ class P2PConfig:
     ws_port: int | None = None
     bootstrap: tuple[str, ...] = ()
     announce: tuple[str, ...] = ()
+    reach: Reach = STRANGERS
     dht_mode: Literal["server", "client"] = "server"

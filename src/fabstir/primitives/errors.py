@@ -32,6 +32,7 @@ FabstirError
     HostRecordInvalid         forged, expired or not registered on chain
     HostRecordMissing         nobody keeps one for this peer
     NoHostFound               carries why each candidate was dropped
+  AddressRefused              a stranger's URL leads where strangers may not send this program
   SpendingCapReached          the renter's own limit
   HostUnresponsive            the host stopped answering in the middle of a session
   StorageError                bytes cannot be kept, found or believed
@@ -260,6 +261,11 @@ class NoHostFound(PeerError):
         self.rejected = rejected or {}
 
 
+class AddressRefused(FabstirError):
+    """A URL or address that somebody else named is no such thing, or leads where strangers may not
+    send this program; the text says where, and which setting would allow it."""
+
+
 class SpendingCapReached(FabstirError):
     """The renter's own spending cap forbids another deposit."""
 
@@ -403,10 +409,10 @@ class PortalUnavailable(PortalError):
 
 
 class PortalRefused(PortalError):
-    """It answered no; trying again changes nothing."""
+    """It answered no, or is not even asked (status 0); trying again changes nothing."""
 
     def __init__(self, url: str, status: int, reason: str) -> None:
-        super().__init__(url, f"{reason} (HTTP {status})")
+        super().__init__(url, f"{reason} (HTTP {status})" if status else reason)
         self.status = status
 
 

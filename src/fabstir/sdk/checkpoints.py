@@ -21,11 +21,13 @@ from fabstir.chain.rpc import Chain
 from fabstir.db.renter import RenterSession
 from fabstir.primitives.cid import BlobId, HashType
 from fabstir.primitives.errors import (
+    AddressRefused,
     ChainError,
     ConfigError,
     FabstirError,
     NotFound,
     PortalError,
+    PortalRefused,
     RemoteProtocolError,
     StorageError,
 )
@@ -42,6 +44,7 @@ from fabstir.protocol.limits import MAX_FRAME_BYTES
 from fabstir.sdk.watcher import MAX_LOG_RANGE
 from fabstir.storage.fetch import BlobSource, read_whole
 from fabstir.storage.portals import PortalHttp
+from fabstir.web.addresses import parse_strangers_url
 
 _LOG = logging.getLogger(__name__)
 
@@ -153,8 +156,8 @@ class CheckpointReader:
     async def _claims_of_host(
         self, session: RenterSession, job_id: JobId
     ) -> Sequence[CheckpointEntry]:
-        place = BlobSource.location(f"{session.api_url.rstrip('/')}/v1/checkpoints/{job_id}")
-        http = PortalHttp(place.origin, self.client)
+        place = BlobSource.location(f"{_door_of(session)}/v1/checkpoints/{job_id}")
+        http = PortalHttp(place.origin, self.client, is_strangers=True)
         answer = await http.ask(
             "GET", place.routes[0], operation="checkpoints", max_bytes=MAX_FRAME_BYTES
         )
@@ -201,13 +204,28 @@ class CheckpointReader:
 
     async def _blob(self, session: RenterSession, blob: BlobId) -> bytes:
         """From the host, else from the portals."""
-        host = f"{session.api_url.rstrip('/')}/s5/blob/{blob.encode()}"
-        places = [BlobSource.location(host)]
-        places += [BlobSource.portal(url, blob) for url in self.portals]
+        places = [BlobSource.portal(url, blob) for url in self.portals]
         failures: list[str] = []
+        try:
+            host = f"{_door_of(session)}/s5/blob/{blob.encode()}"
+            places.insert(0, BlobSource.location(host))
+        except PortalRefused as exc:
+            failures.append(str(exc))
         for place in places:
             try:
                 return await read_whole(blob, place, client=self.client, crypto=self.crypto)
             except (PortalError, NotFound) as exc:
                 failures.append(str(exc))
         raise NotFound(f"blob {blob.encode()} comes from nowhere: {'; '.join(failures)}")
+
+
+def _door_of(session: RenterSession) -> str:
+    """The host's URL, as it named it, without its last slash.
+
+    Raises:
+        PortalRefused: it is no URL that a host may have.
+    """
+    try:
+        return str(parse_strangers_url(session.api_url)).rstrip("/")
+    except AddressRefused as exc:
+        raise PortalRefused(session.api_url, 0, str(exc)) from exc

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
 import anyio
-import httpx
 
 from fabstir.chain.account_lock import sole_user
 from fabstir.chain.contracts import Contracts
@@ -23,7 +22,7 @@ from fabstir.db import open_database
 from fabstir.p2p import P2PConfig, open_p2p
 from fabstir.sdk.checkpoints import CheckpointReader
 from fabstir.sdk.deposits import Deposits
-from fabstir.sdk.discovery import Discovery
+from fabstir.sdk.discovery import Discovery, open_hosts_client
 from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.money import NATIVE, read_token
 from fabstir.sdk.renter import FabstirClient
@@ -31,6 +30,7 @@ from fabstir.sdk.session import SessionServices
 from fabstir.sdk.watcher import Watcher
 from fabstir.storage.portals import expand
 from fabstir.storage.portals import open_client as open_portal_client
+from fabstir.web.reach import Reach
 
 
 @asynccontextmanager
@@ -88,8 +88,9 @@ async def _open_parts(
         await enter(sole_user(chain, wallet.address, settings.paths.cache_dir))
         queue = await enter(open_transaction_queue(chain, wallet, db, options))
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE_CRYPTO, clock=clock))
-        http = await enter(httpx.AsyncClient(trust_env=False))
-        portals = await enter(open_portal_client())
+        reach = Reach(allow_private=settings.network.allow_private)
+        http = await enter(open_hosts_client(reach))
+        portals = await enter(open_portal_client(reach))
 
         contracts = Contracts.of(chain, deployment)
         contract = contracts.marketplace.address
@@ -108,6 +109,7 @@ async def _open_parts(
             journal=journal,
             watcher=watcher,
             nodes=contracts.nodes,
+            reach=reach,
             crypto=NATIVE_CRYPTO,
             clock=clock,
             random=secrets.token_bytes,
@@ -153,5 +155,6 @@ def _p2p_config(settings: Settings) -> P2PConfig:
         identity_path=settings.paths.data_dir / "renter-identity.key",
         tcp_port=0,
         bootstrap=settings.p2p.bootstrap,
+        reach=Reach(allow_private=settings.network.allow_private),
         dht_mode="client",
     )

@@ -11,15 +11,15 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import anyio
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.frames import CloseCode
 from websockets.protocol import State
 
 from fabstir.primitives.errors import (
+    AddressRefused,
     ContextLengthExceeded,
     DepositExhausted,
     EngineCrashed,
@@ -55,6 +55,9 @@ from fabstir.protocol.payloads import ExtensionOffer, ExtensionTerms, InitPlaint
 from fabstir.protocol.receipts import SignedAcknowledgement
 from fabstir.sdk.budget import HANDSHAKE_BYTES, HANDSHAKE_FRAMES, ReadBudget
 from fabstir.sdk.verification import SessionFacts
+from fabstir.web.addresses import parse_strangers_url
+from fabstir.web.reach import Reach
+from fabstir.web.sockets import WEBSOCKET_SCHEMES, connect_websocket
 
 OPEN_TIMEOUT: Final = 10.0
 """Seconds for TCP, TLS and the WebSocket's own handshake."""
@@ -87,6 +90,10 @@ _FRAME_HEADER_BYTES: Final = 14
 """A WebSocket frame's header at its longest."""
 
 
+_DOORS: Final = {"http": "ws", "https": "wss"}
+_HOST_SCHEMES: Final = frozenset({*_DOORS, *WEBSOCKET_SCHEMES})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
     """What one connection is opened with.
@@ -95,10 +102,12 @@ class Handshake:
         authorization: the depositor's signature for the session key.
         last_acknowledgement: where both sides go on after an earlier connection.
         random: secure random bytes.
+        reach: where `api_url`, which the host's record or the registry names, may lead.
     """
 
     facts: SessionFacts
     api_url: str
+    reach: Reach
     host_public_key: bytes
     model_name: str
     session_secret: bytes = field(repr=False)
@@ -279,9 +288,9 @@ def _name(handshake: Handshake) -> str:
 
 async def _dial(handshake: Handshake) -> _BoundedSocket:
     try:
-        socket = await connect(
+        socket = await connect_websocket(
             websocket_url(handshake.api_url),
-            proxy=None,  # the environment is config/'s to read
+            reach=handshake.reach,
             open_timeout=OPEN_TIMEOUT,
             ping_interval=PING_INTERVAL,
             ping_timeout=PING_TIMEOUT,
@@ -291,6 +300,8 @@ async def _dial(handshake: Handshake) -> _BoundedSocket:
             max_queue=MAX_UNREAD_FRAMES,
             create_connection=_BoundedSocket,
         )
+    except AddressRefused as exc:
+        raise HostUnresponsive(f"{_name(handshake)} is not contacted: {exc}") from exc
     except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as exc:
         reason = str(exc) or type(exc).__name__
         raise HostUnresponsive(f"{_name(handshake)} cannot be reached: {reason}") from exc
@@ -299,12 +310,15 @@ async def _dial(handshake: Handshake) -> _BoundedSocket:
 
 
 def websocket_url(api_url: str) -> str:
-    """The door for sessions of a host's http(s) URL; a ws(s) URL is taken as it is."""
-    parts = urlsplit(api_url)
-    if parts.scheme in {"ws", "wss"}:
-        return api_url
-    scheme = "wss" if parts.scheme == "https" else "ws"
-    return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + "/v1/ws", "", ""))
+    """The door for sessions of a host's http(s) URL; a ws(s) URL is taken as it is.
+
+    Raises:
+        AddressRefused: it is no URL that a host may have.
+    """
+    url = parse_strangers_url(api_url, _HOST_SCHEMES)
+    if url.scheme in WEBSOCKET_SCHEMES:
+        return str(url)
+    return url.with_scheme(_DOORS[url.scheme]) + url.path.rstrip("/") + "/v1/ws"
 
 
 async def _shake_hands(socket: _BoundedSocket, handshake: Handshake) -> HostConnection:

@@ -20,6 +20,7 @@ from fabstir.market.selection import Candidate, rank
 from fabstir.p2p import P2PNode, Provider
 from fabstir.primitives.encoding import parse_json
 from fabstir.primitives.errors import (
+    AddressRefused,
     ChainError,
     HostRecordInvalid,
     ModelMissing,
@@ -34,6 +35,9 @@ from fabstir.protocol.host_record import HostRecord
 from fabstir.protocol.limits import MAX_JSON_DEPTH
 from fabstir.sdk.money import PaymentToken
 from fabstir.sdk.offers import HostOffer, Model
+from fabstir.web.addresses import parse_strangers_url
+from fabstir.web.client import WebTransport
+from fabstir.web.reach import Reach
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +52,12 @@ MAX_CANDIDATES: Final = 32
 
 MAX_PARALLEL: Final = 8
 """Candidates examined at a time."""
+
+
+def open_hosts_client(reach: Reach) -> httpx.AsyncClient:
+    """The client for URLs that hosts name in their records. It follows no redirects."""
+    limits = httpx.Limits(max_connections=2 * MAX_PARALLEL)
+    return httpx.AsyncClient(transport=WebTransport(reach, limits=limits), trust_env=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,14 +198,16 @@ class Discovery:
         Raises:
             PeerUnreachable: it does not answer, or says itself that it cannot serve.
         """
-        url = api_url.rstrip("/")
         try:
+            url = str(parse_strangers_url(api_url)).rstrip("/")
             with anyio.fail_after(LATENCY_TIMEOUT):
                 # This one also opens the connection (and TLS), which sessions do only once.
                 health = await self.http.get(f"{url}/v1/health")
                 started = time.monotonic()
                 await self.http.get(f"{url}/v1/version")
                 latency = time.monotonic() - started
+        except AddressRefused as exc:
+            raise PeerUnreachable(f"its URL {api_url} is not fetched: {exc}") from exc
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as exc:
             reason = str(exc) or type(exc).__name__
             raise PeerUnreachable(f"{api_url} does not answer: {reason}") from exc

@@ -43,6 +43,7 @@ from fabstir.sdk.verification import (
     head_after,
 )
 from fabstir.sdk.watcher import Watcher
+from fabstir.web.reach import Reach
 
 _logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class SessionServices:
     journal: RenterJournal
     watcher: Watcher
     nodes: NodeRegistry
+    reach: Reach
     crypto: Crypto
     clock: Callable[[], float]
     random: Callable[[int], bytes]
@@ -320,6 +322,7 @@ class Session:
         return Handshake(
             facts=self._facts,
             api_url=row.api_url,
+            reach=services.reach,
             host_public_key=row.host_public_key,
             model_name=row.model_name,
             session_secret=row.session_secret,

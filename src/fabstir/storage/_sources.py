@@ -48,6 +48,7 @@ class BlobSource:
         outboard_routes: and for its outboard.
         token: of an account there; it goes to the origin only.
         only_stored: as of `PortalHttp`: it looks on its own disk only.
+        is_strangers: as of `PortalHttp`: somebody else named it.
     """
 
     origin: str
@@ -56,6 +57,7 @@ class BlobSource:
     outboard_routes: tuple[str, ...]
     token: str | None = field(default=None, repr=False)
     only_stored: bool = False
+    is_strangers: bool = False
 
     @property
     def name(self) -> str:
@@ -82,8 +84,11 @@ class BlobSource:
         )
 
     @classmethod
-    def location(cls, url: str) -> Self:
+    def location(cls, url: str, *, is_strangers: bool = True) -> Self:
         """A blob's own address, as peers name it in a storage location.
+
+        Args:
+            is_strangers: False: it is at a place from the settings.
 
         Raises:
             ConfigError: it is no web address, or one with a password.
@@ -100,6 +105,7 @@ class BlobSource:
             path=path,
             routes=(path,),
             outboard_routes=(path + OUTBOARD_SUFFIX,),
+            is_strangers=is_strangers,
         )
 
 
@@ -116,7 +122,11 @@ class SourceReader:
         self._blob = blob
         self._client = client
         self._http = PortalHttp(
-            source.origin, client, patience=patience, only_stored=source.only_stored
+            source.origin,
+            client,
+            patience=patience,
+            only_stored=source.only_stored,
+            is_strangers=source.is_strangers,
         )
 
     async def outboard(self) -> GroupTree | None:

@@ -81,8 +81,15 @@ class Swarm:
         return [
             (location, source)
             for location in await self._peers.find(blob.multihash)
-            if (source := _source_of(location)) is not None
+            if (source := self._source_of(location)) is not None
         ]
+
+    def _source_of(self, location: StorageLocation) -> BlobSource | None:
+        is_strangers = not self._peers.is_own_place(location)
+        try:
+            return BlobSource.location(location.parts[0], is_strangers=is_strangers)
+        except ConfigError:
+            return None
 
     def _portals(self, blob: BlobId) -> list[BlobSource]:
         return [
@@ -107,13 +114,6 @@ class Swarm:
                     self._peers.report_unreachable(location)
 
         await fetch_blob(blob, sources, file, client=self._client, on_dropped=drop)
-
-
-def _source_of(location: StorageLocation) -> BlobSource | None:
-    try:
-        return BlobSource.location(location.parts[0])
-    except ConfigError:
-        return None
 
 
 async def _pieces(path: Path, start: int, end: int) -> AsyncIterator[bytes]:

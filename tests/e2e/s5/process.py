@@ -135,6 +135,7 @@ def options(folder: Path, settings: Mapping[str, str]) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").touch()
     chosen = {"paths.data_dir": str(folder / "data"), "metrics.port": "0", "s5.port": "0"}
+    chosen["network.allow_private"] = "true"
     chosen |= {f"s5.{name}": value for name, value in settings.items()}
     flags = [f"--set={name}={value}" for name, value in chosen.items()]
     return [f"--config={folder / 'config.toml'}", *flags]

@@ -13,6 +13,7 @@ from tests.unit.p2p.making import NOW
 
 from fabstir.crypto import NATIVE
 from fabstir.p2p import P2PConfig, P2PNode, open_p2p
+from fabstir.web.reach import Reach
 
 OpenNode = Callable[..., Coroutine[Any, Any, P2PNode]]
 
@@ -29,7 +30,7 @@ def make_config(tmp_path: Path) -> Callable[..., P2PConfig]:
 
     def make(**changes: Any) -> P2PConfig:
         settings: dict[str, Any] = {"identity_path": tmp_path / f"{next(numbers)}.key"}
-        settings |= {"tcp_port": 0} | changes
+        settings |= {"tcp_port": 0, "reach": Reach(allow_private=True)} | changes
         return P2PConfig(**settings)
 
     return make

@@ -23,6 +23,7 @@ from fabstir.primitives.errors import (
     PeerUnreachable,
 )
 from fabstir.primitives.ids import PeerId
+from fabstir.web.reach import STRANGERS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
@@ -287,3 +288,20 @@ async def test_nothing_is_left_behind(make_config: Callable[..., P2PConfig]) -> 
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
+
+
+async def test_no_peer_sends_a_renter_to_a_private_address(open_node: OpenNode) -> None:
+    """The bootstrap peer is on loopback because the settings say so; whom it names is not."""
+    bootstrap = await open_node()
+    host = await open_node(bootstrap=bootstrap.addresses)
+    await host.provide(MODEL)
+    before = await host.stats()
+
+    renter = await open_node(bootstrap=bootstrap.addresses, dht_mode="client", reach=STRANGERS)
+    (provider,) = await renter.find_providers(MODEL)
+    with pytest.raises(PeerUnreachable):
+        await renter.ping(provider.peer_id)
+
+    assert provider.peer_id == host.peer_id
+    assert await host.stats() == before
+    assert await renter.ping(host.addresses[0]) > 0  # the user himself says where

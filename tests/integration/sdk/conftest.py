@@ -38,6 +38,7 @@ def chain_settings(devnet: Devnet) -> dict[str, str]:
         "chain.rpc_url": devnet.rpc_url,
         "chain.deployment": str(devnet.deployment_path),
         "chain.poll_seconds": "0.2",
+        "network.allow_private": "true",
     }
 
 

@@ -32,6 +32,7 @@ def command(settings: Settings, *arguments: str) -> list[str]:
         f"--set=chain.deployment={settings.chain.deployment}",
         f"--set=paths.data_dir={settings.paths.data_dir}",
         f"--set=p2p.bootstrap={settings.p2p.bootstrap[0]}",
+        "--set=network.allow_private=true",
     ]
     return [sys.executable, "-m", "fabstir", f"--config={settings.file}", *flags, *arguments]
 
@@ -102,6 +103,17 @@ async def test_questions_can_come_from_a_file(renter_settings: Settings, tmp_pat
     assert output.count("left ·") == 2  # one line after each answer
     assert "leave and settle" in output
     assert "acknowledged" in output
+
+
+async def test_a_host_of_this_machine_is_not_asked_unless_the_settings_allow_it(
+    renter_settings: Settings,
+) -> None:
+    flag = "--set=network.allow_private=false"
+
+    error = await run(renter_settings, flag, "hosts", code=1)
+
+    assert "127.0.0.1 is an address of this machine or a private network" in error
+    assert "set network.allow_private = true" in error
 
 
 async def test_nothing_is_locked_without_a_yes(renter_settings: Settings) -> None:

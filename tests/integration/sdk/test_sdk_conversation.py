@@ -31,6 +31,7 @@ from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import Conversation, FabstirClient, open_client
 from fabstir.sdk.checkpoints import CheckpointReader
 from fabstir.storage.portals import open_client as open_portal_client
+from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -73,7 +74,7 @@ async def told(devnet: Devnet, host: Host, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 async def http() -> AsyncGenerator[httpx.AsyncClient]:
-    async with open_portal_client() as client:
+    async with open_portal_client(Reach(allow_private=True)) as client:
         yield client
 
 

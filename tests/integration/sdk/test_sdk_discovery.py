@@ -21,6 +21,7 @@ from fabstir.primitives.ids import Address, ModelId, parse_hash32
 from fabstir.primitives.units import PricePerToken
 from fabstir.protocol.host_record import HostModel, HostRecord
 from fabstir.sdk import FabstirClient, open_client
+from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -35,7 +36,9 @@ def model_id(devnet: Devnet) -> ModelId:
 @pytest.fixture
 async def peer(tmp_path: Path) -> AsyncGenerator[P2PNode]:
     """A DHT server that may claim what it likes."""
-    config = P2PConfig(identity_path=tmp_path / "peer.key", tcp_port=0)
+    config = P2PConfig(
+        identity_path=tmp_path / "peer.key", tcp_port=0, reach=Reach(allow_private=True)
+    )
     async with open_p2p(config, NATIVE) as node:
         yield node
 

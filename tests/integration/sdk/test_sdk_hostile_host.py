@@ -38,6 +38,7 @@ from fabstir.sdk.connection import (
     open_connection,
 )
 from fabstir.sdk.verification import AnswerVerifier, SessionFacts, Verified
+from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -76,6 +77,7 @@ def handshake(host: ScriptedHost, facts: SessionFacts) -> Handshake:
     return Handshake(
         facts=facts,
         api_url=host.api_url,
+        reach=Reach(allow_private=True),
         host_public_key=host.public_key,
         model_name="repo:file",
         session_secret=SESSION_SECRET,

@@ -12,15 +12,22 @@ from multiaddr import Multiaddr
 from fabstir.p2p import P2PConfig
 from fabstir.p2p._addresses import (
     advertised_addresses,
+    checked_address,
     listen_addresses,
     parse_addresses,
     parse_peer,
 )
 from fabstir.p2p._workarounds import distinct_providers
 from fabstir.p2p.limits import MAX_PROVIDER_ADDRESSES
-from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.errors import AddressRefused, ConfigError
+from fabstir.web.reach import Reach
 
 PEER = "12D3KooWBP5s5HzuMeRBB7t65kh3wuN5zNm1j9siY5bygRMW4fdH"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 def config(**changes: object) -> P2PConfig:
@@ -98,3 +105,41 @@ def test_a_provider_comes_once_with_all_its_addresses() -> None:
     )
 
     assert merged == [PeerInfo(peer, [first, second]), PeerInfo(other, [first])]
+
+
+async def _resolve(host: str, _port: int) -> list[str]:
+    return {
+        "public.example": ["8.8.8.8", "2606:4700::1111"],
+        "evil.example": ["127.0.0.1"],
+    }.get(host, [host])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("address", "dialled"),
+    [
+        ("/ip4/8.8.8.8/tcp/9000", "/ip4/8.8.8.8/tcp/9000"),
+        ("/dns4/public.example/tcp/9000", "/ip4/8.8.8.8/tcp/9000"),
+        ("/dns6/public.example/tcp/9000", "/ip6/2606:4700::1111/tcp/9000"),
+        ("/dns/public.example/tcp/9000/ws", "/ip4/8.8.8.8/tcp/9000/ws"),
+        ("/dns4/evil.example/tcp/9000", None),
+        ("/dns4/localhost/tcp/9000", None),
+        ("/ip4/127.0.0.1/tcp/22", None),
+        ("/ip4/10.0.0.1/tcp/22", None),
+        ("/ip4/169.254.169.254/tcp/80", None),
+        ("/ip6/::1/tcp/22", None),
+        ("/ip6/::ffff:7f00:1/tcp/22", None),
+        ("/dnsaddr/public.example", None),
+        ("/unix/tmp/x", None),
+    ],
+)
+async def test_what_strangers_name_is_dialled_at_checked_addresses_only(
+    address: str, dialled: str | None
+) -> None:
+    reach = Reach(resolve=_resolve)
+
+    if dialled is None:
+        with pytest.raises(AddressRefused):
+            await checked_address(Multiaddr(address), reach)
+    else:
+        assert str(await checked_address(Multiaddr(address), reach)) == dialled

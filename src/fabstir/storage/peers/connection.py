@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 import anyio
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from fabstir.primitives.errors import PortalUnavailable, RemoteProtocolError
+from fabstir.primitives.errors import AddressRefused, PortalUnavailable, RemoteProtocolError
 from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
+from fabstir.web.reach import Reach
+from fabstir.web.sockets import connect_websocket
 
 _QUEUED_FRAMES = 4
 """Received frames that wait for us before the peer's TCP connection fills: 4 MiB."""
@@ -79,25 +81,30 @@ class _Dialled:
 
 
 @asynccontextmanager
-async def dial(url: str, timeout: float) -> AsyncGenerator[MessageConnection]:
+async def dial(
+    url: str, timeout: float, reach: Reach | None = None
+) -> AsyncGenerator[MessageConnection]:
     """A WebSocket for the length of the block.
 
     Args:
         timeout: for connecting.
+        reach: where it may lead, if another peer named it; None: the settings did.
 
     Raises:
-        PortalUnavailable: nobody answers there, or no WebSocket.
+        PortalUnavailable: nobody answers there, or no WebSocket, or it is not dialled.
     """
     try:
-        socket = await connect(
+        socket = await connect_websocket(
             url,
+            reach=reach,
             max_size=MAX_WIRE_BYTES,
             max_queue=_QUEUED_FRAMES,
             compression=None,  # nothing of a stranger is inflated
-            proxy=None,
             open_timeout=timeout,
             close_timeout=1.0,
         )
+    except AddressRefused as exc:
+        raise PortalUnavailable(url, f"it is not dialled: {exc}") from exc
     except (OSError, InvalidHandshake, InvalidURI, TimeoutError, UnicodeError) as exc:
         # UnicodeError: a host name that the resolver cannot write, such as a..b
         raise PortalUnavailable(url, f"it cannot be dialled ({exc or type(exc).__name__})") from exc

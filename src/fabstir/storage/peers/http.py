@@ -10,6 +10,7 @@ import httpx
 
 from fabstir.primitives.cid import HashType, Multihash
 from fabstir.primitives.errors import (
+    AddressRefused,
     BlobTooLarge,
     PortalError,
     PortalLied,
@@ -17,38 +18,54 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
 )
 from fabstir.protocol.crypto import Crypto
+from fabstir.web.client import WebTransport, named_by_user
+from fabstir.web.reach import Reach
 
 _MAX_CONNECTIONS = 32
 
 
 @asynccontextmanager
-async def open_http(timeout: float) -> AsyncGenerator[httpx.AsyncClient]:
+async def open_http(timeout: float, reach: Reach) -> AsyncGenerator[httpx.AsyncClient]:
     """The client for locations. It follows no redirects: a location is signed, its target is not.
 
     Args:
+        reach: where locations may lead.
         timeout: for connecting, and for each part of an answer.
     """
     limits = httpx.Limits(max_connections=_MAX_CONNECTIONS)
     async with httpx.AsyncClient(
-        timeout=timeout, limits=limits, trust_env=False, headers={"Accept-Encoding": "identity"}
+        transport=WebTransport(reach, limits=limits),
+        timeout=timeout,
+        trust_env=False,
+        headers={"Accept-Encoding": "identity"},
     ) as client:
         yield client
 
 
 async def fetch_whole(
-    client: httpx.AsyncClient, url: str, blob: Multihash, *, max_bytes: int, crypto: Crypto
+    client: httpx.AsyncClient,
+    url: str,
+    blob: Multihash,
+    *,
+    max_bytes: int,
+    crypto: Crypto,
+    is_strangers: bool = True,
 ) -> bytes:
     """A blob in memory.
+
+    Args:
+        is_strangers: False: the URL is at a place from the settings.
 
     Raises:
         PortalLied: the bytes are not the blob's.
         PortalUnavailable: it does not answer, or breaks off.
-        PortalRefused: it answers no.
+        PortalRefused: it answers no, or is where strangers may not send us.
         BlobTooLarge: it sends more than `max_bytes`: the blob is longer, or the location lies.
     """
     data = bytearray()
     try:
-        async with client.stream("GET", url) as response:
+        extensions = {} if is_strangers else named_by_user(url)
+        async with client.stream("GET", url, extensions=extensions) as response:
             if response.status_code != 200:
                 raise _refusal(url, response.status_code)
             async for piece in response.aiter_raw():
@@ -59,6 +76,8 @@ async def fetch_whole(
         raise PortalUnavailable(url, f"no whole answer ({exc or type(exc).__name__})") from exc
     except (httpx.InvalidURL, UnicodeError) as exc:  # UnicodeError: of idna
         raise PortalRefused(url, 0, f"no URL ({exc})") from exc
+    except AddressRefused as exc:
+        raise PortalRefused(url, 0, str(exc)) from exc
     if _digest(bytes(data), blob.type, crypto) != blob.digest:
         raise PortalLied(url, f"it sent {len(data)} bytes that are not blob {blob.digest.hex()}")
     return bytes(data)

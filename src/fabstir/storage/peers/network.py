@@ -10,13 +10,21 @@ from functools import partial
 
 import anyio
 
-from fabstir.primitives.errors import ConfigError, PortalUnavailable, RemoteProtocolError
+from fabstir.primitives.errors import (
+    AddressRefused,
+    ConfigError,
+    PortalUnavailable,
+    RemoteProtocolError,
+)
 from fabstir.protocol.s5.wire import AnnouncePeers, Message, PeerInfo, sign_message
 from fabstir.storage.peers.connection import MessageConnection, dial
 from fabstir.storage.peers.limits import PeerLimits
 from fabstir.storage.peers.session import OwnNode, PeerSession
 from fabstir.storage.peers.standing import Standing
-from fabstir.storage.peers.urls import PeerUrl, is_near, node_id, parse_peer_url
+from fabstir.storage.peers.urls import PeerUrl, http_origin, node_id, parse_peer_url
+from fabstir.web.addresses import parse_strangers_url
+from fabstir.web.reach import Reach
+from fabstir.web.sockets import WEBSOCKET_SCHEMES
 
 _logger = logging.getLogger(__name__)
 
@@ -50,8 +58,7 @@ class Network:
     Args:
         on_message: gets what peers say after their handshake, one message of a peer at a time.
         on_gone: told of each connection that ended.
-        near_inbound: whether who dials us from this machine or its network is near. Behind a
-            reverse proxy everybody seems to.
+        reach: where peers that other peers name may be.
     """
 
     def __init__(
@@ -61,7 +68,7 @@ class Network:
         *,
         on_message: Callable[[PeerSession, Message], Awaitable[None]],
         on_gone: Callable[[PeerSession], None],
-        near_inbound: bool,
+        reach: Reach,
         monotonic: Callable[[], float],
         jitter: random.Random,
     ) -> None:
@@ -70,7 +77,8 @@ class Network:
         self._limits = limits
         self._on_message = on_message
         self._on_gone = on_gone
-        self._near_inbound = near_inbound
+        self._reach = reach
+        self._places: dict[bytes, str] = {}
         self._monotonic = monotonic
         self._jitter = jitter
         self._sessions: dict[PeerSession, bool] = {}
@@ -171,24 +179,35 @@ class Network:
     async def _keep(self, peer: PeerUrl) -> None:
         num_failures = 0
         while True:
-            num_failures = 0 if await self._dial_once(peer) else num_failures + 1
+            is_well = await self._dial_once(peer, None)
+            num_failures = 0 if is_well else num_failures + 1
             await anyio.sleep(self._pause(peer.url, num_failures))
 
     async def _try(self, peer: PeerUrl) -> None:
         """As `_keep`, for a peer that another one named: until it failed too often."""
         num_failures = 0
         while num_failures < _DISCOVERED_FAILURES:
-            num_failures = 0 if await self._dial_once(peer) else num_failures + 1
+            is_well = await self._dial_once(peer, self._reach)
+            num_failures = 0 if is_well else num_failures + 1
             await anyio.sleep(self._pause(peer.url, num_failures))
         del self._dialled[peer.url]
         self._num_discovered -= 1
 
-    async def _dial_once(self, peer: PeerUrl) -> bool:
-        """Returns whether the handshake was made and no rule broken."""
+    async def _dial_once(self, peer: PeerUrl, reach: Reach | None) -> bool:
+        """Returns whether the handshake was made and no rule broken.
+
+        Args:
+            reach: None: the settings name this peer.
+        """
         is_ready = anyio.Event()
         try:
-            async with dial(peer.url, self._limits.handshake_timeout) as connection:
-                await self._talk(connection, expected_key=peer.public_key, is_ready=is_ready)
+            async with dial(peer.url, self._limits.handshake_timeout, reach) as connection:
+                await self._talk(
+                    connection,
+                    place="" if reach else http_origin(peer.url),
+                    expected_key=peer.public_key,
+                    is_ready=is_ready,
+                )
         except PortalUnavailable as error:
             _logger.info("a peer is away", extra={"peer": peer.url, "reason": error.reason})
             return False
@@ -210,6 +229,7 @@ class Network:
         connection: MessageConnection,
         *,
         is_inbound: bool = False,
+        place: str = "",
         expected_key: bytes | None = None,
         is_ready: anyio.Event | None = None,
     ) -> None:
@@ -218,7 +238,7 @@ class Network:
             self._own,
             self._limits,
             self._monotonic,
-            is_near=is_near(connection.url) and (self._near_inbound or not is_inbound),
+            place=place,
             expected_key=expected_key,
         )
 
@@ -241,6 +261,8 @@ class Network:
             raise RemoteProtocolError("a peer is avoided because it lied")
         session.send(self._announcement())
         self._sessions[session] = is_inbound
+        if session.place:
+            self._places[session.peer_key] = session.place
         _logger.info("a peer is connected", extra={"peer": node_id(session.peer_key)})
         self._became_ready.set()
         self._became_ready = anyio.Event()
@@ -260,7 +282,7 @@ class Network:
         for info in peers:
             if self._num_discovered >= self._limits.max_discovered:
                 return
-            url = _dialable(info.uris, allow_near=session.is_near)
+            url = self._dialable(info.uris)
             if info.public_key in connected or url is None or url in self._dialled:
                 continue
             peer = PeerUrl(url, info.public_key)
@@ -271,13 +293,17 @@ class Network:
             self._dialled[url] = peer
             self._num_discovered += 1
 
+    def _dialable(self, uris: Sequence[str]) -> str | None:
+        for uri in uris:
+            try:
+                url = parse_strangers_url(parse_peer_url(uri).url, WEBSOCKET_SCHEMES)
+            except (ConfigError, AddressRefused):
+                continue
+            if self._reach.may_be_reached(url.host):
+                return str(url)
+        return None
 
-def _dialable(uris: Sequence[str], *, allow_near: bool) -> str | None:
-    for uri in uris:
-        try:
-            url = parse_peer_url(uri).url
-        except ConfigError:
-            continue
-        if allow_near or not is_near(url):
-            return url
-    return None
+    def is_own_place(self, public_key: bytes, url: str) -> bool:
+        """Whether a node of the settings names its own door, where the settings have it."""
+        place = self._places.get(public_key)
+        return place is not None and place == http_origin(url)

@@ -45,9 +45,11 @@ from fabstir.storage.peers.network import Network, PeerStatus
 from fabstir.storage.peers.search import Searches
 from fabstir.storage.peers.session import OwnNode, PeerSession
 from fabstir.storage.peers.standing import Standing
-from fabstir.storage.peers.urls import is_http_url, is_near, node_id, parse_peer_url
+from fabstir.storage.peers.urls import is_http_url, node_id, parse_peer_url
 from fabstir.storage.ports import Registry
 from fabstir.telemetry.background import running
+from fabstir.web.addresses import parse_strangers_url
+from fabstir.web.reach import SETTING, STRANGERS, Reach
 
 _logger = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ class Peers:
         offer: Callable[[Multihash], Awaitable[Offer | None]],
         entries: Registry,
         limits: PeerLimits,
-        near_inbound: bool,
+        reach: Reach,
         client: httpx.AsyncClient,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
@@ -95,7 +97,7 @@ class Peers:
             limits,
             on_message=self._take,
             on_gone=self._forget,
-            near_inbound=near_inbound,
+            reach=reach,
             monotonic=monotonic,
             jitter=jitter,
         )
@@ -103,6 +105,7 @@ class Peers:
         self._offer = offer
         self._entries = entries
         self._limits = limits
+        self._reach = reach
         self._client = client
         self._clock = clock
         self._givers = Standing(limits.avoid, monotonic)
@@ -194,6 +197,7 @@ class Peers:
                 location.hash,
                 max_bytes=max_bytes,
                 crypto=self._own.crypto,
+                is_strangers=not self.is_own_place(location),
             )
         except PortalLied:
             self.report_bad(location)
@@ -203,6 +207,11 @@ class Peers:
             raise
         self._givers.served(location.public_key)
         return data
+
+    def is_own_place(self, location: StorageLocation) -> bool:
+        """Whether a peer of the settings signed it, for its own door where the settings have it:
+        then it is fetched wherever that is."""
+        return self.network.is_own_place(location.public_key, location.parts[0])
 
     def report_bad(self, location: StorageLocation) -> None:
         """Its bytes are not the blob's: the node that signed it is dropped, and avoided."""
@@ -324,8 +333,20 @@ class Peers:
         if location.type not in _USABLE_TYPES or not location.parts:
             return False
         url = location.parts[0]
-        is_allowed = is_http_url(url) and (session.is_near or not is_near(url))
-        return is_allowed and self._is_usable(location)
+        return is_http_url(url) and self._may_be_fetched(location) and self._is_usable(location)
+
+    def _may_be_fetched(self, location: StorageLocation) -> bool:
+        """As far as it can be told without asking a name server; the client checks it again."""
+        if self.is_own_place(location):
+            return True
+        host = parse_strangers_url(location.parts[0]).host
+        if self._reach.may_be_reached(host):
+            return True
+        _logger.info(
+            "a location is not used: a peer names an address that strangers may not send us to",
+            extra={"url": location.parts[0], "setting": SETTING},
+        )
+        return False
 
     async def _answer_registry(self, session: PeerSession, query: RegistryQuery) -> None:
         entry = await self._own_entry(query.public_key)
@@ -398,7 +419,7 @@ async def open_peers(
     entries: Registry,
     own_uris: Sequence[str] = (),
     network: str | None = None,
-    near_inbound: bool = True,
+    reach: Reach = STRANGERS,
     limits: PeerLimits = _DEFAULT_LIMITS,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
@@ -415,8 +436,7 @@ async def open_peers(
         entries: this node's own registry. Must not ask peers.
         own_uris: where others can dial this node.
         network: None: the public one; peers in another are refused.
-        near_inbound: whether peers that dial this node from its own network may name addresses
-            there. False for a node that strangers reach, through a reverse proxy or not.
+        reach: where the peers and locations that peers name may be.
         clock: Unix seconds. `monotonic`: seconds that only grow.
         token_bytes, jitter: randomness; jitter None: the system's.
 
@@ -432,13 +452,13 @@ async def open_peers(
         token_bytes=token_bytes,
     )
     peer_urls = [parse_peer_url(url) for url in urls]
-    async with open_http(limits.http_timeout) as client:
+    async with open_http(limits.http_timeout, reach) as client:
         peers = Peers(
             own,
             offer=offer,
             entries=entries,
             limits=limits,
-            near_inbound=near_inbound,
+            reach=reach,
             client=client,
             clock=clock,
             monotonic=monotonic,

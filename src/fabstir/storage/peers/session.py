@@ -57,7 +57,8 @@ class PeerSession:
     """A connected peer. `peer_key` and `uris` are known when `on_ready` is called.
 
     Args:
-        is_near: whether it may name addresses of this machine's own network.
+        place: its HTTP origin, if the settings name it: it may name its own door even in a private
+            network. "": a stranger.
         expected_key: whose handshake is accepted; None: anybody's.
     """
 
@@ -68,11 +69,11 @@ class PeerSession:
         limits: PeerLimits,
         monotonic: Callable[[], float],
         *,
-        is_near: bool,
+        place: str = "",
         expected_key: bytes | None = None,
     ) -> None:
         self.url = connection.url
-        self.is_near = is_near
+        self.place = place
         self.peer_key = b""
         self.uris: tuple[str, ...] = ()
         self.answers_absent = False

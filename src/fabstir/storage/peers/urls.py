@@ -1,20 +1,21 @@
-"""Peers' URLs with the node's id in them, and addresses that only somebody near may name."""
+"""Peers' URLs with the node's id in them, and the URLs of what they give."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import httpx
 
 from fabstir.primitives.encoding import decode_multibase, encode_multibase
-from fabstir.primitives.errors import ConfigError, RemoteProtocolError
+from fabstir.primitives.errors import AddressRefused, ConfigError, RemoteProtocolError
 from fabstir.protocol.s5.multikey import decode_multikey, encode_multikey
+from fabstir.web.addresses import parse_strangers_url
 
 _SOCKET_SCHEMES: Final[set[str]] = {"ws", "wss"}
 _HTTP_SCHEMES: Final[set[str]] = {"http", "https"}
+_DOORS: Final = {"ws": "http", "wss": "https"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +58,13 @@ def node_id(public_key: bytes) -> str:
 
 
 def is_http_url(text: str) -> bool:
-    """Whether a location's part can be fetched: http or https, a host, no user information."""
-    parts = _split(text, _HTTP_SCHEMES)
-    if parts is None or "@" in parts.netloc:
-        return False
+    """Whether a location's part can be fetched: http or https, a host, no user, no query."""
     try:
-        url = httpx.URL(text)
-        _ = url.host
-    except (httpx.InvalidURL, ValueError):  # of idna: http://xn--/
+        parsed = parse_strangers_url(text)
+        _ = httpx.URL(text).host
+    except (AddressRefused, httpx.InvalidURL, ValueError):  # of idna: http://xn--/
         return False
-    # Who checks the host and who connects to it must read the same one.
-    return url.raw_host == (parts.hostname or "").encode()
+    return bool(parsed.host)
 
 
 def _split(text: str, schemes: set[str]) -> SplitResult | None:
@@ -80,21 +77,10 @@ def _split(text: str, schemes: set[str]) -> SplitResult | None:
     return parts if is_usable and is_plain else None
 
 
-def is_near(url: str) -> bool:
-    """Whether a URL names this machine or its own network.
-
-    Only peers that are near themselves may name such addresses: a stranger's location must not
-    send this node to a service behind its firewall. Names that resolve to such addresses are not
-    seen here; what they answer is dropped for its hash, as everything else.
-    """
+def http_origin(url: str) -> str:
+    """The origin of a node's HTTP door, by a URL of it or its WebSocket; "" where it is none."""
     try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return False
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
-        return True
-    try:
-        return not ip_address(host).is_global
-    except ValueError:
-        # 127.1 and 2130706433 are addresses too, to the resolver
-        return host.rpartition(".")[2][:1].isdigit()
+        parsed = parse_strangers_url(url, frozenset(_SOCKET_SCHEMES | _HTTP_SCHEMES))
+    except AddressRefused:
+        return ""
+    return parsed.with_scheme(_DOORS.get(parsed.scheme, parsed.scheme))

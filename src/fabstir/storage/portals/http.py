@@ -21,6 +21,7 @@ import httpx
 from fabstir.primitives.encoding import parse_json
 from fabstir.primitives.errors import (
     AccessDenied,
+    AddressRefused,
     BlobTooLarge,
     Busy,
     ConfigError,
@@ -35,6 +36,8 @@ from fabstir.primitives.errors import (
 )
 from fabstir.protocol.fields import Fields
 from fabstir.protocol.s5.account import portal_authority
+from fabstir.web.client import WebTransport, named_by_user
+from fabstir.web.reach import STRANGERS, Reach
 
 MAX_ANSWER_BYTES: Final = 256 * 1024
 """Longest JSON answer that is read: the largest honest one is a list of storage locations."""
@@ -117,19 +120,22 @@ DEFAULT_PATIENCE: Final = Patience()
 
 
 @asynccontextmanager
-async def open_client(*, max_connections: int = 64) -> AsyncGenerator[httpx.AsyncClient]:
+async def open_client(
+    reach: Reach = STRANGERS, *, max_connections: int = 64
+) -> AsyncGenerator[httpx.AsyncClient]:
     """A client for all portals, which trusts what the system trusts besides httpx's own list.
 
     Args:
+        reach: where it goes for those that are not in the settings, and where redirects lead.
         max_connections: all portals together; each answer uses one while it is read.
     """
     context = httpx.create_ssl_context()
     context.load_default_certs()
+    limits = httpx.Limits(max_connections=max_connections, keepalive_expiry=20.0)
     client = httpx.AsyncClient(
-        verify=context,
+        transport=WebTransport(reach, verify=context, limits=limits, trust_env=True),
         follow_redirects=False,
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-        limits=httpx.Limits(max_connections=max_connections, keepalive_expiry=20.0),
         headers={"User-Agent": "fabstir"},
         timeout=None,  # noqa: S113 -- every request carries its own
     )
@@ -161,6 +167,7 @@ class PortalHttp:
         patience: Patience = DEFAULT_PATIENCE,
         on_request: OnRequest | None = None,
         only_stored: bool = False,
+        is_strangers: bool = False,
     ) -> None:
         """
         Args:
@@ -168,6 +175,8 @@ class PortalHttp:
             only_stored: have the portal answer with what is on its own disk (RFC 9111,
                 only-if-cached): nodes ask each other so, lest two of them that take one another
                 for portals ask in circles.
+            is_strangers: somebody else named the URL: it is asked only where the client's `reach`
+                allows it.
 
         Raises:
             ConfigError: it is not such a URL.
@@ -175,6 +184,7 @@ class PortalHttp:
         self.url, self.authority = parse_origin(url)
         self.patience = patience
         self._client = client
+        self._extensions = {} if is_strangers else named_by_user(self.url)
         self._on_request = on_request
         self._headers = {"Accept-Encoding": "identity"}
         if only_stored:
@@ -251,7 +261,9 @@ class PortalHttp:
 
         Raises:
             PortalUnavailable: no answer, half an answer, or too slow a one.
-            PortalLied: the answer is compressed, which was not asked for.
+            PortalLied: the answer is compressed, which was not asked for, or a redirect leads
+                where strangers may not send us.
+            PortalRefused: this URL itself does.
         """
         patience, has_begun = self.patience, False
         timeout = httpx.Timeout(patience.stall_timeout, connect=patience.connect_timeout)
@@ -259,7 +271,12 @@ class PortalHttp:
         try:
             with anyio.fail_after(patience.body_timeout(num_bytes)):
                 async with self._client.stream(
-                    method, url, headers=request_headers, content=content, timeout=timeout
+                    method,
+                    url,
+                    headers=request_headers,
+                    content=content,
+                    timeout=timeout,
+                    extensions=self._extensions,
                 ) as response:
                     has_begun = True
                     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -270,6 +287,10 @@ class PortalHttp:
             raise PortalUnavailable(self.url, f"{what}: see whether it is overloaded") from exc
         except httpx.ConnectError as exc:
             raise PortalUnavailable(self.url, f"no connection ({shown(str(exc))})") from exc
+        except AddressRefused as exc:
+            if str(url).startswith(f"{self.url}/"):
+                raise PortalRefused(self.url, 0, str(exc)) from exc
+            raise PortalLied(self.url, f"it redirects to where it must not: {exc}") from exc
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
             raise PortalLied(self.url, f"it sends to {shown(str(url))}, which is no URL") from exc
         except UnicodeError as exc:  # httpx reads a redirection's host: idna refuses http://xn--/

@@ -17,12 +17,12 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.multikey import encode_multikey
 from fabstir.protocol.s5.registry import sign_entry
 from fabstir.storage.portals.answers import encode_base64url, parse_challenge
-from fabstir.storage.portals.download import is_private
 from fabstir.storage.portals.http import Patience, PortalHttp
 from fabstir.storage.portals.portal import Portal
 from fabstir.storage.portals.session import Session
 from fabstir.storage.portals.source import bytes_source
 from fabstir.storage.portals.tus import TUS_PATH, TUS_VERSION, TusUpload
+from fabstir.web.reach import STRANGERS
 
 PROBE_PATIENCE: Final = Patience(
     connect_timeout=5.0, stall_timeout=10.0, answer_timeout=15.0, max_failures=1
@@ -172,7 +172,7 @@ class _Probe:
         url = httpx.URL(self._http.url)
         if url.scheme == "https":
             return "certificate valid"
-        if is_private(url.host):
+        if await STRANGERS.is_private(url.host, url.port or 80):
             return "plain HTTP, but in a private network"
         raise StorageError("plain HTTP: whoever is on the way reads and changes everything")
 

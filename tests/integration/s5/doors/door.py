@@ -34,6 +34,7 @@ from fabstir.storage.peers import Offer, open_peers
 from fabstir.storage.ports import Blobs
 from fabstir.storage.resumable import open_resumable_uploads
 from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry, open_store
+from fabstir.web.reach import Reach
 
 ACCOUNT_BYTES = 4 << 20
 
@@ -199,7 +200,12 @@ async def open_door(
 
         peers = await stack.enter_async_context(
             open_peers(
-                (), node_key=identity.node_key(), crypto=NATIVE, offer=offer, entries=registry
+                (),
+                node_key=identity.node_key(),
+                crypto=NATIVE,
+                offer=offer,
+                entries=registry,
+                reach=Reach(allow_private=True),
             )
         )
         results = await stack.enter_async_context(

@@ -8,12 +8,13 @@ import anyio
 from fabstir.primitives.cid import BlobId
 from fabstir.storage.fetch import BlobSource, fetch_blob
 from fabstir.storage.portals.http import open_client
+from fabstir.web.reach import Reach
 
 
 async def main(arguments: list[str]) -> None:
     cid, target, *urls = arguments
     sources = [BlobSource.location(url) for url in urls]
-    async with open_client() as client:
+    async with open_client(Reach(allow_private=True)) as client:
         await fetch_blob(
             BlobId.decode(cid), sources, Path(target), client=client, on_progress=report
         )

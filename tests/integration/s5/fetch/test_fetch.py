@@ -29,6 +29,7 @@ from fabstir.storage._group_fetch import STREAMS_PER_ORIGIN
 from fabstir.storage.fetch import BlobSource, Fetched, fetch_blob
 from fabstir.storage.portals.http import Patience, open_client
 from fabstir.storage.verified import GROUP_BYTES
+from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -42,7 +43,7 @@ QUICK = Patience(stall_timeout=0.3, max_failures=1, first_delay=0.001, max_delay
 
 @pytest.fixture
 async def client() -> AsyncGenerator[httpx.AsyncClient]:
-    async with open_client() as client:
+    async with open_client(Reach(allow_private=True)) as client:
         yield client
 
 

@@ -123,6 +123,7 @@ def settings_of(folder: Path, **overrides: str) -> Settings:
     folder.mkdir()
     (folder / "config.toml").touch()
     chosen = {"paths.data_dir": str(folder / "data"), "metrics.port": "0", "s5.port": "0"}
+    chosen["network.allow_private"] = "true"
     chosen |= {
         "model.repo": "org/tiny",
         "model.file": "tiny.gguf",

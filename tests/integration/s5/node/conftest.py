@@ -26,7 +26,7 @@ def s5_settings(folder: Path, **overrides: str) -> Settings:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "config.toml"
     file.touch()
-    chosen = {"s5.port": "0", "s5.repair_seconds": "0.05"}
+    chosen = {"s5.port": "0", "s5.repair_seconds": "0.05", "network.allow_private": "true"}
     chosen |= {f"s5.{name}": value for name, value in overrides.items()}
     chosen |= {"paths.data_dir": str(folder / "data"), "metrics.port": "0"}
     return load_settings(file=file, environ={}, overrides=chosen)

@@ -22,6 +22,7 @@ from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
 from fabstir.protocol.s5.wire import LocationType
 from fabstir.storage.peers import Offer, PeerLimits, Peers, open_peers
 from fabstir.storage.store import BlobStore, LocalRegistry, open_store
+from fabstir.web.reach import Reach
 
 QUICK = PeerLimits(reconnect=0.01, max_reconnect=0.05, query_deadline=20.0, settle=0.05)
 """A deadline that no test reaches, unless it asks peers that do not answer."""
@@ -97,7 +98,7 @@ async def open_node(
     port: int = 0,
     limits: PeerLimits = QUICK,
     network: str | None = None,
-    near_inbound: bool = True,
+    reach: Reach = Reach(allow_private=True),  # noqa: B008 - it is frozen
     before_offer: Callable[[], Awaitable[object]] | None = None,
 ) -> AsyncGenerator[Node]:
     """A node whose key is 32 times `key`.
@@ -129,7 +130,7 @@ async def open_node(
                     entries=registry,
                     own_uris=(f"ws://127.0.0.1:{own_port}/s5/p2p",),
                     network=network,
-                    near_inbound=near_inbound,
+                    reach=reach,
                     limits=limits,
                     jitter=Random(key),
                 ) as peers,

@@ -31,6 +31,7 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
 )
 from fabstir.protocol.s5.wire import HashQuery
+from fabstir.web.reach import STRANGERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -190,17 +191,26 @@ async def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
                 await asker.peers.get(BLOB, max_bytes=100)
 
 
-async def test_no_peer_sends_this_node_to_its_own_network(tmp_path: Path) -> None:
-    """A location of 127.0.0.1, from a peer that is not near."""
-    async with open_liar(wrong_bytes) as liar, open_node(tmp_path, 2, [liar.url]) as asker:
+async def test_a_peer_of_the_settings_gives_from_its_own_door_and_no_other(tmp_path: Path) -> None:
+    async with (
+        open_liar(wrong_bytes) as liar,
+        open_liar(wrong_bytes) as other,
+        open_node(tmp_path, 2, [liar.url], reach=STRANGERS) as asker,
+    ):
         with anyio.fail_after(SOON):
             await asker.peers.wait_connected()
+            (location,) = await asker.peers.find(BLOB)
             (session,) = asker.peers.network.sessions
-            session.is_near = False
 
-            assert await asker.peers.find(BLOB) == []
+            with pytest.raises(PortalLied):
+                await asker.peers.get(BLOB, max_bytes=100)
 
-        assert liar.num_downloads == 0
+        network = asker.peers.network
+        elsewhere = other.url.replace("ws://", "http://")
+        assert liar.num_downloads == 1
+        assert network.is_own_place(session.peer_key, location.parts[0])
+        assert not network.is_own_place(session.peer_key, elsewhere)
+        assert not network.is_own_place(bytes(32), location.parts[0])
 
 
 def _is_avoided(asker: Node, liar: Liar) -> bool:

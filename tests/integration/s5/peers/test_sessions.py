@@ -30,6 +30,7 @@ from fabstir.protocol.s5.wire import (
     sign_message,
 )
 from fabstir.storage.peers import Offer, open_peers
+from fabstir.web.reach import STRANGERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -196,11 +197,11 @@ async def test_a_peer_that_sends_too_much_is_read_more_slowly(tmp_path: Path) ->
     assert anyio.current_time() - began > 0.15
 
 
-async def test_a_stranger_behind_a_proxy_is_not_near(tmp_path: Path) -> None:
+async def test_a_stranger_sends_this_node_to_no_private_address(tmp_path: Path) -> None:
     """It dials in from 127.0.0.1, and says that a blob is there."""
     async with (
         open_liar(wrong_bytes) as liar,
-        open_node(tmp_path, 1, near_inbound=False) as node,
+        open_node(tmp_path, 1, reach=STRANGERS) as node,
         dial_raw(node.url) as peer,
     ):
         await peer.shake_hands()
@@ -208,6 +209,7 @@ async def test_a_stranger_behind_a_proxy_is_not_near(tmp_path: Path) -> None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_answer_with_a_location, peer, liar.url)
                 assert await node.peers.find(MISSING) == []
+    assert liar.num_downloads == 0
 
 
 async def _answer_with_a_location(peer: RawPeer, url: str) -> None:

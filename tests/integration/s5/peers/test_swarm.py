@@ -15,6 +15,7 @@ from fabstir.crypto import NATIVE
 from fabstir.protocol.s5.wire import HashQuery
 from fabstir.storage.portals import PortalPool, open_client
 from fabstir.storage.swarm import LARGE_BYTES, Swarm
+from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -40,7 +41,7 @@ async def test_a_liar_is_not_mistaken_for_the_honest_one_at_its_origin(tmp_path:
         open_node(
             tmp_path / "node", 3, [honest.url, liar.url], limits=replace(QUICK, settle=20.0)
         ) as asker,
-        open_client() as client,
+        open_client(Reach(allow_private=True)) as client,
     ):
         pool = PortalPool([], NATIVE, spool_folder=tmp_path)
         swarm = Swarm(asker.peers, pool, client, tmp_path / "fetch")

@@ -10,6 +10,7 @@ from tests.integration.s5.portals.clients import client_of
 from tests.integration.s5.portals.faulty import FaultyPortal, open_faulty_portal
 
 from fabstir.storage.portals import Portal, open_client
+from fabstir.web.reach import Reach
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +20,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def http_client() -> AsyncGenerator[httpx.AsyncClient]:
-    async with open_client() as client:
+    async with open_client(Reach(allow_private=True)) as client:
         yield client
 
 

@@ -40,7 +40,6 @@ from fabstir.storage.portals.answers import (
     parse_uploaded,
     registry_json,
 )
-from fabstir.storage.portals.download import is_private
 from fabstir.storage.portals.groups import RUN_GROUPS, runs
 from fabstir.storage.portals.health import Health
 from fabstir.storage.portals.http import outcome_of, parse_origin, retry_after, shown
@@ -218,24 +217,6 @@ def test_retry_after_is_a_number_or_a_date(value: str, seconds: float) -> None:
 def test_what_others_write_is_shown_on_one_short_line(text: str) -> None:
     assert shown(text).isprintable()
     assert len(shown(text)) <= 203
-
-
-@pytest.mark.parametrize(
-    ("host", "private"),
-    [
-        ("127.0.0.1", True),
-        ("10.1.2.3", True),
-        ("169.254.169.254", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("localhost", True),
-        ("nas.local", True),
-        ("1.1.1.1", False),
-        ("s5.example.org", False),
-    ],
-)
-def test_private_hosts(host: str, private: bool) -> None:
-    assert is_private(host) is private
 
 
 @pytest.mark.parametrize(
