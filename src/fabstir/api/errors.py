@@ -42,6 +42,10 @@ _CODES: tuple[tuple[type[FabstirError], str], ...] = (
     (FabstirError, "INTERNAL_ERROR"),
 )
 
+_OURS = frozenset({"INTERNAL_ERROR", "CHAIN_UNAVAILABLE"})
+"""What is the host's own affair: its text may name places of this machine and its network, so a
+client is told what it means for it; the log has the text."""
+
 _HTTP: tuple[tuple[type[FabstirError], int, str], ...] = (
     (RemoteProtocolError, 400, "validation_error"),
     (NotFound, 404, "not_found"),
@@ -71,7 +75,7 @@ def error_message(
         code = error.code
     else:
         code = next(code for kind, code in _CODES if isinstance(error, kind))
-    message = ERROR_CODES[code].meaning if code == "INTERNAL_ERROR" else str(error)
+    message = ERROR_CODES[code].meaning if code in _OURS else str(error)
     is_context = isinstance(error, ContextLengthExceeded)
     return ErrorMessage(
         code=code,

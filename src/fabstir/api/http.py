@@ -22,8 +22,15 @@ from fabstir.api.unread import CloseUnread
 from fabstir.api.websocket import WebSocketDoor
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
-from fabstir.primitives.errors import BlobTooLarge, FabstirError, NotFound, RemoteProtocolError
+from fabstir.primitives.errors import (
+    BlobTooLarge,
+    ChainError,
+    FabstirError,
+    NotFound,
+    RemoteProtocolError,
+)
 from fabstir.primitives.ids import ChainId, JobId
+from fabstir.protocol.codes import ERROR_CODES
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.fields import Fields
 from fabstir.storage.ports import Blobs
@@ -162,6 +169,8 @@ async def _on_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, FabstirError)
     status, kind = http_error(error)
     message = str(error) if status < 500 or kind == "service_unavailable" else "this host failed"
+    if isinstance(error, ChainError):
+        message = ERROR_CODES["CHAIN_UNAVAILABLE"].meaning
     return _error_response(status, kind, message)
 
 

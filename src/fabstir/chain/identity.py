@@ -30,7 +30,11 @@ async def check_chain_identity(chain: Chain, db: Database) -> None:
     genesis = await genesis_hash(chain)
     known = await db.write(lambda c: bind_chain(c, chain.chain_id, genesis), durable=True)
     if known != genesis:
-        raise ConfigError(_another_chain(chain, db, known, genesis))
+        raise ConfigError(
+            f"{db.path} was written with another chain of id {chain.chain_id} (genesis {known}, "
+            f"now {genesis}): a devnet is new at each start; use another data folder, or "
+            "delete this one if nothing in it is worth anything"
+        )
 
 
 async def confirm_chain_identity(chain: Chain, db: Database) -> None:
@@ -43,12 +47,8 @@ async def confirm_chain_identity(chain: Chain, db: Database) -> None:
     genesis = await genesis_hash(chain)
     known = await db.read(lambda c: bound_chain(c, chain.chain_id))
     if known not in {None, genesis}:
-        raise ChainReplaced(_another_chain(chain, db, known, genesis))
-
-
-def _another_chain(chain: Chain, db: Database, known: object, genesis: Hash32) -> str:
-    return (
-        f"{db.path} was written with another chain of id {chain.chain_id} (genesis {known}, "
-        f"now {genesis}): a devnet is new at each start; use another data folder, or "
-        "delete this one if nothing in it is worth anything"
-    )
+        raise ChainReplaced(
+            f"another chain of id {chain.chain_id} answers at {chain.shown_url} than at the start "
+            f"(genesis {known}, now {genesis}): nothing is served or sent until the first one is "
+            "back; for a new devnet stop, and start again with another data folder"
+        )

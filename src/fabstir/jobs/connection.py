@@ -141,7 +141,8 @@ class ClientConnection:
     def tell(self, error: FabstirError, *, session_id: str | None, request_id: str | None) -> None:
         """Queue an error for the client. Raises BrokenResourceError when it is gone."""
         frame = self._describe_error(error, session_id=session_id, request_id=request_id)
-        _logger.info("told a client of an error", extra={"code": frame.code})
+        extra = {"code": frame.code, "reason": str(error)}
+        _logger.info("told a client of an error", extra=extra)
         self._send(lambda: [frame])
 
     def refuse(

@@ -324,7 +324,7 @@ class Settler:
 
     async def _leave(self, row: SessionRow) -> None:
         """Serve it no more and spend nothing on it: its renter ends it, or nobody has to."""
-        await self.ledger.close(row.job_id, "left to its renter: not worth the gas of its end")
+        await self.ledger.leave(row.job_id)
         session = self.book.get(row.job_id)
         if session is not None:
             session.is_closing = True

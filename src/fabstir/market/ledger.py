@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -21,6 +22,9 @@ from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement, SignedReceipt
 
 _logger = logging.getLogger(__name__)
+
+LEFT: Final = "left to its renter: it is not worth the gas of its end"
+"""The outcome of a session that is not settled and will not be by this host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +293,17 @@ class HostLedger:
             row = host_sessions.load_session(c, self.key(job_id))
             if row and row.state == SessionState.OPEN:
                 host_sessions.update_session(c, row.key, state=SessionState.CLOSING, outcome=reason)
+
+        await self._db.write(write, durable=True)
+
+    async def leave(self, job_id: JobId) -> None:
+        """Its end would cost more than it brings: it is served no more, and its renter ends it."""
+
+        def write(c: Connection) -> None:
+            row = host_sessions.load_session(c, self.key(job_id))
+            if row and row.state != SessionState.SETTLED:
+                values = {"state": SessionState.CLOSING, "outcome": LEFT}
+                host_sessions.update_session(c, row.key, **values)
 
         await self._db.write(write, durable=True)
 

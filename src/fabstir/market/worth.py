@@ -27,8 +27,8 @@ GAS_TO_CLAIM: Final = 310_000
 """The most that submitProofOfWork took, and a little more (docs/contracts.md)."""
 
 GAS_TO_END: Final = 195_000
-"""The most that completeSessionJob took, and a little more; triggerSessionTimeout takes less. A node
-estimates more, because the contract wants more gas than it uses, so that no push is starved."""
+"""The most that completeSessionJob took, and a little more; triggerSessionTimeout takes less. Nodes
+estimate more, because the contract wants more gas than it uses, so that no push is starved."""
 
 INTERIM_RETURN: Final = 4
 """A claim in the middle of a session brings at least so many times its gas: a host that claimed as

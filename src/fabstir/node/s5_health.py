@@ -95,7 +95,7 @@ class S5Health:
         if free >= LOW_DISK_BYTES:
             return _OK
         return CheckResult(
-            "degraded", f"{free >> 20} MiB are free in {self._s5.folder}: make room, or unpin"
+            "degraded", f"{free >> 20} MiB are free for s5.folder: make room, or unpin"
         )
 
     async def _portals(self) -> CheckResult:

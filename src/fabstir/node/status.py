@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from fabstir.chain.records import ContractCall
 from fabstir.db.host_sessions import SessionState
-from fabstir.market.ledger import HostLedger
+from fabstir.market.ledger import LEFT, HostLedger
 from fabstir.node.market import HostMarket
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import TransactionReverted
@@ -86,16 +86,29 @@ async def read_status(market: HostMarket, *, running: tuple[str, ...] | None) ->
         num_settled=len(settled),
         tokens_settled=sum(row.tokens_settled or 0 for row in settled),
         tokens_written_off=sum(row.tokens_written_off for row in sessions),
-        reasons=_reasons(running, is_registered=is_registered, coin=coin),
+        reasons=_reasons(
+            running,
+            is_registered=is_registered,
+            coin=coin,
+            num_left=sum(row.outcome == LEFT for row in sessions),
+        ),
     )
 
 
-def _reasons(running: tuple[str, ...] | None, *, is_registered: bool, coin: Wei) -> tuple[str, ...]:
+def _reasons(
+    running: tuple[str, ...] | None, *, is_registered: bool, coin: Wei, num_left: int
+) -> tuple[str, ...]:
     reasons = list(running) if running is not None else ["it does not run: `fabstir serve`"]
     if not is_registered:
         reasons.append("it is not registered, so nobody can open a session: `fabstir register`")
     if coin < LOW_COIN:
         reasons.append("its wallet has hardly any coin to pay for claims: send it some")
+    if num_left:
+        reasons.append(
+            f"{num_left} sessions used so few tokens that claiming them would cost more than it "
+            "brings, and are left to their renters: ask for larger deposits or a higher price "
+            "(host.min_deposit_native, host.price_native_per_million) if there are many"
+        )
     return tuple(reasons)
 
 
