@@ -3,6 +3,7 @@
 # make check   the fast half: format, lint, types, layers, unit tests
 # make bench   our host against the same engine asked directly
 # make test-s5   every test of the storage, also those that take minutes
+# make test-hostile   a host under attack: what an honest renter notices, memory, open files
 # make bench-s5  the storage against cp and b3sum, in one directory, through a portal
 #
 # Needs python3 (3.11 or later, with venv), make and the package registries. Everything it makes
@@ -20,7 +21,7 @@ BIN := .venv/bin
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 .DEFAULT_GOAL := check
-.PHONY: demo test check bench test-s5 bench-s5 setup
+.PHONY: demo test check bench test-hostile test-s5 bench-s5 setup
 
 demo: setup
 	$(BIN)/fabstir demo
@@ -41,6 +42,9 @@ bench: setup
 test-s5: setup
 	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --heavy --durations=15 \
 	  tests/unit/s5 tests/integration/s5 tests/e2e/s5 tests/fuzz
+
+test-hostile: setup
+	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --heavy tests/e2e/hostile
 
 bench-s5: setup
 	$(BIN)/python -m bench.s5

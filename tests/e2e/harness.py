@@ -110,19 +110,21 @@ class HostStarter:
         *,
         bootstrap: Sequence[HostProcess] = (),
         expected_errors: Sequence[str] = (),
+        max_open_files: int | None = None,
     ) -> AsyncGenerator[HostProcess]:
         """Run a host for the length of the block; it is killed if it still runs then.
 
         Args:
             settings: "section.name" to text, on top of those of a demo host.
             expected_errors: parts of ERROR lines that its log may have; any other fails the test.
+            max_open_files: its limit; None: this process's.
         """
         signer = self.signer(name)
         chosen = self.settings(name, bootstrap) | dict(settings or {})
         folder = self.folder / name
         log = folder / "host.log"
         before = log.stat().st_size if log.exists() else 0
-        async with open_host_process(folder, signer, chosen) as host:
+        async with open_host_process(folder, signer, chosen, max_open_files=max_open_files) as host:
             yield host
         written = log.read_bytes()[before:].decode(errors="replace")
         errors = [found.group() for found in _ERROR_LINE.finditer(written)]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,13 +91,18 @@ async def prepare_wallet(folder: Path, signer: Signer) -> None:
 
 @asynccontextmanager
 async def open_host_process(
-    folder: Path, signer: Signer, settings: Mapping[str, str]
+    folder: Path,
+    signer: Signer,
+    settings: Mapping[str, str],
+    *,
+    max_open_files: int | None = None,
 ) -> AsyncGenerator[HostProcess]:
     """Run `fabstir serve` until the block is left; it is then killed if it still runs.
 
     Args:
         folder: made if it is new; a second start in the same folder is the same host again.
         settings: "section.name" to text, as for --set.
+        max_open_files: the limit of the process, which it cannot raise; None: ours.
 
     Raises:
         ConfigError: it did not become ready; the text ends with its log.
@@ -115,7 +121,11 @@ async def open_host_process(
     with log:
         # asyncio's own call: anyio's has no way to run code in the child before the program.
         process = await asyncio.create_subprocess_exec(
-            *command, stdout=PIPE, stderr=log, start_new_session=True, preexec_fn=die_with_parent()
+            *command,
+            stdout=PIPE,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_in_child(max_open_files),
         )
     try:
         facts = await _facts(process, folder)
@@ -125,6 +135,19 @@ async def open_host_process(
             process.kill()
         with anyio.CancelScope(shield=True):
             await process.wait()
+
+
+def _in_child(max_open_files: int | None) -> Callable[[], None]:
+    """What the child runs before the program."""
+    die = die_with_parent()
+
+    def prepare() -> None:
+        if die is not None:
+            die()
+        if max_open_files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max_open_files, max_open_files))
+
+    return prepare
 
 
 async def _facts(process: Process, folder: Path) -> Mapping[str, Any]:

@@ -146,16 +146,16 @@ async def open_server(
     # Its warnings are about what strangers send: one a line, as fast as they like.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = _Server(config, connections)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.accept, listener)
-        tasks.start_soon(server.keep_date)
-        try:
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.accept, listener)
+            tasks.start_soon(server.keep_date)
             yield
-        finally:
             tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                listener.close()
-                await server.finish()
+    finally:
+        listener.close()  # nobody waits for it any more
+        with anyio.CancelScope(shield=True):
+            await server.finish()
 
 
 def _behind_proxies(app: ASGIApp, limits: ConnectionLimits) -> ASGIApp:
@@ -211,7 +211,8 @@ class _Server:
         try:
             # Without it a short answer waits 40 ms for the peer's delayed acknowledgement.
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._loop.connect_accepted_socket(make_protocol, client)
+            with anyio.CancelScope(shield=True):  # some turns of the loop
+                await self._loop.connect_accepted_socket(make_protocol, client)
         except OSError as error:  # it has left already
             _logger.debug("a connection was not served", extra={"reason": str(error)})
             client.close()
