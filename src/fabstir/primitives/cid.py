@@ -9,6 +9,7 @@ clients take the base 32 form ("blobb...") and the base 58 form ("z...").
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
@@ -19,7 +20,9 @@ from fabstir.primitives.ids import ModelId, to_bytes
 _BLOB_MAGIC = b"\x5b\x82"
 _LEGACY_MAGIC = b"\x26"
 _MAX_SIZE_BYTES = 8
+_RAW_CID_V1 = b"\x01\x55"
 _KECCAK_256_MULTIHASH = b"\x1b\x20"
+_SHA_256_MULTIHASH = b"\x12\x20"
 
 
 class HashType(IntEnum):
@@ -139,5 +142,11 @@ class BlobId:
 
 
 def model_cid(model_id: ModelId) -> bytes:
-    """CIDv1, codec raw, multihash keccak-256: the DHT key of a model's provider records."""
-    return b"\x01\x55" + _KECCAK_256_MULTIHASH + to_bytes(model_id)
+    """CIDv1, codec raw, multihash keccak-256: the model id itself as a content identifier."""
+    return _RAW_CID_V1 + _KECCAK_256_MULTIHASH + to_bytes(model_id)
+
+
+def model_cid_sha256(model_id: ModelId) -> bytes:
+    """CIDv1, codec raw, multihash sha2-256 of the model id's 32 bytes: for DHT servers that know no
+    other hash."""
+    return _RAW_CID_V1 + _SHA_256_MULTIHASH + hashlib.sha256(to_bytes(model_id)).digest()

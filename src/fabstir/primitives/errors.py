@@ -29,6 +29,7 @@ FabstirError
     TransactionStuck          broadcast, never mined
   PeerError
     PeerUnreachable           no dialable address answered
+    PeerRefused               it answers, but not this
     HostRecordInvalid         forged, expired or not registered on chain
     HostRecordMissing         nobody keeps one for this peer
     NoHostFound               carries why each candidate was dropped
@@ -243,6 +244,10 @@ class PeerError(FabstirError):
 
 class PeerUnreachable(PeerError):
     """No address of the peer answered."""
+
+
+class PeerRefused(PeerError):
+    """A peer is there, but refuses what it was asked."""
 
 
 class HostRecordInvalid(PeerError):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.strategies import blob_ids, model_ids
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.cid import BlobId, HashType, Multihash, model_cid
+from fabstir.primitives.cid import BlobId, HashType, Multihash, model_cid, model_cid_sha256
 from fabstir.primitives.encoding import decode_multibase, encode_multibase
 from fabstir.primitives.ids import ModelId, to_bytes
 
@@ -184,3 +184,12 @@ def test_another_spelling_of_an_identifier_is_not_one() -> None:
 @given(model_ids)
 def test_model_cid_is_cid_v1_raw_keccak_256(model_id: ModelId) -> None:
     assert model_cid(model_id) == bytes.fromhex("01551b20") + to_bytes(model_id)
+
+
+def test_model_cid_for_generic_dht_servers_is_sha2_256_of_the_id() -> None:
+    """What `hashlib.sha256` and multiformats' `sha256.digest` make of 32 bytes of ab."""
+    model_id = ModelId("0x" + "ab" * 32)
+
+    assert model_cid_sha256(model_id) == bytes.fromhex(
+        "015512209a2db2e23f1504cd056606553ac049c5e718e8f9ce9233876df1a7a1821af885"
+    )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.cid import BlobId, model_cid
+from fabstir.primitives.cid import BlobId, model_cid, model_cid_sha256
 from fabstir.primitives.encoding import canonical_json, encode_multibase
 from fabstir.primitives.ids import Address, ChainId, Hash32, JobId, ModelId, PeerId, hash32
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
@@ -367,8 +367,14 @@ def blob(value: Inputs) -> Inputs:
 def provider(value: Inputs) -> Inputs:
     """Section 11: where the providers of a model are found."""
     model_id = hash32(keccak(f"{value['repo']}/{value['file']}".encode()))
-    cid = model_cid(ModelId(model_id))
-    return {"modelId": model_id, "cid": encode_multibase(cid, "b"), "dhtKey": cid[2:].hex()}
+    cid, generic = model_cid(ModelId(model_id)), model_cid_sha256(ModelId(model_id))
+    return {
+        "modelId": model_id,
+        "cid": encode_multibase(cid, "b"),
+        "dhtKey": cid[2:].hex(),
+        "cidSha256": encode_multibase(generic, "b"),
+        "dhtKeySha256": generic[2:].hex(),
+    }
 
 
 def host_record(value: Inputs) -> Inputs:
