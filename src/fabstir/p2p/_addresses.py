@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
 
 from libp2p.peer.peerinfo import InvalidAddrError, PeerInfo, info_from_p2p_addr
 from libp2p.utils.address_validation import expand_wildcard_address
@@ -10,7 +12,7 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from fabstir.p2p.config import P2PConfig
-from fabstir.p2p.limits import MAX_PROVIDER_ADDRESSES
+from fabstir.p2p.limits import MAX_PARSED_ADDRESSES, MAX_PROVIDER_ADDRESSES
 from fabstir.primitives.errors import AddressRefused, ConfigError
 from fabstir.web.reach import Reach
 
@@ -21,7 +23,7 @@ _RELAYED = "/p2p-circuit"
 def parse_addresses(raw: Iterable[bytes]) -> list[Multiaddr]:
     """Addresses as peers send them, without their /p2p part; what cannot be dialled is left out."""
     found: dict[Multiaddr, None] = {}
-    for item in raw:
+    for item in islice(raw, MAX_PARSED_ADDRESSES):
         try:
             text = str(Multiaddr(item))
             address = Multiaddr(text.split(_PEER)[0])
@@ -49,6 +51,15 @@ async def checked_address(address: Multiaddr, reach: Reach) -> Multiaddr:
         if wanted in {None, family}:
             return Multiaddr("/".join(["", family, found, *rest]))
     raise OSError(f"{host} has no address for {protocol}")
+
+
+def parse_texts(addresses: Iterable[str]) -> list[Multiaddr]:
+    """Addresses as text, treated as those that peers send."""
+    found: list[bytes] = []
+    for text in addresses:
+        with suppress(MultiaddrError, ValueError):
+            found.append(Multiaddr(text).to_bytes())
+    return parse_addresses(found)
 
 
 def parse_peer(address: str, setting: str) -> PeerInfo:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,16 +25,22 @@ from libp2p.records.record import make_signed_put_record
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
+from fabstir.p2p import _serving as serving
 from fabstir.p2p import _workarounds as workarounds
 from fabstir.p2p._addresses import (
     advertised_addresses,
     listen_addresses,
-    parse_addresses,
     parse_peer,
+    parse_texts,
 )
+from fabstir.p2p._admission import ConnectionLimits
 from fabstir.p2p._guard import guard_dials
 from fabstir.p2p._identity import load_or_create_identity
 from fabstir.p2p._kad import DhtClient, known_addresses
+from fabstir.p2p._providers import ProviderSample, group_of_addresses
+from fabstir.p2p._selfcheck import InboundStatus, SelfCheck
+from fabstir.p2p._stores import BoundedPeerStore, FairProviderStore
+from fabstir.p2p._transport import InboundTransport, descriptor_limit
 from fabstir.p2p.config import P2PConfig
 from fabstir.p2p.limits import (
     ADDRESS_TTL,
@@ -42,7 +49,6 @@ from fabstir.p2p.limits import (
     BOOTSTRAP_MAX_RETRY,
     DIAL_TIMEOUT,
     HOST_HEAD_START,
-    MAX_PROVIDERS,
     STREAM_TIMEOUT,
 )
 from fabstir.p2p.records import (
@@ -52,8 +58,13 @@ from fabstir.p2p.records import (
     open_host_record,
     seal_host_record,
 )
-from fabstir.primitives.cid import model_cid
-from fabstir.primitives.errors import HostRecordInvalid, HostRecordMissing, PeerUnreachable
+from fabstir.primitives.cid import model_cid, model_cid_sha256
+from fabstir.primitives.errors import (
+    HostRecordInvalid,
+    HostRecordMissing,
+    PeerError,
+    PeerUnreachable,
+)
 from fabstir.primitives.ids import ModelId, PeerId
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.host_record import HostRecord
@@ -62,7 +73,7 @@ logger = logging.getLogger(__name__)
 
 _PING_BYTES = 32
 _CID_HEADER_BYTES = 2
-_MAX_PEER_ID_BYTES = 64
+_NO_LIMIT = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +104,16 @@ class P2PCore:
         self,
         host: BasicHost,
         dht: KadDHT,
+        transport: InboundTransport,
         crypto: Crypto,
         clock: Callable[[], float],
         named: set[Multiaddr],
     ) -> None:
         self.host = host
         self.dht = dht
+        self.transport = transport
         self.client = DhtClient(host, dht)
+        self.self_check = SelfCheck(host.get_id())
         self._crypto = crypto
         self._clock = clock
         self._named = named
@@ -120,6 +134,17 @@ class P2PCore:
             num_routing_peers=self.dht.get_routing_table_size(),
         )
 
+    def inbound(self) -> InboundStatus:
+        admission, checked_at = self.transport.admission, self.self_check.checked_at
+        return InboundStatus(
+            problem=self.self_check.problem,
+            age=None if checked_at is None else anyio.current_time() - checked_at,
+            num_inbound=admission.num_inbound,
+            num_pending=admission.num_pending,
+            num_admitted=admission.num_admitted,
+            num_evicted=admission.num_evicted,
+        )
+
     def _on_learned(self) -> None:
         self._learned.set()
 
@@ -129,34 +154,39 @@ class P2PCore:
             await self._learned.wait()
 
     async def provide(self, model_id: ModelId, budget: float) -> int:
-        key = _model_key(model_id)
-        own = PeerInfo(self.host.get_id(), self.host.get_addrs())
-        self.dht.provider_store.add_provider(key, own)
-        record = Message(type=Message.ADD_PROVIDER, key=key)
-        record.providerPeers.add(
-            id=own.peer_id.to_bytes(), addrs=[address.to_bytes() for address in own.addrs]
-        )
-        return await self._publish(Message(type=Message.GET_PROVIDERS, key=key), record, budget)
+        took = set[ID]()
+
+        async def publish(key: bytes) -> None:
+            own = PeerInfo(self.host.get_id(), self.host.get_addrs())
+            self.dht.provider_store.add_provider(key, own)
+            record = Message(type=Message.ADD_PROVIDER, key=key)
+            record.providerPeers.add(
+                id=own.peer_id.to_bytes(), addrs=[address.to_bytes() for address in own.addrs]
+            )
+            question = Message(type=Message.GET_PROVIDERS, key=key)
+            took.update(await self._publish(question, record, budget))
+
+        async with anyio.create_task_group() as tasks:
+            for key in _model_keys(model_id):
+                tasks.start_soon(publish, key)
+        return len(took)
 
     async def find_providers(self, model_id: ModelId, budget: float) -> tuple[Provider, ...]:
-        key = _model_key(model_id)
-        found = self.dht.provider_store.get_providers(key)
+        own_id = self.host.get_id()
+        sample = ProviderSample(own_id, random.SystemRandom())
 
-        def collect(_peer_id: ID, answer: Message) -> None:
-            for peer in answer.providerPeers[:MAX_PROVIDERS]:
-                if 0 < len(peer.id) <= _MAX_PEER_ID_BYTES:
-                    found.append(PeerInfo(ID(peer.id), parse_addresses(peer.addrs)))
+        async def ask(key: bytes) -> None:
+            sample.add(own_id, self.dht.provider_store.get_providers(key))
+            request = Message(type=Message.GET_PROVIDERS, key=key)
+            await self.client.walk(request, sample.add_answer, budget=budget)
 
-        request = Message(type=Message.GET_PROVIDERS, key=key)
-        await self.client.walk(request, collect, budget=budget)
-        others = [
-            PeerInfo(peer.peer_id, parse_addresses(each.to_bytes() for each in peer.addrs))
-            for peer in workarounds.distinct_providers(found)
-            if peer.peer_id != self.host.get_id()
-        ][:MAX_PROVIDERS]
-        for peer in others:
+        async with anyio.create_task_group() as tasks:
+            for key in _model_keys(model_id):
+                tasks.start_soon(ask, key)
+        chosen = sample.chosen()
+        for peer in chosen:
             self.host.get_peerstore().add_addrs(peer.peer_id, peer.addrs, ADDRESS_TTL)
-        return tuple(_provider(peer) for peer in others)
+        return tuple(_provider(peer) for peer in chosen)
 
     async def put_host_record(self, encoded: bytes, budget: float) -> int:
         value = seal_host_record(encoded, self.host.get_private_key())
@@ -165,22 +195,26 @@ class P2PCore:
         record = make_signed_put_record(key, value, self.host.get_private_key())
         self.dht.value_store.put_record(key, record)
         message = Message(type=Message.PUT_VALUE, key=key, record=record)
-        return await self._publish(Message(type=Message.GET_VALUE, key=key), message, budget)
+        question = Message(type=Message.GET_VALUE, key=key)
+        return len(await self._publish(question, message, budget))
 
-    async def _publish(self, question: Message, record: Message, budget: float) -> int:
-        """Give a record to the peers nearest to its key. Returns how many took it."""
+    async def _publish(self, question: Message, record: Message, budget: float) -> set[ID]:
+        """Give a record to the peers nearest to its key. Returns those that took it."""
         nearest = await self.client.walk(question, _ignore, budget=budget / 2)
-        took: list[bool] = []
+        took = set[ID]()
 
         async def tell(peer_id: ID) -> None:
-            took.append(await self.client.tell(peer_id, record))
+            if await self.client.tell(peer_id, record):
+                took.add(peer_id)
 
         async with anyio.create_task_group() as tasks:
             for peer_id in nearest:
                 tasks.start_soon(tell, peer_id)
-        return sum(took)
+        return took
 
-    async def get_host_record(self, peer_id: PeerId, budget: float) -> HostRecord:
+    async def get_host_record(
+        self, peer_id: PeerId, budget: float, addresses: Sequence[str] = ()
+    ) -> HostRecord:
         key = host_record_key(peer_id).encode()
         request = Message(type=Message.GET_VALUE, key=key)
         offers = _Offers(peer_id, self._crypto, self._clock)
@@ -190,11 +224,13 @@ class P2PCore:
         if peer_id == self.peer_id:
             return offers.best()
         host, answered = _parse_peer_id(peer_id), anyio.Event()
+        if hints := parse_texts(addresses):
+            self.host.get_peerstore().add_addrs(host, hints, ADDRESS_TTL)
 
         async def ask_host() -> None:
             try:
                 answer = await self.client.ask(host, request)
-            except PeerUnreachable as exc:
+            except PeerError as exc:
                 logger.debug("a host does not answer for itself", extra={"cause": str(exc)})
             else:
                 if offers.add(answer.record.value):
@@ -249,7 +285,7 @@ class P2PCore:
         """Stay connected to one bootstrap peer; it may come, go and come back."""
         wait = BOOTSTRAP_FIRST_RETRY
         while True:
-            if self.host.is_peer_connected(peer.peer_id):
+            if self.host.is_peer_connected(peer.peer_id) and self.has_joined:
                 wait = BOOTSTRAP_FIRST_RETRY
                 await anyio.sleep(BOOTSTRAP_CHECK)
                 continue
@@ -264,11 +300,21 @@ class P2PCore:
                 await anyio.sleep(wait)
                 wait = min(wait * 2, BOOTSTRAP_MAX_RETRY)
 
+    @property
+    def has_joined(self) -> bool:
+        return self.dht.get_routing_table_size() > 0
+
     async def _join(self, peer_id: ID) -> None:
-        """libp2p's routing table stays empty after a dial: ask the peer for our neighbours."""
+        """libp2p's routing table stays empty after a dial: ask the peer for our neighbours.
+
+        Raises:
+            PeerUnreachable: it serves no DHT, or not yet, as js-libp2p in its first moments.
+        """
         request = Message(type=Message.FIND_NODE, key=self.host.get_id().to_bytes())
-        await self.dht.add_peer(peer_id)
+        await self.dht.routing_table.add_peer(peer_id)
         await self.client.walk(request, _ignore, budget=DIAL_TIMEOUT)
+        if not self.has_joined:
+            raise PeerUnreachable(f"peer {peer_id} does not say that it serves the DHT")
 
 
 class _Offers:
@@ -318,9 +364,10 @@ def _parse_peer_id(text: str) -> ID:
         raise PeerUnreachable(f"{text!r} is not a peer id") from exc
 
 
-def _model_key(model_id: ModelId) -> bytes:
-    """The multihash in the model's CID: what libp2p uses as the key of provider records."""
-    return model_cid(model_id)[_CID_HEADER_BYTES:]
+def _model_keys(model_id: ModelId) -> tuple[bytes, bytes]:
+    """The multihashes in the model's CIDs, which libp2p uses as keys of provider records: ours, and
+    one for servers of others, which keep sha2-256 only."""
+    return model_cid(model_id)[_CID_HEADER_BYTES:], model_cid_sha256(model_id)[_CID_HEADER_BYTES:]
 
 
 def _provider(peer: PeerInfo) -> Provider:
@@ -331,34 +378,42 @@ def _provider(peer: PeerInfo) -> Provider:
     )
 
 
-def _make_host(key_pair: KeyPair, advertised: list[Multiaddr], *, has_websocket: bool) -> BasicHost:
+def _make_host(
+    key_pair: KeyPair,
+    advertised: list[Multiaddr],
+    transport: InboundTransport,
+    peerstore: BoundedPeerStore,
+) -> BasicHost:
     """Make the host; it runs later.
 
     Args:
         advertised: filled in once the ports are known.
-        has_websocket: for browsers only: libp2p's own WebSocket client now and then leaves its
-            socket open, and every node of ours listens on TCP.
     """
     host = new_host(
         key_pair=key_pair,
         sec_opt=workarounds.noise_only(key_pair),
         muxer_opt=workarounds.yamux_only(),
+        peerstore_opt=peerstore,
         connection_config=_CONNECTIONS,
         addrs_factory=lambda _: advertised,
         disable_identify_address_discovery=True,
-        enable_websocket=has_websocket,
+        transports=[transport],
     )
     assert isinstance(host, BasicHost)
+    serving.share_no_limits(host)
+    serving.contain_streams(host)
+    serving.ping_without_a_lock(host)
     return host
 
 
 _CONNECTIONS = ConnectionConfig(
-    # Measured: a node with 29 connections takes 1.8 MB, so 200 take about 12 MB.
-    max_connections=200,
-    high_watermark=160,
+    # The library's own limits never act: what they cut, they cut without regard to who it is. Ours
+    # are in _admission.py.
+    max_connections=_NO_LIMIT,
+    high_watermark=_NO_LIMIT,
     low_watermark=0,
     min_connections=0,
-    max_connections_per_peer=2,
+    max_connections_per_peer=_NO_LIMIT,
     dial_timeout=DIAL_TIMEOUT,
     outbound_stream_protocol_negotiation_timeout=STREAM_TIMEOUT,
     inbound_stream_protocol_negotiation_timeout=STREAM_TIMEOUT,
@@ -379,7 +434,24 @@ async def open_core(
         workarounds.ensure_port_free(config.listen_host, config.ws_port, "p2p.ws_port")
     workarounds.shorten_dial_delay()
     workarounds.bound_value_store()
-    host = _make_host(key_pair, advertised, has_websocket=config.ws_port is not None)
+    serving.bound_muxer()
+
+    def is_kept(peer_id: ID) -> bool:
+        is_own = peer_id == host.get_id()
+        return (
+            is_own
+            or host.is_peer_connected(peer_id)
+            or dht.routing_table.get_peer_info(peer_id) is not None
+        )
+
+    def group_of(peer_id: ID) -> str:
+        connections = workarounds.swarm_of(host).get_connections(peer_id)
+        return group_of_addresses(
+            [each for one in connections for each in one.get_transport_addresses()]
+        )
+
+    transport = InboundTransport(ConnectionLimits.within(descriptor_limit()))
+    host = _make_host(key_pair, advertised, transport, BoundedPeerStore(is_kept))
     dht = KadDHT(
         host,
         DHTMode.SERVER if config.dht_mode == "server" else DHTMode.CLIENT,
@@ -387,14 +459,18 @@ async def open_core(
         validator_changed=True,
         strict_validation=True,
     )
+    dht.provider_store = FairProviderStore(host, group_of, random.SystemRandom())
     named = {address for peer in bootstrap for address in peer.addrs}
     guard_dials(host, config.reach, named)
-    core = P2PCore(host, dht, crypto, clock, named)
-    async with host.run(wanted), workarounds.closing(host):
+    core = P2PCore(host, dht, transport, crypto, clock, named)
+    async with host.run(wanted), workarounds.closing(host, transport.abort_all):
         workarounds.ensure_listening(host, wanted)
         await workarounds.stop_auto_dialling(host)
-        advertised += advertised_addresses(host.get_transport_addrs(), config.announce)
+        listening = sorted(host.get_transport_addrs(), key=lambda each: "/ws" in str(each))
+        advertised += advertised_addresses(listening, config.announce)
         async with background_trio_service(dht), anyio.create_task_group() as tasks:
+            serving.serve_dht_in_time(host, dht, tasks)
+            tasks.start_soon(core.self_check.run, listening)
             for peer in bootstrap:
                 if peer.peer_id != host.get_id():  # hosts of one network share one list
                     tasks.start_soon(core.keep_connected, peer)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import anyio
 import trio
 from google.protobuf.message import DecodeError
+from libp2p.abc import INetStream
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.common import PROTOCOL_ID
 from libp2p.kad_dht.kad_dht import KadDHT
@@ -29,14 +31,16 @@ from fabstir.p2p._addresses import parse_addresses
 from fabstir.p2p._workarounds import LIBRARY_ERRORS, dial, open_stream
 from fabstir.p2p.limits import (
     ADDRESS_TTL,
+    CLOSE_TIMEOUT,
     MAX_MESSAGE_BYTES,
     MAX_QUERIES,
     PARALLEL_QUERIES,
     QUERY_TIMEOUT,
     REPLICATION,
     SILENCE_TIMEOUT,
+    STREAM_TIMEOUT,
 )
-from fabstir.primitives.errors import PeerUnreachable
+from fabstir.primitives.errors import PeerError, PeerRefused, PeerUnreachable
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,8 @@ class DhtClient:
         """One question, one answer.
 
         Raises:
-            PeerUnreachable: no answer in QUERY_TIMEOUT, or not one of the DHT.
+            PeerUnreachable: no answer in QUERY_TIMEOUT.
+            PeerRefused: it is there, but does not answer this.
         """
         try:
             with anyio.fail_after(QUERY_TIMEOUT):
@@ -69,7 +74,7 @@ class DhtClient:
         try:
             with anyio.fail_after(QUERY_TIMEOUT):
                 await self._converse(peer_id, record, is_silence_fine=not needs_echo)
-        except (PeerUnreachable, TimeoutError, trio.TooSlowError) as exc:
+        except (PeerUnreachable, PeerRefused, TimeoutError, trio.TooSlowError) as exc:
             logger.debug("a peer took no DHT record", extra={"cause": repr(exc)})
             return False
         return True
@@ -78,7 +83,10 @@ class DhtClient:
         self, peer_id: ID, request: Message, *, is_silence_fine: bool = False
     ) -> Message:
         await dial(self._host, PeerInfo(peer_id, known_addresses(self._host, peer_id)))
-        stream = await open_stream(self._host, peer_id, PROTOCOL_ID)
+        try:
+            stream = await open_stream(self._host, peer_id, PROTOCOL_ID)
+        except PeerUnreachable as exc:
+            raise self._failure(peer_id, str(exc)) from exc
         request.senderRecord, _ = env_to_send_in_RPC(self._host)
         body, answer = request.SerializeToString(), Message()
         patience = SILENCE_TIMEOUT if is_silence_fine else QUERY_TIMEOUT
@@ -91,13 +99,19 @@ class DhtClient:
                 answer.ParseFromString(encoded)
             await stream.close()
         except (*LIBRARY_ERRORS, DecodeError) as exc:
-            await stream.reset()
-            raise PeerUnreachable(f"peer {peer_id} did not answer the DHT: {exc!r}") from exc
+            await _abandon(stream)
+            raise self._failure(peer_id, repr(exc)) from exc
         except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await stream.reset()
+            await _abandon(stream)
             raise
         return answer
+
+    def _failure(self, peer_id: ID, cause: str) -> PeerError:
+        """What an unanswered question means: a peer that is still connected has refused it, for
+        instance because its DHT knows no such key."""
+        text = f"peer {peer_id} did not answer the DHT: {cause}"
+        is_connected = self._host.is_peer_connected(peer_id)
+        return PeerRefused(text) if is_connected else PeerUnreachable(text)
 
     async def walk(self, request: Message, on_answer: OnAnswer, *, budget: float) -> list[ID]:
         """Ask nearer and nearer peers until the nearest ones have all answered.
@@ -115,13 +129,15 @@ class DhtClient:
         async def visit(peer_id: ID) -> None:
             try:
                 answer = await self.ask(peer_id, request)
-            except PeerUnreachable as exc:
+            except PeerError as exc:
                 logger.debug("a peer left the DHT lookup", extra={"cause": str(exc)})
                 known.discard(peer_id)
-                self._dht.routing_table.remove_peer(peer_id)
+                if isinstance(exc, PeerUnreachable):
+                    self._dht.routing_table.remove_peer(peer_id)
                 return
             answered.add(peer_id)
-            await self._dht.add_peer(peer_id)
+            with anyio.move_on_after(STREAM_TIMEOUT):  # a full bucket asks its oldest peer first
+                await self._dht.routing_table.add_peer(peer_id)
             known.update(self._learn(answer.closerPeers))
             on_answer(peer_id, answer)
 
@@ -150,6 +166,12 @@ class DhtClient:
                 self._host.get_peerstore().add_addrs(peer_id, addresses, ADDRESS_TTL)
             if known_addresses(self._host, peer_id):
                 yield peer_id
+
+
+async def _abandon(stream: INetStream) -> None:
+    """Reset it, and wait for a peer that reads nothing no longer than for any other."""
+    with anyio.move_on_after(CLOSE_TIMEOUT, shield=True), suppress(*LIBRARY_ERRORS):
+        await stream.reset()
 
 
 def known_addresses(host: BasicHost, peer_id: ID) -> list[Multiaddr]:

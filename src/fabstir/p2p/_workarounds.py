@@ -24,10 +24,12 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.common import PROTOCOL_ID as KAD_PROTOCOL
 from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.network.config import RetryConfig
+from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStoreError
+from libp2p.rcmgr import Direction
 from libp2p.rcmgr.exceptions import ResourceManagerException
 from libp2p.records.validator import NamespacedValidator, Validator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
@@ -36,10 +38,12 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
+from fabstir.p2p._nursery import start_in
 from fabstir.p2p.limits import (
     ADDRESS_TTL,
     CLOSE_TIMEOUT,
     DIAL_TIMEOUT,
+    MAX_OUTBOUND,
     MAX_STORED_RECORDS,
     STREAM_TIMEOUT,
 )
@@ -134,9 +138,14 @@ def ensure_listening(host: BasicHost, wanted: Sequence[Multiaddr]) -> None:
 
 
 @asynccontextmanager
-async def closing(host: BasicHost) -> AsyncGenerator[None]:
+async def closing(
+    host: BasicHost, abort_all: Callable[[], None] | None = None
+) -> AsyncGenerator[None]:
     """Leaving host.run() alone keeps connections open: peers listed us 6 s later (measured). And
     host.close() takes 0.2 s for each connection, one after the other: close them together first.
+
+    Args:
+        abort_all: cuts those that could not be closed in CLOSE_TIMEOUT.
     """
     try:
         yield
@@ -146,6 +155,8 @@ async def closing(host: BasicHost) -> AsyncGenerator[None]:
                 async with anyio.create_task_group() as tasks:
                     for connection in swarm_of(host).get_connections():
                         tasks.start_soon(_close_connection, connection)
+            if abort_all is not None:
+                abort_all()
             await host.close()
 
 
@@ -179,9 +190,26 @@ async def dial(host: BasicHost, peer: PeerInfo, timeout: float = DIAL_TIMEOUT) -
         else:
             break
     store.add_addrs(peer.peer_id, peer.addrs, ADDRESS_TTL)
+    _bound_outbound(host)
     if not host.is_peer_connected(peer.peer_id):
         tried = "; ".join(errors) or "no address is known"
         raise PeerUnreachable(f"peer {peer.peer_id} does not answer ({tried}): is it running?")
+
+
+def _bound_outbound(host: BasicHost) -> None:
+    """Lookups leave their connections open, to anybody that an answer named: close the oldest on
+    which nothing happens when there are too many."""
+    swarm = swarm_of(host)
+    dialled = [
+        each
+        for each in swarm.get_connections()
+        if isinstance(each, SwarmConn) and each.direction == Direction.OUTBOUND
+    ]
+    idle = [each for each in dialled[:-1] if not each.get_streams()]
+    for connection in idle[: max(0, len(dialled) - MAX_OUTBOUND)]:
+        swarm.remove_conn(connection)
+        assert swarm.background_nursery is not None
+        start_in(swarm.background_nursery, _close_connection, connection)
 
 
 async def open_stream(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fabstir.p2p._bridge import Bridge, open_bridge
 from fabstir.p2p._core import P2PCore, P2PStats, Provider, open_core
+from fabstir.p2p._selfcheck import InboundStatus
 from fabstir.p2p.config import P2PConfig
 from fabstir.p2p.limits import FIND_TIMEOUT, PING_TIMEOUT, PUBLISH_TIMEOUT
 from fabstir.primitives.ids import ModelId, PeerId
@@ -56,7 +57,12 @@ class P2PNode:
     async def find_providers(
         self, model_id: ModelId, *, timeout: float = FIND_TIMEOUT
     ) -> tuple[Provider, ...]:
-        """Who serves a model, each peer once, ourselves not. Empty if nobody is found in time."""
+        """Who says that it serves a model, each peer once, ourselves not.
+
+        At most 100, as a fair sample: every peer that was asked has its turn, and of what it named
+        every network address; so that nobody is crowded out by peer ids made in a second. Empty if
+        nobody is found in time.
+        """
         return await self._bridge.call(
             lambda core: core.find_providers(model_id, timeout), timeout=timeout + _BRIDGE_TIMEOUT
         )
@@ -75,18 +81,22 @@ class P2PNode:
         )
 
     async def get_host_record(
-        self, peer_id: PeerId, *, timeout: float = FIND_TIMEOUT
+        self, peer_id: PeerId, *, timeout: float = FIND_TIMEOUT, addresses: Sequence[str] = ()
     ) -> HostRecord:
         """The newest valid record of a host, from itself if it answers, else from the DHT.
 
         The registry on chain is the caller's to check.
+
+        Args:
+            addresses: multiaddrs to try as well, for a host of which the DHT knows none.
 
         Raises:
             HostRecordInvalid: all that was found is forged or expired; the text says which.
             HostRecordMissing: nothing was found.
         """
         return await self._bridge.call(
-            lambda core: core.get_host_record(peer_id, timeout), timeout=timeout + _BRIDGE_TIMEOUT
+            lambda core: core.get_host_record(peer_id, timeout, addresses),
+            timeout=timeout + _BRIDGE_TIMEOUT,
         )
 
     async def ping(self, target: PeerId | str, *, timeout: float = PING_TIMEOUT) -> float:
@@ -107,6 +117,18 @@ class P2PNode:
             return core.stats()
 
         return await self._bridge.call(read, timeout=_BRIDGE_TIMEOUT)
+
+    async def inbound(self, *, timeout: float = _BRIDGE_TIMEOUT) -> InboundStatus:
+        """Whether peers get in, as the node's own check saw it last.
+
+        Raises:
+            TimeoutError: the libp2p thread does not answer.
+        """
+
+        async def read(core: P2PCore) -> InboundStatus:
+            return core.inbound()
+
+        return await self._bridge.call(read, timeout=timeout)
 
 
 @asynccontextmanager

@@ -8,14 +8,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from tests.unit.p2p.making import NOW
 
 from fabstir.crypto import NATIVE
-from fabstir.p2p import P2PConfig, P2PNode, open_p2p
+from fabstir.p2p import P2PConfig, P2PNode, _core, open_p2p
 from fabstir.web.reach import Reach
 
 OpenNode = Callable[..., Coroutine[Any, Any, P2PNode]]
+OpenCore = Callable[..., Coroutine[Any, Any, _core.P2PCore]]
 
 
 @pytest.fixture
@@ -47,5 +49,21 @@ async def open_node(make_config: Callable[..., P2PConfig]) -> AsyncGenerator[Ope
             if config.bootstrap:
                 await node.wait_for_peers()
             return node
+
+        yield open_one
+
+
+@pytest.fixture
+async def open_core(make_config: Callable[..., P2PConfig]) -> AsyncGenerator[OpenCore]:
+    """Open cores on the test's own trio loop that live until the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def open_one(**changes: Any) -> _core.P2PCore:
+            config = make_config(**changes)
+            core = await stack.enter_async_context(_core.open_core(config, NATIVE, lambda: NOW))
+            if config.bootstrap:
+                with anyio.fail_after(10):
+                    await core.wait_for_peers()
+            return core
 
         yield open_one

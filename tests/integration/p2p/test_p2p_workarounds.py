@@ -6,6 +6,7 @@ and the work-around can go.
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +24,7 @@ from libp2p.crypto.keys import KeyPair
 from libp2p.custom_types import TMuxerOptions, TProtocol, TSecurityOptions
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.ping import ID as PING_PROTOCOL
+from libp2p.kad_dht.common import PROTOCOL_ID as KAD_PROTOCOL
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
@@ -37,6 +39,7 @@ from fabstir.crypto import NATIVE
 from fabstir.p2p import P2PConfig, _workarounds
 from fabstir.p2p._core import P2PCore, open_core
 from fabstir.p2p._identity import load_or_create_identity
+from fabstir.p2p._stores import FairProviderStore
 from fabstir.p2p._workarounds import dial, ensure_listening, noise_only, open_stream, swarm_of
 from fabstir.p2p.limits import MAX_STORED_RECORDS
 from fabstir.p2p.records import (
@@ -46,9 +49,12 @@ from fabstir.p2p.records import (
     seal_host_record,
 )
 from fabstir.primitives.cid import model_cid
-from fabstir.primitives.errors import ConfigError, PeerUnreachable
+from fabstir.primitives.errors import ConfigError, PeerRefused, PeerUnreachable
+from fabstir.primitives.ids import PeerId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
+
+STRANGER = PeerId("12D3KooWBP5s5HzuMeRBB7t65kh3wuN5zNm1j9siY5bygRMW4fdH")
 
 OpenCore = Callable[..., Coroutine[Any, Any, P2PCore]]
 
@@ -98,6 +104,10 @@ def info(core: P2PCore) -> PeerInfo:
 
 def id_of(core: P2PCore) -> ID:
     return ID.from_base58(core.peer_id)
+
+
+def ignore(_peer_id: ID, _answer: Message) -> None:
+    return
 
 
 def free_port() -> int:
@@ -161,8 +171,10 @@ async def test_a_second_node_on_a_port_is_refused(open_one: OpenCore) -> None:
     node = await open_one()
     address = info(node).addrs[0]
 
-    async with stock_host() as stock:  # the bug: the library listens there as well
-        assert await stock.get_network().listen(address)
+    async with stock_host() as first, stock_host() as second:  # the bug: both listen there
+        assert await first.get_network().listen(Multiaddr(f"/ip4/127.0.0.1/tcp/{free_port()}"))
+        assert await second.get_network().listen(first.get_transport_addrs()[0])
+        assert not await second.get_network().listen(address)
     with pytest.raises(ConfigError, match=r"p2p\.port"):
         await open_one(tcp_port=int(str(address).rsplit("/", 1)[1]))
 
@@ -321,7 +333,7 @@ async def test_a_lookup_reaches_peers_beyond_the_neighbours(open_one: OpenCore) 
     await near.dht.add_peer(id_of(middle))
     key = host_record_key(far.peer_id).encode()
 
-    with pytest.raises(PeerUnreachable):
+    with pytest.raises(PeerRefused):
         await near.client.ask(id_of(middle), Message(type=Message.FIND_NODE, key=key))
     answers: list[Message] = []
     found = await near.client.walk(
@@ -359,3 +371,75 @@ async def test_a_provider_that_is_not_the_sender_is_not_kept(open_one: OpenCore)
     await liar.client.tell(id_of(server), message)
 
     assert server.dht.provider_store.get_providers(key) == []
+
+
+class Sha256Only(FairProviderStore):
+    """Knows sha2-256 keys only, as the DHT servers of js-libp2p do."""
+
+    def add_provider(self, key: bytes, provider: PeerInfo) -> None:
+        self._check(key)
+        super().add_provider(key, provider)
+
+    def get_providers(self, key: bytes) -> list[PeerInfo]:
+        self._check(key)
+        return super().get_providers(key)
+
+    @staticmethod
+    def _check(key: bytes) -> None:
+        if not key.startswith(b"\x12\x20"):
+            raise ValueError("Invalid CID")
+
+
+async def test_a_server_of_sha256_keys_keeps_who_provides_a_model(open_one: OpenCore) -> None:
+    server = await open_one()
+    server.dht.provider_store = Sha256Only(server.host, lambda _: "", random.Random(1))
+    host = await open_one(bootstrap=server.addresses)
+    renter = await open_one(bootstrap=server.addresses, dht_mode="client")
+
+    num_informed = await host.provide(MODEL, 5)
+    found = await renter.find_providers(MODEL, 5)
+
+    assert num_informed == 1
+    assert [provider.peer_id for provider in found] == [host.peer_id]
+
+
+async def test_a_server_of_our_keys_alone_is_asked_as_well(open_one: OpenCore) -> None:
+    """Hosts of earlier versions publish under our key only."""
+    server = await open_one()
+    renter = await open_one(bootstrap=server.addresses)
+    host = PeerInfo(ID.from_base58(STRANGER), [Multiaddr("/ip4/127.0.0.1/tcp/9000")])
+    server.dht.provider_store.add_provider(model_cid(MODEL)[2:], host)
+
+    found = await renter.find_providers(MODEL, 5)
+
+    assert [provider.peer_id for provider in found] == [STRANGER]
+
+
+async def test_a_refusal_removes_nobody_from_the_routing_table(open_one: OpenCore) -> None:
+    server = await open_one()
+    server.dht.provider_store = Sha256Only(server.host, lambda _: "", random.Random(1))
+    client = await open_one(bootstrap=server.addresses)
+    refused = Message(type=Message.GET_PROVIDERS, key=model_cid(MODEL)[2:])
+
+    assert await client.client.walk(refused, ignore, budget=5) == []
+    server.host.remove_stream_handler(KAD_PROTOCOL)
+    with pytest.raises(PeerRefused):
+        await client.client.ask(id_of(server), refused)
+    assert await client.client.walk(refused, ignore, budget=5) == []
+
+    assert client.dht.routing_table.get_peer_ids() == [id_of(server)]
+
+
+async def test_a_peer_that_is_gone_leaves_the_routing_table(
+    open_one: OpenCore, make_config: Callable[..., P2PConfig]
+) -> None:
+    client = await open_one()
+    async with open_core(make_config(), NATIVE, lambda: NOW) as server:
+        gone = id_of(server)
+        await dial(client.host, info(server))
+        assert await client.dht.routing_table.add_peer(gone)
+    request = Message(type=Message.GET_PROVIDERS, key=model_cid(MODEL)[2:])
+
+    assert await client.client.walk(request, ignore, budget=10) == []
+
+    assert gone not in client.dht.routing_table.get_peer_ids()
