@@ -9,6 +9,7 @@ from fabstir.config import SettingValue, load_settings
 from fabstir.config.settings import SETTING_TYPES
 from fabstir.node.door_metrics import DoorMetrics
 from fabstir.node.metrics import HostMetrics
+from fabstir.node.reachability import P2PMetrics
 from fabstir.node.s5_metrics import S5Metrics
 from fabstir.telemetry.metrics import MetricsRegistry
 
@@ -47,7 +48,12 @@ def in_words(value: SettingValue, folder: Path) -> str:
 
 def test_every_metric_is_documented_with_its_type() -> None:
     registry = MetricsRegistry()
-    parts = (HostMetrics.of(registry), S5Metrics.of(registry), DoorMetrics.of(registry))
+    parts = (
+        HostMetrics.of(registry),
+        P2PMetrics.of(registry),
+        S5Metrics.of(registry),
+        DoorMetrics.of(registry),
+    )
     text = (DOCS / "metrics.md").read_text(encoding="utf-8")
 
     documented = dict(

@@ -25,6 +25,7 @@ from fabstir.node.market import HostMarket, open_market
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.model import Progress, ServedModel, open_served_model, s5_places
 from fabstir.node.public_facts import chains_answer, health_answer, version_answer
+from fabstir.node.reachability import P2PMetrics, Reachability
 from fabstir.node.registration import Confirm, HostEntry
 from fabstir.node.s5 import S5Running, open_s5
 from fabstir.node.server import bind, open_server
@@ -59,6 +60,7 @@ class Host:
     work: HostWork
     p2p: P2PNode
     advertiser: Advertiser
+    reachability: Reachability
     s5: S5Running
     api_url: str
     metrics_port: int
@@ -100,6 +102,7 @@ async def open_host(
         models = market.contracts.models
         model = await enter(open_served_model(settings, models, s5_places(s5), on_progress))
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE))
+        reachability = Reachability(p2p, P2PMetrics.of(registry))
         metrics_port = await enter(open_metrics_server(registry, settings.metrics.port))
         blobs, files = s5.parts.node.blobs(OWNER), s5.parts.files
         work = await build_work(
@@ -115,7 +118,7 @@ async def open_host(
             websocket=work.door,
             blobs=work.blobs,
             checkpoint_index=work.checkpoints.index,
-            health=_health(market, model, s5, supervision),
+            health=_health(market, model, s5, supervision, reachability),
             version=version_answer(settings.chain.chain_id),
             chains=chains_answer(settings.chain, market.contracts.deployment),
             models=model.describe(settings.chain.chain_id),
@@ -138,13 +141,14 @@ async def open_host(
         await market.registrar.ensure(entry, confirm)
         make_record = _record_maker(market, entry, model, p2p)
         advertiser = await enter(open_advertiser(p2p, make_record, [model.model_id]))
-        await enter(_background(market, work, supervision))
+        await enter(_background(market, work, supervision, reachability))
         serving = Host(
             market=market,
             model=model,
             work=work,
             p2p=p2p,
             advertiser=advertiser,
+            reachability=reachability,
             s5=s5,
             api_url=entry.api_url,
             metrics_port=metrics_port,
@@ -171,8 +175,9 @@ async def _open_s5(
 
 def _commands(host: Host) -> dict[str, Command]:
     async def status(_asked: Asked) -> Json:
-        problem = host.advertiser.status.last_error
-        complaints = (f"{problem}: renters find it only by its own address",) if problem else ()
+        complaints = host.advertiser.complaints()
+        if (problem := await host.reachability.problem()) is not None:
+            complaints = (*complaints, f"libp2p: {problem}")
         if host.model.engine.state is not EngineState.READY:
             complaints = (*complaints, f"its engine is {host.model.engine.state}")
         complaints = (*complaints, *host.supervision.complaints())
@@ -187,7 +192,7 @@ def _commands(host: Host) -> dict[str, Command]:
 
 @asynccontextmanager
 async def _background(
-    market: HostMarket, work: HostWork, supervision: Supervision
+    market: HostMarket, work: HostWork, supervision: Supervision, reachability: Reachability
 ) -> AsyncGenerator[None]:
     """Follow the chain and settle, for the length of the block."""
     marketplace = market.contracts.marketplace
@@ -208,6 +213,7 @@ async def _background(
         tasks.start_soon(keep, "settlement", work.settler.run)
         tasks.start_soon(keep, "checkpoint index", work.checkpoint_files.run)
         tasks.start_soon(keep, "look at the chain's events", partial(work.follower.run, steps))
+        tasks.start_soon(keep, "look at libp2p", reachability.run)
         yield
         tasks.cancel_scope.cancel()
 
@@ -232,7 +238,11 @@ def _p2p_config(settings: Settings) -> P2PConfig:
 
 
 def _health(
-    market: HostMarket, model: ServedModel, s5: S5Running, supervision: Supervision
+    market: HostMarket,
+    model: ServedModel,
+    s5: S5Running,
+    supervision: Supervision,
+    reachability: Reachability,
 ) -> Callable[[], Awaitable[Json]]:
     async def chain() -> CheckResult:
         await confirm_chain_identity(market.chain, market.db)
@@ -244,7 +254,13 @@ def _health(
         return CheckResult("ok") if is_ready else CheckResult("failing", f"the engine is {state}")
 
     checks = HealthChecks(
-        {"chain": chain, "engine": engine, "s5": s5.health.check, "tasks": supervision.check}
+        {
+            "chain": chain,
+            "engine": engine,
+            "libp2p": reachability.check,
+            "s5": s5.health.check,
+            "tasks": supervision.check,
+        }
     )
 
     async def health() -> Json:

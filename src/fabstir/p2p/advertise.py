@@ -29,17 +29,53 @@ MakeRecord = Callable[[int, int], bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvertiserStatus:
-    """What `fabstir status` says about being found.
+    """What is known about being found. Times are Unix times.
 
     Attributes:
-        last_success: Unix time of the last publication that some peer took, or None.
+        last_success: when some peer last took a record, or None.
+        kept_since: since when some peer has kept one without a break, or None.
+        expires_at: when what they keep expires, unless it is renewed.
         num_keepers: how many peers took the last host record.
+        num_informed: how many took the last provider record of the least known model.
         last_error: why the last publication failed, or None if it did not.
     """
 
     last_success: float | None = None
+    kept_since: float | None = None
+    expires_at: float = 0.0
     num_keepers: int = 0
+    num_informed: int = 0
     last_error: str | None = None
+
+    def complaints(self, now: float) -> tuple[str, ...]:
+        """What is not as it should be, for `fabstir status`; nothing if hosts are found by both
+        records."""
+        since = self.kept_since
+        if since is None and self.last_error is None:
+            return ()  # it is being published for the first time
+        if since is None or now >= self.expires_at:
+            reason = self.last_error or "its records have expired"
+            return (f"{reason}: renters find it only by the registry and its own address",)
+        kept = f"for {max(0.0, now - since):.0f} s"
+        found: list[str] = []
+        if self.last_error is not None:
+            rest = self.expires_at - now
+            found.append(f"its records are kept for {rest:.0f} s more only: {self.last_error}")
+        if not self.num_keepers:
+            found.append(
+                f"{_peers(self.num_informed)} kept {kept} that it serves its models, but none its "
+                "host record: renters ask it for that itself, so it must be reachable for them"
+            )
+        elif not self.num_informed:
+            found.append(
+                f"{_peers(self.num_keepers)} kept its host record {kept}, but none that it serves "
+                "its models: renters find it by the registry only"
+            )
+        return tuple(found)
+
+
+def _peers(number: int) -> str:
+    return "one peer has" if number == 1 else f"{number} peers have"
 
 
 class Advertiser:
@@ -73,15 +109,21 @@ class Advertiser:
         await self._changed.wait()
         return self.status
 
+    def complaints(self) -> tuple[str, ...]:
+        """See `AdvertiserStatus.complaints`."""
+        return self.status.complaints(self._clock())
+
     async def run(self) -> None:
         while True:
             self._asked = anyio.Event()
-            is_published = await self._publish()
+            await self._publish()
             self._changed.set()
             self._changed = anyio.Event()
-            if is_published:
+            if self.status.last_error is None:
                 self._retry = ADVERTISE_FIRST_RETRY
-                await self._pause(self._lifetime / 2)
+                is_complete = self.status.num_keepers and self.status.num_informed
+                half_life = self._lifetime / 2
+                await self._pause(half_life if is_complete else min(half_life, ADVERTISE_MAX_RETRY))
             else:
                 await self._pause(self._retry)
                 self._retry = min(self._retry * 2, ADVERTISE_MAX_RETRY)
@@ -95,12 +137,13 @@ class Advertiser:
             else:
                 await self._asked.wait()
 
-    async def _publish(self) -> bool:
+    async def _publish(self) -> None:
         now = self._clock()
         # Time in milliseconds, so that a host that lost its state does not fall behind itself.
         self._sequence = max(self._sequence + 1, int(now * 1000))
+        expires_at = int(now) + self._lifetime
         try:
-            record = self._make_record(self._sequence, int(now) + self._lifetime)
+            record = self._make_record(self._sequence, expires_at)
             num_keepers = await self._node.put_host_record(record)
             num_informed = await self._provide_models()
         except (PeerError, TimeoutError) as exc:
@@ -108,14 +151,20 @@ class Advertiser:
             level = logging.ERROR if isinstance(exc, HostRecordInvalid) else logging.WARNING
             logger.log(level, "advertising failed", extra={"cause": str(exc)})
             self.status = replace(self.status, last_error=str(exc) or "no answer in time")
-            return False
-        error = None if num_keepers and num_informed else "no other DHT server took the record yet"
+            return
+        if not num_keepers and not num_informed:
+            error = "no other DHT server took the record yet"
+            self.status = replace(self.status, last_error=error)
+            return
+        known = self.status
+        is_unbroken = known.kept_since is not None and now < known.expires_at
         self.status = AdvertiserStatus(
-            last_success=self.status.last_success if error else self._clock(),
+            last_success=self._clock(),
+            kept_since=known.kept_since if is_unbroken else now,
+            expires_at=expires_at,
             num_keepers=num_keepers,
-            last_error=error,
+            num_informed=num_informed,
         )
-        return error is None
 
     async def _provide_models(self) -> int:
         """Returns how many peers the least known model was told to."""

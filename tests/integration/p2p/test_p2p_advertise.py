@@ -121,3 +121,22 @@ async def test_a_host_without_models_is_a_mistake(open_node: OpenNode) -> None:
     with pytest.raises(ValueError, match="without models"):
         async with open_advertiser(host, make_record_of(host), []):
             pytest.fail("nothing to advertise")
+
+
+async def test_an_error_does_not_outlive_its_cause(open_node: OpenNode) -> None:
+    bootstrap = await open_node()
+    host = await open_node(bootstrap=bootstrap.addresses)
+    is_bad = True
+
+    def make(sequence: int, expires_at: int) -> bytes:
+        return b"x" * 10_000 if is_bad else make_record_of(host)(sequence, expires_at)
+
+    async with open_advertiser(host, make, [MODEL], clock=lambda: NOW) as advertiser:
+        with anyio.fail_after(10):
+            bad = await advertiser.wait_published()
+            is_bad = False
+            good = await advertiser.wait_published()
+
+        assert bad.last_error is not None
+        assert (good.last_error, good.num_keepers, good.num_informed) == (None, 1, 1)
+        assert advertiser.complaints() == ()
