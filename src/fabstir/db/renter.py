@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
     insert,
     select,
     update,
@@ -219,6 +220,48 @@ def last_acknowledgement(connection: Connection, session_id: str) -> SignedAckno
     )
     text: str | None = connection.scalar(query)
     return None if text is None else SignedAcknowledgement.decode(text.encode())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one settled session ended."""
+
+    host: Address
+    tokens_agreed: TokenCount
+    tokens_settled: TokenCount
+    outcome: str
+
+
+def list_outcomes(
+    connection: Connection, chain_id: ChainId, contract: Address, depositor: Address
+) -> list[Outcome]:
+    """Every session of one wallet that the chain has settled."""
+    sessions, receipts = renter_sessions.c, renter_receipts.c
+    query = (
+        select(
+            sessions.host,
+            func.max(receipts.cumulative_tokens),
+            sessions.tokens_settled,
+            sessions.outcome,
+        )
+        .outerjoin_from(renter_sessions, renter_receipts, receipts.session == sessions.id)
+        .where(
+            sessions.chain_id == chain_id,
+            sessions.contract == contract,
+            sessions.depositor == depositor,
+            sessions.state == RenterState.SETTLED,
+        )
+        .group_by(sessions.id)
+    )
+    return [
+        Outcome(
+            host=Address(host),
+            tokens_agreed=TokenCount(agreed or 0),
+            tokens_settled=TokenCount(settled or 0),
+            outcome=outcome or "",
+        )
+        for host, agreed, settled, outcome in connection.execute(query)
+    ]
 
 
 def _is_owed(row: RenterSession) -> bool:

@@ -22,7 +22,8 @@ from fabstir.db import open_database
 from fabstir.p2p import P2PConfig, open_p2p
 from fabstir.sdk.checkpoints import CheckpointReader
 from fabstir.sdk.deposits import Deposits
-from fabstir.sdk.discovery import Discovery, open_hosts_client
+from fabstir.sdk.discovery import Discovery
+from fabstir.sdk.door import Doors, open_hosts_client
 from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.money import NATIVE, read_token
 from fabstir.sdk.renter import FabstirClient
@@ -119,7 +120,9 @@ async def _open_parts(
             contracts=contracts,
             chain_id=chain.chain_id,
             crypto=NATIVE_CRYPTO,
-            http=http,
+            doors=Doors(http=http, crypto=NATIVE_CRYPTO, random=secrets.token_bytes),
+            histories=journal.histories,
+            random=secrets.SystemRandom(),
         )
         checkpoints = CheckpointReader(
             chain=chain,

@@ -1,26 +1,26 @@
-"""Finding hosts: who says in the DHT that it serves a model, and what the chain says of it.
+"""Finding hosts: the registry on chain says who there is, the DHT who is online and where it moved.
 
-A record is a hint. What counts is the registry: that the wallet which signed the record is an
-active host for this model, which key and peer id it registered, and its price. What a candidate
+Anybody can make identities in the DHT, thirty in a second; nobody makes a registered host without a
+stake. So a peer that no registered host names costs a renter nothing, not even a dial, and a host
+that is in the registry alone is found without any libp2p. What counts of a host is on chain (its
+key, its price, its URL); what its door and its record say is compared with that. What a candidate
 lacks is kept, so that an empty result can be explained.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
 
 import anyio
-import httpx
 
-from fabstir.chain.contracts import Contracts, NodeInfo
-from fabstir.market.selection import Candidate, rank
-from fabstir.p2p import P2PNode, Provider
-from fabstir.primitives.encoding import parse_json
+from fabstir.chain.contracts import Contracts
+from fabstir.market.selection import UNKNOWN, Candidate, HostHistory, choose, rank
+from fabstir.p2p import P2PNode
 from fabstir.primitives.errors import (
-    AddressRefused,
     ChainError,
     HostRecordInvalid,
     ModelMissing,
@@ -29,46 +29,57 @@ from fabstir.primitives.errors import (
     PeerUnreachable,
     RemoteProtocolError,
 )
-from fabstir.primitives.ids import ChainId
+from fabstir.primitives.ids import Address, ChainId, PeerId
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.host_record import HostRecord
-from fabstir.protocol.limits import MAX_JSON_DEPTH
+from fabstir.sdk.door import Doors
 from fabstir.sdk.money import PaymentToken
 from fabstir.sdk.offers import HostOffer, Model
-from fabstir.web.addresses import parse_strangers_url
-from fabstir.web.client import WebTransport
-from fabstir.web.reach import Reach
+from fabstir.sdk.registered import RegisteredHost, Registry
 
 _logger = logging.getLogger(__name__)
 
 FIND_TIMEOUT: Final = 15.0
-"""Seconds for finding providers; each candidate's record may take as long again."""
+"""Seconds for all of it: what was found by then is what there is."""
 
-LATENCY_TIMEOUT: Final = 5.0
-"""Seconds for the two requests with which a host's round trip is measured."""
+PEERS_SHARE: Final = 3
+"""A third of that for a first libp2p peer: later there is no time left to ask it for anything."""
+
+DHT_SHARE: Final = 2
+"""Half of it for the DHT's answer, where one is needed to choose among many hosts."""
+
+RECORD_TIMEOUT: Final = 5.0
+"""Seconds for the record of one host whose registered URL does not answer."""
 
 MAX_CANDIDATES: Final = 32
-"""Providers that are looked at: more than anyone compares, few enough for one RPC endpoint."""
+"""Hosts that are looked at: more than anyone compares, few enough for one RPC endpoint."""
 
 MAX_PARALLEL: Final = 8
 """Candidates examined at a time."""
 
+MAX_LISTED: Final = 8
+"""Candidates that an error names one by one; the others are counted."""
 
-def open_hosts_client(reach: Reach) -> httpx.AsyncClient:
-    """The client for URLs that hosts name in their records. It follows no redirects."""
-    limits = httpx.Limits(max_connections=2 * MAX_PARALLEL)
-    return httpx.AsyncClient(transport=WebTransport(reach, limits=limits), trust_env=False)
+MAX_REASON_CHARS: Final = 300
+"""Of each of these: some of it is a stranger's text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
-    """Looks for hosts in the DHT and checks them on chain."""
+    """Looks for hosts in the registry and in the DHT.
+
+    Attributes:
+        histories: how hosts served this wallet before.
+        random: draws among more hosts than are looked at.
+    """
 
     p2p: P2PNode
     contracts: Contracts
     chain_id: ChainId
     crypto: Crypto
-    http: httpx.AsyncClient
+    doors: Doors
+    histories: Callable[[], Awaitable[Mapping[Address, HostHistory]]]
+    random: Random
 
     async def resolve_model(self, name: str | None) -> Model:
         """The approved model that is called so; None: the only one there is.
@@ -103,136 +114,226 @@ class Discovery:
     ) -> tuple[HostOffer, ...]:
         """Every host that can serve the model for this token now, the best first.
 
+        Args:
+            timeout: seconds for all of it.
+
         Raises:
             NoHostFound: nobody can; says why each candidate was dropped.
+            ChainError: the registry cannot be read.
         """
-        providers = await self._providers(model, timeout)
-        offers: list[HostOffer] = []
-        rejected: dict[str, str] = {}
-        limiter = anyio.CapacityLimiter(MAX_PARALLEL)
+        search = _Search(self, model, token, timeout, await self.histories())
+        with anyio.move_on_after(timeout) as scope:
+            await search.run()
+        if scope.cancelled_caught:
+            search.problems.append(f"not all of them answered in {timeout:g} s")
+        search.count_strangers()
+        if not search.offers:
+            raise _no_host(search)
+        if search.rejected:
+            _logger.info("candidates dropped", extra={"rejected": search.rejected})
+        return search.ranked()
 
-        async def examine(provider: Provider) -> None:
-            async with limiter:
-                try:
-                    offers.append(await self._examine(provider, model, token, timeout))
-                except (PeerError, ChainError, RemoteProtocolError) as error:
-                    rejected[provider.peer_id] = str(error)
 
+@dataclass(slots=True)
+class _Search:
+    """One search, with what it has found so far.
+
+    Attributes:
+        hosts: those of the registry that could serve.
+        rejected: why candidates were dropped, by their wallet, or their peer id if no wallet
+            stands behind it.
+        problems: why there were not more of them.
+        announced: peers that the DHT says serve the model.
+        has_asked: set when the DHT has answered, or never will.
+    """
+
+    discovery: Discovery
+    model: Model
+    token: PaymentToken
+    timeout: float
+    histories: Mapping[Address, HostHistory]
+    hosts: list[RegisteredHost] = field(default_factory=list[RegisteredHost])
+    offers: dict[Address, HostOffer] = field(default_factory=dict[Address, HostOffer])
+    rejected: dict[str, str] = field(default_factory=dict[str, str])
+    problems: list[str] = field(default_factory=list[str])
+    announced: set[PeerId] = field(default_factory=set[PeerId])
+    has_asked: anyio.Event = field(default_factory=anyio.Event)
+
+    async def run(self) -> None:
+        registry = self._registry
+        known = [host for host, history in self.histories.items() if history.num_served]
+        addresses = await registry.addresses(self.model.model_id, known)
         async with anyio.create_task_group() as tasks:
-            for provider in providers[:MAX_CANDIDATES]:
-                tasks.start_soon(examine, provider)
-        if not offers:
-            raise _no_host(model, token, rejected)
-        if rejected:
-            _logger.info("candidates dropped", extra={"rejected": rejected})
-        return _ranked(offers)
+            tasks.start_soon(self._ask_dht)
+            honest = [address for address in addresses if not self._has_overcharged(address)]
+            self.hosts += await registry.hosts(honest, self.model.model_id, self.rejected)
+            chosen = await self._choose(known)
+            await self._for_each(self._try_registered_url, chosen)
+            if not self.offers:
+                await self.has_asked.wait()
+            await self._try_records(chosen)
+            tasks.cancel_scope.cancel()
 
-    async def _providers(self, model: Model, timeout: float) -> tuple[Provider, ...]:
-        try:
-            await self.p2p.wait_for_peers(timeout=timeout)
-        except TimeoutError as exc:
-            raise NoHostFound(
-                f"no libp2p peer answered in {timeout:g} s, so nobody could be asked for hosts: "
-                "set p2p.bootstrap to the multiaddr of a running host or bootstrap peer"
-            ) from exc
-        return await self.p2p.find_providers(model.model_id, timeout=timeout)
+    def ranked(self) -> tuple[HostOffer, ...]:
+        """The offers, the best first."""
+        ranked = rank(
+            Candidate(
+                host=offer.host,
+                price_per_token=offer.price_per_token,
+                latency=offer.latency,
+                history=self.histories.get(offer.host, UNKNOWN),
+            )
+            for offer in self.offers.values()
+        )
+        return tuple(self.offers[candidate.host] for candidate in ranked)
 
-    async def _examine(
-        self, provider: Provider, model: Model, token: PaymentToken, timeout: float
-    ) -> HostOffer:
-        record = await self.p2p.get_host_record(provider.peer_id, timeout=timeout)
-        max_model_len = self._check_record(record, model)
-        node = await self.contracts.nodes.node(record.host)
-        if node is None or not node.is_active:
-            raise HostRecordInvalid(f"{record.host} is not registered (any more)")
-        if model.model_id not in node.models:
-            raise HostRecordInvalid(f"{record.host} is not registered for {model.name}")
-        public_key = self._public_key(node, record)
-        price = await self.contracts.nodes.price(record.host, model.model_id, token.address)
-        if price is None:
-            raise PeerUnreachable(f"{record.host} sells nothing for {token.symbol}")
-        return HostOffer(
-            host=record.host,
-            peer_id=record.peer_id,
-            api_url=record.api_url,
-            public_key=public_key,
-            model=model,
-            max_model_len=max_model_len,
-            token=token,
-            price_per_token=price,
-            latency=await self.measure_latency(record.api_url),
+    @property
+    def _registry(self) -> Registry:
+        discovery = self.discovery
+        return Registry(
+            nodes=discovery.contracts.nodes, crypto=discovery.crypto, random=discovery.random
         )
 
-    def _check_record(self, record: HostRecord, model: Model) -> int:
-        """The record speaks of this chain and model; returns the context that it offers."""
-        registry = self.contracts.nodes.address
-        if (record.chain_id, record.registry) != (self.chain_id, registry):
+    def _has_overcharged(self, host: Address) -> bool:
+        times = self.histories.get(host, UNKNOWN).num_overcharged
+        if times:
+            self.rejected[host] = (
+                f"it was paid for more tokens than were agreed to, in {times} of this wallet's "
+                "sessions"
+            )
+        return bool(times)
+
+    # -- whom to look at ----------------------------------------------------------------------
+
+    async def _ask_dht(self) -> None:
+        p2p, patience = self.discovery.p2p, self.timeout / PEERS_SHARE
+        started = anyio.current_time()
+        try:
+            await p2p.wait_for_peers(timeout=patience)
+            left = self.timeout / DHT_SHARE - (anyio.current_time() - started)
+            providers = await p2p.find_providers(self.model.model_id, timeout=left)
+            self.announced.update(provider.peer_id for provider in providers)
+        except TimeoutError:
+            self.problems.append(
+                f"no libp2p peer answered in {patience:g} s, so the DHT could not be asked for "
+                "hosts: set p2p.bootstrap to the multiaddr of a running host or bootstrap peer"
+            )
+        except PeerError as error:
+            self.problems.append(f"the DHT could not be asked for hosts: {error}")
+        finally:
+            self.has_asked.set()
+
+    async def _choose(self, known: Sequence[Address]) -> list[RegisteredHost]:
+        """All of them, or of many some that are known, some that are online, some of the rest."""
+        if len(self.hosts) <= MAX_CANDIDATES:
+            return self.hosts
+        await self.has_asked.wait()
+        by_address = {host.address: host for host in self.hosts}
+        chosen = choose(
+            list(by_address),
+            known=known,
+            announced=[host.address for host in self.hosts if host.peer_id in self.announced],
+            limit=MAX_CANDIDATES,
+            random=self.discovery.random,
+        )
+        return [by_address[address] for address in chosen]
+
+    def count_strangers(self) -> None:
+        """Peers of the DHT behind which no registered host stands were never dialled."""
+        for peer_id in self.announced.difference(host.peer_id for host in self.hosts):
+            self.rejected[peer_id] = "no host that is registered for the model has this peer id"
+
+    # -- looking at one -----------------------------------------------------------------------
+
+    async def _for_each(
+        self, look: Callable[[RegisteredHost], Awaitable[None]], hosts: Sequence[RegisteredHost]
+    ) -> None:
+        limiter = anyio.CapacityLimiter(MAX_PARALLEL)
+
+        async def look_at(host: RegisteredHost) -> None:
+            async with limiter:
+                self.rejected[host.address] = "it did not answer in time"
+                try:
+                    await look(host)
+                    del self.rejected[host.address]
+                except (PeerError, ChainError, RemoteProtocolError, TimeoutError) as error:
+                    self.rejected[host.address] = str(error) or "it did not answer in time"
+
+        async with anyio.create_task_group() as tasks:
+            for host in hosts:
+                tasks.start_soon(look_at, host)
+
+    async def _try_registered_url(self, host: RegisteredHost) -> None:
+        await self._try_door(host, host.api_url)
+
+    async def _try_records(self, hosts: Sequence[RegisteredHost]) -> None:
+        """Hosts whose registered URL does not answer, but of which the DHT says that they serve."""
+        before = dict(self.rejected)
+        absent = [host for host in hosts if host.address in before]
+        await self._for_each(
+            self._try_record, [host for host in absent if host.peer_id in self.announced]
+        )
+        for host in absent:
+            if (
+                host.address in self.rejected
+                and before[host.address] != self.rejected[host.address]
+            ):
+                self.rejected[host.address] = (
+                    f"{before[host.address]}; {self.rejected[host.address]}"
+                )
+
+    async def _try_record(self, host: RegisteredHost) -> None:
+        record = await self.discovery.p2p.get_host_record(host.peer_id, timeout=RECORD_TIMEOUT)
+        self._check_record(record, host)
+        if record.api_url == host.api_url:
+            raise PeerUnreachable("its record names the same URL")
+        await self._try_door(host, record.api_url)
+
+    def _check_record(self, record: HostRecord, host: RegisteredHost) -> None:
+        """The record is the registered host's, and speaks of this chain and model."""
+        registry = self.discovery.contracts.nodes.address
+        if (record.chain_id, record.registry) != (self.discovery.chain_id, registry):
             raise HostRecordInvalid(
                 f"the record is for registry {record.registry} on chain {record.chain_id}, not "
-                f"for {registry} on chain {self.chain_id}"
+                f"for {registry} on chain {self.discovery.chain_id}"
             )
-        for offered in record.models:
-            if offered.model_id == model.model_id:
-                return offered.max_model_len
-        raise HostRecordInvalid(f"the record does not offer {model.name}")
+        if record.host != host.address:
+            raise HostRecordInvalid(f"the record of its peer id is made out to {record.host}")
+        if all(offered.model_id != self.model.model_id for offered in record.models):
+            raise HostRecordInvalid(f"the record does not offer {self.model.name}")
 
-    def _public_key(self, node: NodeInfo, record: HostRecord) -> bytes:
-        """The key in the registry's metadata, whose peer id must be the record's."""
-        try:
-            metadata: Any = parse_json(node.metadata, max_depth=MAX_JSON_DEPTH)
-            key, peer_id = bytes.fromhex(metadata["publicKey"]), metadata["peerId"]
-            self.crypto.address_of(key)
-        except (ValueError, TypeError, KeyError) as exc:
-            raise HostRecordInvalid(
-                f"{node.operator} has no usable publicKey and peerId in its registered metadata"
-            ) from exc
-        if peer_id != record.peer_id:
-            raise HostRecordInvalid(
-                f"{node.operator} registered peer {peer_id}, the record is of {record.peer_id}"
-            )
-        return key
-
-    async def measure_latency(self, api_url: str) -> float:
-        """Seconds of one round trip on an open connection.
-
-        Raises:
-            PeerUnreachable: it does not answer, or says itself that it cannot serve.
-        """
-        try:
-            url = str(parse_strangers_url(api_url)).rstrip("/")
-            with anyio.fail_after(LATENCY_TIMEOUT):
-                # This one also opens the connection (and TLS), which sessions do only once.
-                health = await self.http.get(f"{url}/v1/health")
-                started = time.monotonic()
-                await self.http.get(f"{url}/v1/version")
-                latency = time.monotonic() - started
-        except AddressRefused as exc:
-            raise PeerUnreachable(f"its URL {api_url} is not fetched: {exc}") from exc
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as exc:
-            reason = str(exc) or type(exc).__name__
-            raise PeerUnreachable(f"{api_url} does not answer: {reason}") from exc
-        if not health.is_success:
-            raise PeerUnreachable(f"{api_url} is not healthy: HTTP {health.status_code}")
-        return latency
+    async def _try_door(self, host: RegisteredHost, api_url: str) -> None:
+        discovery, model = self.discovery, self.model
+        price = await discovery.contracts.nodes.price(
+            host.address, model.model_id, self.token.address
+        )
+        if price is None:
+            raise PeerUnreachable(f"{host.address} sells nothing for {self.token.symbol}")
+        answer = await discovery.doors.answer_of(api_url, model.model_id, host.public_key)
+        self.offers[host.address] = HostOffer(
+            host=host.address,
+            peer_id=host.peer_id,
+            api_url=api_url,
+            public_key=host.public_key,
+            model=model,
+            max_model_len=answer.max_model_len,
+            token=self.token,
+            price_per_token=price,
+            latency=answer.latency,
+        )
 
 
-def _ranked(offers: list[HostOffer]) -> tuple[HostOffer, ...]:
-    """Several peers may speak for one wallet: each wallet once, by its nearest door."""
-    by_host = {offer.host: offer for offer in sorted(offers, key=lambda o: o.latency, reverse=True)}
-    ranked = rank(
-        Candidate(host=o.host, price_per_token=o.price_per_token, latency=o.latency)
-        for o in by_host.values()
-    )
-    return tuple(by_host[candidate.host] for candidate in ranked)
-
-
-def _no_host(model: Model, token: PaymentToken, rejected: dict[str, str]) -> NoHostFound:
+def _no_host(search: _Search) -> NoHostFound:
+    rejected = search.rejected
+    listed = sorted(rejected.items())[:MAX_LISTED]
+    reasons = [f"{who}: {reason[:MAX_REASON_CHARS]}" for who, reason in listed]
+    if len(rejected) > MAX_LISTED:
+        reasons.append(f"and {len(rejected) - MAX_LISTED} more")
     if not rejected:
-        text = "nobody in the DHT says that it serves it"
-    else:
-        text = "; ".join(f"{peer}: {reason}" for peer, reason in sorted(rejected.items()))
+        reasons.append("no host is registered for it, and nobody in the DHT says that it serves it")
+    text = "; ".join([*reasons, *search.problems])
     return NoHostFound(
-        f"no host serves {model.name} for {token.symbol} now ({text}): try again later, or with "
-        "another model or payment token",
+        f"no host serves {search.model.name} for {search.token.symbol} now ({text}): try again "
+        "later, or with another model or payment token",
         rejected,
     )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from sqlalchemy import Connection
 
 from fabstir.db import Database, outbox, renter
 from fabstir.db.outbox import OutboxRow
-from fabstir.db.renter import RenterSession, RenterState
+from fabstir.db.renter import Outcome, RenterSession, RenterState
+from fabstir.market.selection import UNKNOWN, HostHistory
 from fabstir.primitives.errors import SpendingCapReached
 from fabstir.primitives.ids import Address, ChainId
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.receipts import SignedAcknowledgement, SignedReceipt
 from fabstir.sdk.money import PaymentToken
+
+TIMED_OUT: Final = "timed out"
+"""The outcome of a session whose host let its window pass."""
 
 
 class RenterJournal:
@@ -97,11 +102,30 @@ class RenterJournal:
         last = await self.last_acknowledgement(session)
         return last.acknowledgement.cumulative_tokens if last else TokenCount(0)
 
+    async def histories(self) -> dict[Address, HostHistory]:
+        """How each host served this wallet in the sessions that are settled."""
+        outcomes = await self._db.read(
+            lambda c: renter.list_outcomes(c, self.chain_id, self.contract, self.depositor)
+        )
+        histories: dict[Address, HostHistory] = {}
+        for outcome in outcomes:
+            histories[outcome.host] = _after(histories.get(outcome.host, UNKNOWN), outcome)
+        return histories
+
     async def find_transaction(self, key: str) -> OutboxRow | None:
         """A transaction of this wallet in the outbox."""
         return await self._db.read(
             lambda c: outbox.find_transaction(c, self.chain_id, self.depositor, key)
         )
+
+
+def _after(history: HostHistory, outcome: Outcome) -> HostHistory:
+    agreed, settled = outcome.tokens_agreed, outcome.tokens_settled
+    if settled > agreed:
+        return replace(history, num_overcharged=history.num_overcharged + 1)
+    if settled < agreed and outcome.outcome == TIMED_OUT:
+        return replace(history, num_silent=history.num_silent + 1)
+    return replace(history, num_served=history.num_served + 1) if agreed else history
 
 
 def open_key(session: RenterSession) -> str:

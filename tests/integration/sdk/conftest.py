@@ -44,7 +44,7 @@ def chain_settings(devnet: Devnet) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 async def devnet(
-    tmp_path_factory: pytest.TempPathFactory, anyio_backend: str
+    tmp_path_factory: pytest.TempPathFactory, anyio_backend: str, demo_model: Path
 ) -> AsyncGenerator[Devnet]:
     model = DevModel(DEMO_MODEL.repo, DEMO_MODEL.file, parse_hash32(DEMO_MODEL.sha256))
     folder = tmp_path_factory.mktemp("devnet")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.sdk.conftest import chain_settings, make_home
+from tests.integration.sdk.registering import PEER_ID, demo_model_id, register
 from tests.integration.sdk.scripted_host import Line, ScriptedHost, open_scripted_host
 
 from fabstir.chain.cheats import increase_time
@@ -18,8 +19,7 @@ from fabstir.chain.transactions import TransactionQueue, open_transaction_queue
 from fabstir.config import Settings
 from fabstir.db import open_database
 from fabstir.models import DEMO_MODEL
-from fabstir.node.registration import HostEntry, Registrar, RegistrationPlan
-from fabstir.primitives.ids import NATIVE_TOKEN, Hash32, PeerId, parse_hash32
+from fabstir.primitives.ids import Hash32, parse_hash32
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.eip712 import Domain
@@ -34,7 +34,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 DEPOSIT = Wei(10**15)
 HELLO = [ChatMessage("user", "Say hello.")]
 NUM_TOKENS = 8
-PEER_ID = PeerId("12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5")
 
 
 @pytest.fixture(scope="module")
@@ -70,26 +69,7 @@ async def host(devnet: Devnet, queue: TransactionQueue) -> AsyncGenerator[Script
         answer=answer_in_eight_tokens,
     )
     async with open_scripted_host(scripted):
-        entry = HostEntry(
-            api_url=scripted.api_url,
-            model_id=devnet.contracts.models.model_id(DEMO_MODEL.repo, DEMO_MODEL.file),
-            peer_id=PEER_ID,
-            encryption_public_key=scripted.public_key,
-            prices=(
-                (NATIVE_TOKEN, price),
-                (
-                    devnet.deployment.usdc,
-                    (await devnet.contracts.nodes.price_limits()).min_stable,
-                ),
-            ),
-            location="",
-            max_concurrent=1,
-        )
-
-        async def confirm(_plan: RegistrationPlan) -> bool:
-            return True
-
-        await Registrar(contracts=devnet.contracts, queue=queue).ensure(entry, confirm)
+        await register(devnet, queue, api_url=scripted.api_url, public_key=scripted.public_key)
         yield scripted
 
 
@@ -112,7 +92,7 @@ def offer(devnet: Devnet, host: ScriptedHost) -> HostOffer:
         api_url=host.api_url,
         public_key=host.public_key,
         model=Model(
-            model_id=devnet.contracts.models.model_id(DEMO_MODEL.repo, DEMO_MODEL.file),
+            model_id=demo_model_id(devnet),
             repo=DEMO_MODEL.repo,
             file=DEMO_MODEL.file,
             digest=parse_hash32(DEMO_MODEL.sha256),

@@ -15,9 +15,10 @@ from tests.unit.sdk.test_sdk_watcher import RENTER, SESSION
 from fabstir.crypto import NATIVE as NATIVE_CRYPTO
 from fabstir.db import Database, open_database
 from fabstir.db.renter import RenterSession, RenterState
+from fabstir.market.selection import UNKNOWN, HostHistory
 from fabstir.primitives.errors import SpendingCapReached
 from fabstir.primitives.ids import Address, JobId
-from fabstir.primitives.units import Wei
+from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.receipts import Acknowledgement, SignedAcknowledgement, SignedReceipt
 from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.money import NATIVE
@@ -159,3 +160,38 @@ async def test_sessions_of_another_wallet_are_not_ours(
     )
 
     assert await other.sessions() == []
+
+
+@pytest.mark.parametrize(
+    ("num_receipts", "tokens_settled", "outcome", "expected"),
+    [
+        (2, 6, "completed", HostHistory(num_served=1)),
+        (2, 3, "completed", HostHistory(num_served=1)),
+        (2, 0, "timed out", HostHistory(num_silent=1)),
+        (2, 7, "completed", HostHistory(num_overcharged=1)),
+        (0, 1, "completed", HostHistory(num_overcharged=1)),
+        (0, 0, "timed out", UNKNOWN),
+    ],
+    ids=["paid", "waived", "silent", "overcharged", "charged for nothing", "never used"],
+)
+async def test_how_a_host_served_is_remembered(
+    journal: RenterJournal,
+    num_receipts: int,
+    tokens_settled: int,
+    outcome: str,
+    expected: HostHistory,
+) -> None:
+    await journal.begin(draft("a"), CAP, NATIVE)
+    host = HonestHost()
+    for _ in range(num_receipts):
+        await journal.agree(draft("a"), *agreed(host))
+    assert await journal.histories() == {}
+
+    await journal.update(
+        draft("a"),
+        state=RenterState.SETTLED,
+        tokens_settled=TokenCount(tokens_settled),
+        outcome=outcome,
+    )
+
+    assert await journal.histories() == {SESSION.host: expected}
