@@ -51,6 +51,13 @@ _LOG = logging.getLogger(__name__)
 MAX_DELTA_BYTES: Final = MAX_FRAME_BYTES
 """What is parsed of a peer's JSON at all."""
 
+MAX_CLAIMS: Final = 4096
+"""Claims of one session that are read back. A host of ours claims every 750 tokens by default, so
+this is a session of three million."""
+
+MAX_CONVERSATION_BYTES: Final = 64 * 1024 * 1024
+"""Deltas of one session that are fetched and held, all together: sixteen of the largest."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingPart:
@@ -113,7 +120,8 @@ class CheckpointReader:
             )
         messages: list[TimedMessage] = []
         missing: list[MissingPart] = []
-        for claim in claims:
+        readable, too_much = readable_claims(claims)
+        for claim in readable:
             try:
                 messages += (await self._delta(session, claim)).messages
             except (StorageError, RemoteProtocolError, ConfigError) as exc:
@@ -126,7 +134,7 @@ class CheckpointReader:
             job_id=session.job_id,
             messages=tuple(messages),
             num_checkpoints=len(claims),
-            missing=tuple(missing),
+            missing=(*missing, *too_much),
         )
 
     async def _claims(self, session: RenterSession, job_id: JobId) -> Sequence[CheckpointEntry]:
@@ -161,7 +169,9 @@ class CheckpointReader:
         answer = await http.ask(
             "GET", place.routes[0], operation="checkpoints", max_bytes=MAX_FRAME_BYTES
         )
-        return decode_index(answer.body, job_id, session.host, self.crypto)
+        entries = decode_index(answer.body, job_id, session.host, self.crypto)
+        check_claims(entries)
+        return entries
 
     async def _claims_on_chain(
         self, session: RenterSession, job_id: JobId
@@ -229,3 +239,44 @@ def _door_of(session: RenterSession) -> str:
         return str(parse_strangers_url(session.api_url)).rstrip("/")
     except AddressRefused as exc:
         raise PortalRefused(session.api_url, 0, str(exc)) from exc
+
+
+def check_claims(claims: Sequence[CheckpointEntry]) -> None:
+    """That a host's list is one of claims: each of some tokens, and behind the one before it.
+
+    Raises:
+        RemoteProtocolError: it is not; the chain has the list, too.
+    """
+    tokens = 0
+    for claim in claims:
+        if claim.start_token != tokens or claim.end_token <= tokens:
+            raise RemoteProtocolError(
+                f"the checkpoint index has a claim of tokens {claim.start_token} to "
+                f"{claim.end_token} behind one that ends at {tokens}"
+            )
+        tokens = claim.end_token
+
+
+def readable_claims(
+    claims: Sequence[CheckpointEntry],
+) -> tuple[Sequence[CheckpointEntry], tuple[MissingPart, ...]]:
+    """The claims whose deltas are fetched, oldest first, and what is too much of the rest."""
+    num_bytes = 0
+    for index, claim in enumerate(claims):
+        num_bytes += _size_of(claim)
+        if index >= MAX_CLAIMS or num_bytes > MAX_CONVERSATION_BYTES:
+            reason = (
+                f"a conversation is read back to {MAX_CLAIMS} claims and {MAX_CONVERSATION_BYTES} "
+                "bytes"
+            )
+            start, end = claim.start_token, claims[-1].end_token
+            return claims[:index], (MissingPart(start_token=start, end_token=end, reason=reason),)
+    return claims, ()
+
+
+def _size_of(claim: CheckpointEntry) -> int:
+    """Of its delta, as its identifier says; 0 if that is none, which is noticed when it is read."""
+    try:
+        return BlobId.decode(claim.delta_cid).size
+    except ValueError:
+        return 0
