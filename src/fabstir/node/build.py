@@ -39,6 +39,7 @@ from fabstir.protocol.host_record import HostModel, HostRecord
 from fabstir.protocol.limits import MAX_FRAME_BYTES
 from fabstir.storage import adopt_folder
 from fabstir.telemetry import CheckResult, HealthChecks
+from fabstir.telemetry.health import KEEP_SECONDS
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
 from fabstir.telemetry.supervision import Supervision
 from fabstir.web.reach import Reach
@@ -260,7 +261,8 @@ def _health(
             "libp2p": reachability.check,
             "s5": s5.health.check,
             "tasks": supervision.check,
-        }
+        },
+        keep=KEEP_SECONDS,
     )
 
     async def health() -> Json:

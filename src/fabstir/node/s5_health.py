@@ -18,6 +18,7 @@ from fabstir.node.s5_scrub import scrub_progress
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import StorageError
 from fabstir.telemetry import CheckResult, HealthChecks
+from fabstir.telemetry.health import KEEP_SECONDS
 from fabstir.telemetry.supervision import Supervision
 
 _logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class S5Health:
                 "uploads": self._uploads,
                 "peers": self._peers,
                 "tasks": supervision.check,
-            }
+            },
+            keep=KEEP_SECONDS,
         )
 
     async def report(self) -> Json:

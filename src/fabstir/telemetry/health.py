@@ -18,6 +18,9 @@ Status = Literal["ok", "degraded", "failing"]
 
 _WORST_LAST: tuple[Status, ...] = ("ok", "degraded", "failing")
 
+KEEP_SECONDS = 1.0
+"""For which a report to strangers is given again."""
+
 CHECK_TIMEOUT = 2.0
 """Seconds for one check. Load balancers give up after about five."""
 
@@ -44,12 +47,36 @@ class HealthReport:
 class HealthChecks:
     """The named checks of one process."""
 
-    def __init__(self, checks: Mapping[str, Check], *, timeout: float = CHECK_TIMEOUT) -> None:
+    def __init__(
+        self,
+        checks: Mapping[str, Check],
+        *,
+        timeout: float = CHECK_TIMEOUT,
+        keep: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            timeout: seconds for one check.
+            keep: seconds for which a report is given again: strangers ask as often as they like,
+                and checks ask the chain and the disk.
+        """
         self._checks = checks
         self._timeout = timeout
+        self._keep = keep
+        self._last: tuple[float, HealthReport] | None = None
+        self._asking = anyio.Lock()
 
     async def report(self) -> HealthReport:
-        """Ask every check at the same time; never takes longer than the timeout."""
+        """Ask every check at the same time; never takes longer than the timeout, or, behind
+        somebody else's question, twice that.
+        """
+        async with self._asking:
+            now = anyio.current_time()
+            if self._last is None or now - self._last[0] >= self._keep:
+                self._last = (now, await self._ask_all())
+            return self._last[1]
+
+    async def _ask_all(self) -> HealthReport:
         results: dict[str, CheckResult] = {}
         async with anyio.create_task_group() as tasks:
             for name in self._checks:
