@@ -27,6 +27,9 @@ SOURCE: Final = "127.0.0.2"
 AGAIN_SECONDS: Final = 2.0
 """Before a connection that ended is opened again."""
 
+HELLO: Final = b"\x13/multistream/1.0.0\n"
+"""What opens a libp2p connection."""
+
 PIECE: Final = bytes(64 * 1024)
 
 
@@ -170,7 +173,7 @@ async def silent_peer(connection: Connection, _orders: Orders) -> None:
 
 async def passing_peer(connection: Connection, _orders: Orders) -> None:
     """Connects to libp2p and leaves."""
-    await connection.send(b"\x13/multistream/1.0.0\n")
+    await connection.send(HELLO)
     await connection.receive()
 
 
@@ -188,6 +191,7 @@ KINDS: Final[dict[str, tuple[str, Attack]]] = {
     "silent_peer": ("s5", silent_peer),
     "silent_s5": ("s5", silent),
     "passing_peer": ("p2p", passing_peer),
+    "silent_libp2p": ("p2p", silent),
 }
 """What is attacked, and how."""
 

@@ -28,7 +28,7 @@ from tests.e2e.harness import (
     eventually,
     is_running,
 )
-from tests.e2e.hostile.attacker import Orders
+from tests.e2e.hostile.attacker import HELLO, SOURCE, Orders
 from tests.e2e.raw_client import open_raw_client
 from tests.e2e.tables import Table, printed_table
 
@@ -73,6 +73,8 @@ EVERYTHING: Final = {
     "unread_download": 60,
     "silent_peer": 100,
     "silent_s5": 100,
+    "passing_peer": 50,
+    "silent_libp2p": 200,
 }
 A_TENTH: Final = {kind: max(4, count // 10) for kind, count in EVERYTHING.items()}
 
@@ -153,6 +155,23 @@ async def orders_for(host: HostProcess, devnet: Devnet, counts: dict[str, int]) 
     return Orders(ports=ports, counts=counts, inits=inits, blob=blob)
 
 
+async def pass_by(orders: Orders, count: int, table: Table) -> None:
+    """Connections to libp2p, one after another, each of which says hello and leaves."""
+    started, num_answered = time.monotonic(), 0
+    for _ in range(count):
+        try:
+            with anyio.move_on_after(2):
+                async with await anyio.connect_tcp(
+                    "127.0.0.1", orders.ports["p2p"], local_host=SOURCE
+                ) as stream:
+                    await stream.send(HELLO)
+                    num_answered += bool(await stream.receive())
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
+            continue  # refused, which is an answer too
+    seconds = time.monotonic() - started
+    table.add(f"{count} libp2p connections in a row", f"{num_answered} answered, {seconds:.1f} s")
+
+
 @asynccontextmanager
 async def attacked(orders: Orders, table: Table) -> AsyncGenerator[None]:
     """Attack for the length of the block."""
@@ -213,10 +232,12 @@ async def attack_and_talk(
     renter: Renter,
     counts: dict[str, int],
     num_answers: int,
+    num_passing: int,
     table: Table,
 ) -> None:
     async with start_host("attacked", max_open_files=NUM_DESCRIPTORS) as host:
         orders = await orders_for(host, devnet, counts)
+        await pass_by(orders, num_passing, table)
         async with renter.open(host) as client:
             (offer,) = await client.find_hosts()
             async with client.open_session(offer, deposit=DEPOSIT) as session:
@@ -228,6 +249,8 @@ async def attack_and_talk(
                     table.add("a new session under attack", f"{await ask(another):.2f} s")
                     await another.close()
                 await session.close()
+        async with renter.open(host) as client:  # by libp2p, from nothing
+            assert [found.host for found in await client.find_hosts()] == [host.account]
         async with attacked(orders, table):
             await anyio.sleep(ATTACK_SECONDS)
             started = time.monotonic()
@@ -248,7 +271,7 @@ def table(request: pytest.FixtureRequest) -> Generator[Table]:
 async def test_an_honest_renter_is_served_under_attack(
     start_host: HostStarter, devnet: Devnet, renter: Renter, table: Table
 ) -> None:
-    await attack_and_talk(start_host, devnet, renter, A_TENTH, 3, table)
+    await attack_and_talk(start_host, devnet, renter, A_TENTH, 3, 100, table)
 
 
 @pytest.mark.heavy
@@ -256,4 +279,4 @@ async def test_an_honest_renter_is_served_under_attack(
 async def test_an_honest_renter_is_served_under_a_whole_attack(
     start_host: HostStarter, devnet: Devnet, renter: Renter, table: Table
 ) -> None:
-    await attack_and_talk(start_host, devnet, renter, EVERYTHING, 15, table)
+    await attack_and_talk(start_host, devnet, renter, EVERYTHING, 15, 1000, table)
