@@ -22,6 +22,9 @@ PROOF_INTERVAL = TokenCount(200)
 SEND, CONFIRM = b"eth_sendRawTransaction", b"eth_getTransactionReceipt"
 """With what a host tells its chain of a transaction, and asks after it."""
 
+ESTIMATE = b"eth_estimateGas"
+"""What is asked only once a transaction is made; whether it is worth it was asked before."""
+
 LONG_PROMPT = "the sea and the lighthouse " * 120
 """Takes long enough to read that nothing is said of it yet when the host dies."""
 
@@ -108,7 +111,7 @@ async def interim_claim_unsent(scene: Scene) -> None:
 
 async def claim_planned(scene: Scene) -> None:
     await scene.answer(80)
-    scene.host.to_chain.hold_requests()
+    scene.host.to_chain.hold_requests(ESTIMATE)
     scene.start_close()
     await scene.until_planned()
     assert scene.journal.transaction("proof:0") is None
