@@ -115,6 +115,12 @@ def find_receipt(connection: Connection, receipt_hash: Hash32) -> ReceiptRow | N
     return None if row is None else _row({**row})
 
 
+def is_claimable(connection: Connection, receipt_hash: Hash32) -> bool:
+    """Whether what a receipt says was agreed to, and still counts."""
+    query = select(receipts.c.is_claimable).where(receipts.c.receipt_hash == receipt_hash)
+    return bool(connection.scalar(query))
+
+
 def last_claimable(connection: Connection, key: SessionKey) -> ReceiptRow | None:
     """The head of what may be claimed: agreeing to a receipt agrees to all before it."""
     query = _chain(key).where(receipts.c.is_claimable).order_by(receipts.c.sequence.desc())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import anyio
 
@@ -23,6 +24,9 @@ ADMISSION_PATIENCE = 5.0
 Evict = Callable[[], Awaitable[None]]
 """Tells the former socket that the session is no longer its own."""
 
+EVICTION_SECONDS: Final = 10.0
+"""Longest wait for the former socket's answer to stop: it waits for the journal alone."""
+
 
 class SessionBook:
     """Opens sessions through the gate and hands them from socket to socket."""
@@ -33,6 +37,7 @@ class SessionBook:
         self._random = random
         self._live: dict[JobId, LiveSession] = {}
         self._evict: dict[JobId, Evict] = {}
+        self._holders: dict[JobId, object] = {}
         self._handovers: dict[JobId, anyio.Lock] = {}
         self._admissions = anyio.CapacityLimiter(MAX_ADMISSIONS)
         self.is_draining = False
@@ -86,8 +91,10 @@ class SessionBook:
     ) -> LiveSession:
         job_id = admission.row.job_id
         session = self._live.get(job_id)
-        if session is not None and session.owner not in {None, owner}:
-            await self._evict[job_id]()
+        if session is not None and self._holders.get(job_id) is not owner:
+            # Also where its socket is closed: the answer that ran there may not be over yet.
+            with anyio.move_on_after(EVICTION_SECONDS):
+                await self._evict[job_id]()
         row = await self._ledger.session(job_id)
         if row is None or row.signer != admission.signer:
             raise SessionRefused(
@@ -110,6 +117,7 @@ class SessionBook:
         session.proven = proven
         session.owner, session.notify = owner, send
         self._live[job_id], self._evict[job_id] = session, evict
+        self._holders[job_id] = owner
         return session
 
     def _begin(self, row: SessionRow, former: LiveSession | None) -> LiveSession:
@@ -140,4 +148,5 @@ class SessionBook:
             session.is_closing = session.is_over = True
             session.changed()
         self._evict.pop(job_id, None)
+        self._holders.pop(job_id, None)
         self._handovers.pop(job_id, None)

@@ -26,7 +26,7 @@ from fabstir.jobs.records import ChainRecords
 from fabstir.market.ledger import Balance, HostLedger
 from fabstir.market.worth import HostTerms
 from fabstir.primitives.cid import BlobId
-from fabstir.primitives.errors import TransactionReverted
+from fabstir.primitives.errors import ChainError, TransactionReverted
 from fabstir.primitives.ids import Hash32, JobId
 from fabstir.primitives.units import TokenCount, cost_of
 from fabstir.protocol.frames import Frame
@@ -68,20 +68,30 @@ class Claimer:
         """
         async with self._locks[job_id]:
             job = await self.marketplace.session(job_id)
-            if job is None or job.status != SessionStatus.ACTIVE:
-                return job.tokens_used if job else TokenCount(0)
+            if job is None:
+                raise ChainError(f"the chain does not know session {job_id} (any more)")
+            if job.status != SessionStatus.ACTIVE:
+                return job.tokens_used
             row = await self.records.row_of(job)
             await self._finish_planned(row)
             balance = await self.ledger.balance(job_id)
-            if balance.claimable >= await self._min_claim(row, balance):
-                await self._send(row, await self._plan(row, balance.planned))
+            if balance.claimable >= await self.min_claim(row, balance):
+                claim = await self._plan(row, balance.planned)
+                if claim is not None:
+                    await self._send(row, claim)
                 balance = await self.ledger.balance(job_id)
             elif balance.claimable:
                 extra = {"job_id": job_id, "tokens": balance.claimable}
                 _logger.info("remainder is not worth a claim", extra=extra)
             return balance.proven
 
-    async def _min_claim(self, row: SessionRow, balance: Balance) -> int:
+    def forget(self, job_id: JobId) -> None:
+        """The session is over."""
+        if not self._locks[job_id].locked():
+            del self._locks[job_id]
+
+    async def min_claim(self, row: SessionRow, balance: Balance) -> int:
+        """The fewest tokens for which a claim of the session is sent now. Raises ChainError."""
         gas_price = await self.gas_price.look()
         worth = self.terms.min_claim(row.terms, balance.proven, gas_price)
         return max(1, self.min_proven_tokens, worth)
@@ -91,8 +101,11 @@ class Claimer:
             if claim.state == ClaimState.PLANNED:
                 await self._send(row, claim)
 
-    async def _plan(self, row: SessionRow, start: TokenCount) -> ClaimRow:
+    async def _plan(self, row: SessionRow, start: TokenCount) -> ClaimRow | None:
+        """None if the depositor evicted the signer meanwhile, whose tokens are nobody's debt."""
         chain = await self.ledger.receipts(row.job_id, after=start)
+        if not chain:
+            return None
         index = len(await self.ledger.claims(row.job_id))
         # Messages and the key that they are sealed to come from the same place: a session that
         # changed hands has neither of the signer before.
@@ -111,7 +124,8 @@ class Claimer:
             created_at=int(time.time() * 1000),
             state=ClaimState.PLANNED,
         )
-        await self.ledger.plan_claim(row.job_id, claim)
+        if not await self.ledger.plan_claim(row.job_id, claim):
+            return None
         if session:
             del session.transcript[: len(messages)]
         return claim

@@ -161,9 +161,9 @@ class ClientConnection:
         Raises:
             BrokenResourceError: it is gone.
         """
-        seat = self._seats.get(session_id or "")
-        # While one runs, an end of stream would be taken for that answer's.
-        if isinstance(message, EncryptedMessage) and (seat is None or seat.answer is None):
+        # While one runs, an end of stream would be taken for that answer's, whatever it names.
+        is_answering = any(seat.answer is not None for seat in self._seats.values())
+        if isinstance(message, EncryptedMessage) and not is_answering:
             self._fail(message, error)
         else:
             self.tell(error, session_id=session_id, request_id=request_id)

@@ -22,6 +22,11 @@ MAX_LOST_TOKENS: Final = 4 * MAX_UNACKNOWLEDGED_TOKENS
 """What a session may lose by reconnecting before it is served no more. Without it, a renter that
 reconnects instead of acknowledging would get a window for nothing each time."""
 
+MAX_TRANSCRIPT_CHARS: Final = 256 * 1024
+"""What is kept of a conversation for the next checkpoint: the newest of it. Prompts cost nothing on
+rail 1, so without it a renter could fill the memory with them; and readers take no delta above
+4 MiB, in which four bytes of a character are eight hex digits."""
+
 LOST_SHARE: Final = 8
 """Bad networks: a long session may lose one token for this many that were agreed to."""
 
@@ -126,7 +131,11 @@ class LiveSession:
 
     def note(self, message: ChatMessage, timestamp: int, *, is_partial: bool = False) -> None:
         """Keep a message for the next checkpoint; only if it can be encrypted to the renter."""
-        if self.row.recovery_public_key:
-            self.transcript.append(
-                TimedMessage(message=message, timestamp=timestamp, is_partial=is_partial)
-            )
+        if not self.row.recovery_public_key:
+            return
+        self.transcript.append(
+            TimedMessage(message=message, timestamp=timestamp, is_partial=is_partial)
+        )
+        num_chars = sum(len(each.message.content) for each in self.transcript)
+        while num_chars > MAX_TRANSCRIPT_CHARS:
+            num_chars -= len(self.transcript.pop(0).message.content)

@@ -26,7 +26,7 @@ from fabstir.jobs.records import ChainRecords
 from fabstir.jobs.session import Closing, LiveSession
 from fabstir.market.ledger import Balance, HostLedger
 from fabstir.market.worth import HostTerms
-from fabstir.primitives.errors import ChainError, TransactionReverted
+from fabstir.primitives.errors import ChainError, StorageError, TransactionReverted
 from fabstir.primitives.ids import JobId
 from fabstir.primitives.units import TokenCount, Wei
 
@@ -127,7 +127,8 @@ def next_action(situation: Situation) -> Action:
         return _end_of(situation)
     if situation.is_abandoned:
         return Action.CLOSE
-    if balance.unproven * CLAIM_DENOMINATOR >= situation.max_unproven * CLAIM_NUMERATOR:
+    is_much = balance.unproven * CLAIM_DENOMINATOR >= situation.max_unproven * CLAIM_NUMERATOR
+    if is_much and situation.is_claim_due:
         return Action.CLAIM
     margin = min(PROOF_MARGIN_SECONDS, row.proof_window // 4)
     deadline = min(situation.last_proof_at + row.proof_window, row.started_at + row.max_duration)
@@ -169,6 +170,7 @@ class Settler:
     _wake: list[anyio.Event] = field(default_factory=lambda: [anyio.Event()])
     _looked_at: set[JobId] = field(default_factory=set[JobId])
     _left_at: dict[JobId, float] = field(default_factory=dict[JobId, float])
+    _num_reverted: dict[JobId, int] = field(default_factory=dict[JobId, int])
 
     def max_unproven(self, row: SessionRow) -> int:
         """Tokens of a session that may be delivered beyond its last proof."""
@@ -209,9 +211,9 @@ class Settler:
         try:
             async with limiter:
                 await self._look_at(row)
-        except ChainError as error:
+        except (ChainError, StorageError) as error:
             extra = {"job_id": row.job_id, "reason": str(error)}
-            _logger.warning("settlement waits for the chain", extra=extra)
+            _logger.warning("settlement waits for chain or disk", extra=extra)
         finally:
             self._looked_at.discard(row.job_id)
 
@@ -229,9 +231,10 @@ class Settler:
         last_proof_at = job.last_proof_time if job else row.started_at
         left = last_proof_at + self.dispute_window - await self.chain_time()
         balance = await self.ledger.balance(row.job_id)
+        is_left = balance.claimable < await self.claimer.min_claim(row, balance)
         return Closing(
             tokens_proven=proven,
-            is_final=balance.planned == balance.proven,
+            is_final=balance.planned == balance.proven and is_left,
             settles_in=max(0, left),
         )
 
@@ -245,7 +248,7 @@ class Settler:
     async def _prove_safely(self, job_id: JobId) -> None:
         try:
             await self.claimer.claim(job_id)
-        except ChainError as error:
+        except (ChainError, StorageError) as error:
             extra = {"job_id": job_id, "reason": str(error)}
             _logger.warning("a last proof waits for the next start", extra=extra)
 
@@ -261,7 +264,10 @@ class Settler:
 
     async def _look_at(self, row: SessionRow) -> None:
         job = await self.marketplace.session(row.job_id)
-        if job is None or job.status != SessionStatus.ACTIVE:
+        if job is None:
+            await self._miss(row)
+            return
+        if job.status != SessionStatus.ACTIVE:
             await self.record_end(row.job_id, job)
             return
         if (row.depositor, row.started_at) != (job.depositor, job.start_time):
@@ -288,6 +294,21 @@ class Settler:
             reconnect_grace=self.reconnect_grace,
         )
         await self._do(next_action(situation), row)
+
+    async def _miss(self, row: SessionRow) -> None:
+        """The chain's node does not know a session: it lags, or a reorg took it, perhaps for a
+        while. That is no reason to forget it before its time would be over anyway.
+        """
+        await self.records.check_chain()
+        if await self.chain_time() > row.started_at + row.max_duration:
+            await self.ledger.settled(
+                row.job_id,
+                tokens=TokenCount(0),
+                host_paid=Wei(0),
+                refund=Wei(0),
+                outcome="not on this chain",
+            )
+            self._forget(row.job_id)
 
     async def _do(self, action: Action, row: SessionRow) -> None:
         match action:
@@ -325,9 +346,7 @@ class Settler:
     async def _leave(self, row: SessionRow) -> None:
         """Serve it no more and spend nothing on it: its renter ends it, or nobody has to."""
         await self.ledger.leave(row.job_id)
-        session = self.book.get(row.job_id)
-        if session is not None:
-            session.is_closing = True
+        self.book.forget(row.job_id)
         self._left_at[row.job_id] = self.clock()
         _logger.info("a session is not worth its gas", extra={"job_id": row.job_id})
         self.wake()
@@ -335,28 +354,31 @@ class Settler:
     async def _send_end(self, row: SessionRow, action: str, call: ContractCall) -> None:
         # A number may be another session's after a reorg; its start and depositor are not.
         key = f"{row.contract}:{row.job_id}:{action}:{row.started_at}:{row.depositor}"
+        if num_reverted := self._num_reverted.get(row.job_id, 0):
+            key += f":{num_reverted}"
         try:
             await self.queue.send(key, call)
         except TransactionReverted as error:
             # The renter was faster, or the chain's clock is behind ours: the next round sees.
             extra = {"job_id": row.job_id, "reason": error.reason}
             _logger.info("settlement was refused, trying later", extra=extra)
+            if error.tx_hash is not None:  # it is in the chain, so its key is used up
+                self._num_reverted[row.job_id] = num_reverted + 1
             return
         await self.record_end(row.job_id, await self.marketplace.session(row.job_id))
 
     async def record_end(self, job_id: JobId, job: SessionJob | None) -> None:
         """Book what the chain says of a session that is over."""
-        if job is not None and job.status == SessionStatus.ACTIVE:
+        if job is None or job.status == SessionStatus.ACTIVE:
             return
         row = await self.ledger.settled(
             job_id,
-            tokens=job.tokens_used if job else TokenCount(0),
-            host_paid=job.withdrawn_by_host if job else Wei(0),
-            refund=job.refunded_to_user if job else Wei(0),
-            outcome=job.status.name.lower() if job else "not on this chain",
+            tokens=job.tokens_used,
+            host_paid=job.withdrawn_by_host,
+            refund=job.refunded_to_user,
+            outcome=job.status.name.lower(),
         )
-        self.book.forget(job_id)
-        self._left_at.pop(job_id, None)
+        self._forget(job_id)
         if row is not None:
             extra = {
                 "job_id": job_id,
@@ -366,3 +388,10 @@ class Settler:
                 "written_off_at_most": row.tokens_written_off,
             }
             _logger.info("session settled", extra=extra)
+
+    def _forget(self, job_id: JobId) -> None:
+        """Nothing is left to do for the session."""
+        self.book.forget(job_id)
+        self.claimer.forget(job_id)
+        self._left_at.pop(job_id, None)
+        self._num_reverted.pop(job_id, None)

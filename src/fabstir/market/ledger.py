@@ -263,11 +263,16 @@ class HostLedger:
         """What was claimed, first claim first."""
         return await self._db.read(lambda c: claims.list_claims(c, self.key(job_id)))
 
-    async def plan_claim(self, job_id: JobId, claim: ClaimRow) -> None:
-        """Before a claim is sent."""
-        await self._db.write(
-            lambda c: claims.insert_claim(c, self.key(job_id), claim), durable=True
-        )
+    async def plan_claim(self, job_id: JobId, claim: ClaimRow) -> bool:
+        """Before a claim is sent; False if its last receipt does not count any more."""
+
+        def write(c: Connection) -> bool:
+            if not receipts.is_claimable(c, claim.proof_hash):
+                return False
+            claims.insert_claim(c, self.key(job_id), claim)
+            return True
+
+        return await self._db.write(write, durable=True)
 
     async def finish_claim(
         self,

@@ -49,6 +49,7 @@ class HostTerms:
         min_duration: seconds.
         max_unproven: tokens that may be delivered beyond the last proof; see `max_unproven_of`.
         fee: the treasury's share of what the host earns.
+        min_proven: the contract takes no claim of fewer tokens.
     """
 
     prices: Mapping[Address, PricePerToken]
@@ -57,6 +58,7 @@ class HostTerms:
     min_duration: int
     max_unproven: TokenCount
     fee: BasisPoints
+    min_proven: TokenCount
 
     def objection(self, terms: SessionTerms, gas_price: Wei) -> str | None:
         """Why a session is not served: the cause and what to open instead; None if it is.
@@ -92,7 +94,7 @@ class HostTerms:
         return None
 
     def _least_deposit(self, terms: SessionTerms, gas_price: Wei) -> Wei:
-        tokens = self.tokens_worth(GAS_TO_CLAIM + GAS_TO_END, terms, gas_price)
+        tokens = self.min_claim(terms, TokenCount(0), gas_price)
         for_settling = -(-tokens * terms.price_per_token // PRICE_PRECISION)
         return Wei(max(for_settling, self.min_deposits.get(terms.payment_token, Wei(0))))
 
@@ -112,6 +114,7 @@ class HostTerms:
         worth the gas of a claim: then as many as are worth it INTERIM_RETURN times.
         """
         worth = self.tokens_worth(INTERIM_RETURN * GAS_TO_CLAIM, terms, gas_price)
+        worth = max(worth, self.min_proven)
         # A claim goes out at three quarters of the bound.
         reachable = min(-(-worth * 4 // 3), tokens_for(terms.deposit, terms.price_per_token))
         return TokenCount(max(min(self.max_unproven, terms.proof_interval), reachable))
@@ -122,7 +125,7 @@ class HostTerms:
         The first claim of a session must pay for its end as well, which nothing else would.
         """
         gas = GAS_TO_CLAIM if proven else GAS_TO_CLAIM + GAS_TO_END
-        return self.tokens_worth(gas, terms, gas_price)
+        return TokenCount(max(self.min_proven, self.tokens_worth(gas, terms, gas_price)))
 
     def min_end(self, terms: SessionTerms, gas_price: Wei) -> TokenCount:
         """The fewest proven tokens for which the host ends a session itself."""

@@ -202,6 +202,7 @@ def host_terms(settings: Settings, contract: MarketplaceTerms, *, usdc: Address)
         min_duration=host.min_duration_seconds,
         max_unproven=host.max_unproven_tokens,
         fee=contract.fee,
+        min_proven=contract.min_proven_tokens,
     )
 
 

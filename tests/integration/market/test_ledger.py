@@ -100,6 +100,20 @@ def acknowledgement(receipt: Receipt) -> SignedAcknowledgement:
     ).sign(RENTER_SECRET, DOMAIN, NATIVE)
 
 
+def claim_of(receipt: Receipt) -> ClaimRow:
+    return ClaimRow(
+        claim_index=0,
+        proof_hash=receipt.hash(DOMAIN, NATIVE),
+        start_token=TokenCount(0),
+        end_token=receipt.cumulative_tokens,
+        proof_cid="",
+        delta_cid="",
+        is_encrypted=False,
+        created_at=0,
+        state=ClaimState.PLANNED,
+    )
+
+
 async def bind(
     ledger: HostLedger, signer: Address, *, is_proven: bool, recovery: bytes | None = None
 ) -> SessionRow | None:
@@ -164,18 +178,7 @@ async def test_an_eviction_never_voids_what_was_acknowledged(ledger: HostLedger)
 async def test_the_chains_terms_win_over_the_journals(ledger: HostLedger) -> None:
     await bind(ledger, DEPOSITOR, is_proven=True, recovery=KEY_A)
     _, receipt = await deliver(ledger, ChainHead(), 50, is_claimable=True)
-    claim = ClaimRow(
-        claim_index=0,
-        proof_hash=receipt.hash(DOMAIN, NATIVE),
-        start_token=TokenCount(0),
-        end_token=TokenCount(50),
-        proof_cid="",
-        delta_cid="",
-        is_encrypted=False,
-        created_at=0,
-        state=ClaimState.PLANNED,
-    )
-    await ledger.plan_claim(JOB, claim)
+    assert await ledger.plan_claim(JOB, claim_of(receipt))
 
     row = await ledger.remember(replace(ROW, depositor=STRANGER))
 
@@ -210,6 +213,17 @@ async def test_every_immutable_term_is_compared(
     row = await ledger.remember(replace(ROW, **change))  # pyright: ignore[reportArgumentType] - fields of the row
 
     assert row.signer is None
+
+
+async def test_a_claim_of_an_evicted_signer_is_never_planned(ledger: HostLedger) -> None:
+    """The eviction may come between the look at the books and the plan."""
+    await bind(ledger, STRANGER, is_proven=False)
+    _, receipt = await deliver(ledger, ChainHead(), 50, is_claimable=True)
+
+    await bind(ledger, DEPOSITOR, is_proven=True)
+
+    assert not await ledger.plan_claim(JOB, claim_of(receipt))
+    assert await ledger.claims(JOB) == []
 
 
 async def test_the_same_terms_change_nothing(ledger: HostLedger) -> None:

@@ -247,3 +247,9 @@ def test_every_session_ends(agreed: int, is_present: bool) -> None:
             case Action.WAIT:
                 now += 60
     pytest.fail("the session is still open")
+
+
+def test_a_claim_that_would_be_refused_is_not_tried_again_and_again() -> None:
+    much = situation(row(), balance(agreed=750), min_claim=900)
+
+    assert next_action(much) is Action.WAIT

@@ -31,6 +31,7 @@ HOST = HostTerms(
     min_duration=60,
     max_unproven=TokenCount(256),
     fee=BasisPoints(1000),
+    min_proven=TokenCount(1),
 )
 
 GENUINE = SessionTerms(

@@ -1,0 +1,25 @@
+"""What a host keeps of a session in memory stays within bounds."""
+
+from tests.unit.jobs.test_next_action import row
+
+from fabstir.jobs.session import MAX_TRANSCRIPT_CHARS, LiveSession
+from fabstir.protocol.chat import ChatMessage
+
+
+def test_prompts_that_cost_nothing_fill_no_memory() -> None:
+    session = LiveSession(row=row(recovery_public_key=b"\2" + bytes(32)), seed_nonce=bytes(32))
+
+    for number in range(100):
+        session.note(ChatMessage("user", f"{number:03}" + "x" * (MAX_TRANSCRIPT_CHARS // 10)), 0)
+
+    kept = [each.message.content for each in session.transcript]
+    assert sum(map(len, kept)) <= MAX_TRANSCRIPT_CHARS
+    assert kept[-1].startswith("099")
+
+
+def test_nothing_is_kept_that_nobody_could_open() -> None:
+    session = LiveSession(row=row(), seed_nonce=bytes(32))
+
+    session.note(ChatMessage("user", "Hello"), 0)
+
+    assert session.transcript == []
