@@ -13,8 +13,17 @@ from starlette.requests import HTTPConnection
 PROVE: Final = "fabstir.prove"
 """Where the server puts the function into the scope's state; other servers may have none."""
 
+UNPROVE: Final = "fabstir.unprove"
+"""As `PROVE`, for the opposite."""
+
 
 def prove(connection: HTTPConnection) -> None:
     """The caller has paid, or has a token of this node, or another node's key."""
     if (told := connection.scope.get("state", {}).get(PROVE)) is not None:
+        told()
+
+
+def unprove(connection: HTTPConnection) -> None:
+    """What the caller had shown counts no more: it may show it anew, within the deadline."""
+    if (told := connection.scope.get("state", {}).get(UNPROVE)) is not None:
         told()

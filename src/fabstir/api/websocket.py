@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from fabstir.api.proving import prove
+from fabstir.api.proving import prove, unprove
 from fabstir.api.strangers import Strangers
 from fabstir.jobs.connection import ClientConnection
 from fabstir.jobs.outgoing import Write
@@ -76,6 +76,7 @@ class WebSocketDoor:
 
         async with anyio.create_task_group() as tasks:
             connection = self._make(tasks)
+            connection.on_vacant = lambda: unprove(socket)
             self._connections.add(connection)
             try:
                 tasks.start_soon(self._write, connection, write, tasks)
@@ -112,7 +113,8 @@ class WebSocketDoor:
                 if isinstance(message, EncryptedSessionInit):
                     async with self._strangers.handshake(address):
                         await connection.handle(message)
-                    prove(socket)
+                    if connection.has_seats:
+                        prove(socket)
                 else:
                     await connection.handle(message)
             except FabstirError as error:

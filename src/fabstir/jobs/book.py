@@ -136,7 +136,7 @@ class SessionBook:
         """A socket closed: its sessions wait for the renter to come back."""
         released = [session for session in self._live.values() if session.owner is owner]
         for session in released:
-            session.owner = session.notify = None
+            session.owner = session.notify = session.on_over = None
         return released
 
     def forget(self, job_id: JobId) -> None:
@@ -147,6 +147,8 @@ class SessionBook:
         if session is not None:
             session.is_closing = session.is_over = True
             session.changed()
+            if session.on_over is not None:
+                session.on_over()
         self._evict.pop(job_id, None)
         self._holders.pop(job_id, None)
         self._handovers.pop(job_id, None)

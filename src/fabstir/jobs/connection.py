@@ -95,6 +95,7 @@ class ClientConnection:
 
     Attributes:
         outgoing: what waits to be written to the client; its door runs it.
+        on_vacant: told when the last of its sessions is over or another connection's.
     """
 
     def __init__(
@@ -115,6 +116,13 @@ class ClientConnection:
         self._tasks = tasks
         self._seats: dict[str, _Seat] = {}
         self.outgoing = Outgoing(self._on_room)
+        self.on_vacant: Callable[[], None] = lambda: None
+
+    @property
+    def has_seats(self) -> bool:
+        """Whether a session that is not over is this connection's."""
+        seats = self._seats.values()
+        return any(each.session.owner is self and not each.session.is_over for each in seats)
 
     async def handle(self, message: ClientMessage) -> None:
         """Do what one frame asks for.
@@ -190,6 +198,7 @@ class ClientConnection:
         else:
             dialect, extension = self._negotiate(message, init, session)
         self._seats[session.session_id] = _Seat(session, dialect)
+        session.on_over = self._seat_lost
         ack = SessionInitAck(
             session_id=session.session_id,
             job_id=session.row.job_id,
@@ -432,6 +441,7 @@ class ClientConnection:
     async def _evicted(self, session_id: str) -> None:
         await self._vacate(session_id)
         self._seats.pop(session_id, None)
+        self._seat_lost()
         error = SessionRefused(
             "SESSION_EVICTED", f"session {session_id} was taken over by its depositor"
         )
@@ -439,6 +449,10 @@ class ClientConnection:
             self.tell(error, session_id=session_id, request_id=None)
         except anyio.BrokenResourceError:
             _logger.debug("evicted client is gone", extra={"session_id": session_id})
+
+    def _seat_lost(self) -> None:
+        if not self.has_seats:
+            self.on_vacant()
 
     async def finish_answers(self) -> None:
         """Wait until every running answer has ended and its receipts are acknowledged."""

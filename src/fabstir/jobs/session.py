@@ -66,6 +66,7 @@ class LiveSession:
         is_over: settled on chain; a running answer stops.
         has_forgotten: an earlier process of this host answered in it, and what was said is gone.
         owner: identifies the socket that may use the session; None when there is none.
+        on_over: told when it is over; its owner sets it.
         transcript: what was said since the last claim, for the checkpoint.
     """
 
@@ -81,6 +82,7 @@ class LiveSession:
     transcript: list[TimedMessage] = field(default_factory=list[TimedMessage])
     owner: object | None = None
     notify: Send | None = None
+    on_over: Callable[[], None] | None = None
     is_closing: bool = False
     is_over: bool = False
     has_forgotten: bool = False

@@ -1,4 +1,6 @@
-"""Behind a reverse proxy every connection is the proxy's: places are counted by request instead."""
+"""Behind a reverse proxy every connection is the proxy's: places are counted by request instead,
+and a connection is counted for whom its last request came from.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fabstir.api.answers import busy_response
 from fabstir.api.rates import Slots, remote_key
-from fabstir.node.connections import ConnectionLimits
+from fabstir.node.connections import FORWARDED_FOR, ConnectionLimits
 from fabstir.primitives.errors import Busy
 
 
@@ -25,8 +27,11 @@ class ForwardedPlaces:
         if scope["type"] not in {"http", "websocket"}:
             return await self._app(scope, receive, send)
         client = HTTPConnection(scope).client
+        host = "" if client is None else client.host
+        if (is_forwarded_for := scope.get("state", {}).get(FORWARDED_FOR)) is not None:
+            is_forwarded_for(host)
         try:
-            with self._slots.hold(remote_key("" if client is None else client.host)):
+            with self._slots.hold(remote_key(host)):
                 return await self._app(scope, receive, send)
         except Busy as error:
             return await busy_response(error)(scope, receive, send)

@@ -14,8 +14,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from fabstir.api.proving import PROVE
-from fabstir.node.connections import OpenConnection
+from fabstir.api.proving import PROVE, UNPROVE
+from fabstir.node.connections import FORWARDED_FOR, OpenConnection
 from fabstir.node.guarded_transport import GuardedTransport
 
 HEAD_SECONDS: Final = 30.0
@@ -30,7 +30,12 @@ class HttpProtocol(H11Protocol):
     def __init__(
         self, config: Config, server_state: ServerState, connection: OpenConnection
     ) -> None:
-        super().__init__(config, server_state, {PROVE: connection.prove})
+        state = {
+            PROVE: connection.prove,
+            UNPROVE: connection.unprove,
+            FORWARDED_FOR: connection.is_forwarded_for,
+        }
+        super().__init__(config, server_state, state)
         self._connection = connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

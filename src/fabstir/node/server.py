@@ -252,7 +252,11 @@ class _Server:
     async def finish(self) -> None:
         """Let answers end that take no longer than a moment; then cut every connection."""
         for connection in tuple(self._state.connections):
-            connection.shutdown()
+            try:
+                connection.shutdown()
+            except Exception:  # uvicorn's or a library's: it must not keep the others open
+                _logger.exception("a connection did not end in order")
+                connection.transport.abort()
         await self._wait_for_tasks(FINISH_SECONDS)
         self._connections.abort_all()
         await self._wait_for_tasks(FINISH_SECONDS)

@@ -57,9 +57,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """The connection was upgraded."""
         super().connection_made(transport)
         connection = self._guarded.connection
-        self.conn.max_message_size = min(OPENING_FRAME_BYTES, self.config.ws_max_size)
-        self._opening = self.loop.call_later(OPENING_SECONDS, self._not_proven)
-        connection.on_proven = self._proven
+        connection.unprove()  # what an HTTP request on it has shown
+        connection.on_proven, connection.on_unproven = self._proven, self._unproven
+        self._unproven()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: they are read as fast as this client may send."""
@@ -89,6 +89,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._guarded.lost()
         self._guarded.connection.leave()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server ends. Who broke the protocol is being closed for that, and told nothing."""
+        expected = State.OPEN if self.handshake_complete else State.CONNECTING
+        is_whole = self.conn.state is expected and self.conn.handshake_exc is None
+        if self.close_sent or is_whole:
+            super().shutdown()
+        else:
+            self.stop_keepalive()
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+            self.transport.abort()
 
     async def receive(self) -> ASGIReceiveEvent:
         """The application is ready for the next message."""
@@ -162,6 +173,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._opening.cancel()
             self._opening = None
         self.conn.max_message_size = self.config.ws_max_size
+
+    def _unproven(self) -> None:
+        """It begins, or what was shown counts no more: a deadline, and small frames."""
+        self.conn.max_message_size = min(OPENING_FRAME_BYTES, self.config.ws_max_size)
+        if self._opening is None and not self.transport.is_closing():
+            self._opening = self.loop.call_later(OPENING_SECONDS, self._not_proven)
 
     def _not_proven(self) -> None:
         self._opening = None

@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from fabstir.api.proving import prove
+from fabstir.api.proving import prove, unprove
 from fabstir.node.connections import ConnectionLimits, Connections
 from fabstir.node.server import bind, open_server
 
@@ -43,6 +43,7 @@ class Application:
             routes=[
                 Route("/hello", self.hello),
                 Route("/who", self.who),
+                Route("/mine", self.mine),
                 Route("/big", self.big),
                 WebSocketRoute("/flood", self.flood),
                 WebSocketRoute("/bye", self.bye),
@@ -52,6 +53,10 @@ class Application:
 
     async def hello(self, _request: Request) -> Response:
         return PlainTextResponse("hello")
+
+    async def mine(self, request: Request) -> Response:
+        prove(request)
+        return PlainTextResponse("yours")
 
     async def who(self, request: Request) -> Response:
         return PlainTextResponse(request.client.host if request.client else "")
@@ -84,13 +89,15 @@ class Application:
             self.ended.set()
 
     async def websocket(self, socket: WebSocket) -> None:
-        """Whoever says "mine" is somebody."""
+        """Whoever says "mine" is somebody, until they say "gone"."""
         await socket.accept()
         while (event := await socket.receive())["type"] == "websocket.receive":
             message: str | bytes = event.get("text") or event.get("bytes") or ""
             self.messages.append(message)
             if message == "mine":
                 prove(socket)
+            elif message == "gone":
+                unprove(socket)
             await socket.send_text(f"{len(message)}")
 
 

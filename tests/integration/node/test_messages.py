@@ -48,6 +48,42 @@ async def test_who_is_known_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await stream.receive()).endswith(b"5")
 
 
+async def test_who_is_known_no_more_has_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket_protocol, "OPENING_SECONDS", 0.3)
+    length = websocket_protocol.OPENING_FRAME_BYTES + 1
+    async with open_served() as served:
+        streams = [await served.upgrade("/ws") for _ in range(3)]
+        for stream in streams:
+            for text in (b"mine", b"gone"):
+                await stream.send(frame(text))
+                await stream.receive()
+        await streams[0].send(frame(b"mine"))
+        await streams[0].receive()
+        await streams[1].send(frame(b"", length=length))
+
+        assert (await read_close(streams[1]))[0] == 1009, "frames are short again"
+        code, reason = await read_close(streams[2])
+        assert (code, "0.3 s" in reason) == (1008, True)
+        await streams[0].send(frame(b"x" * length))
+        assert str(length).encode() in await streams[0].receive(), "it was shown again"
+
+
+async def test_what_http_has_shown_is_not_the_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket_protocol, "OPENING_SECONDS", 0.3)
+    async with open_served() as served, await served.open() as stream:
+        await stream.send(b"GET /mine HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.receive()
+        await stream.send(upgrade_head("/ws"))
+        assert (await stream.receive()).startswith(b"HTTP/1.1 101 ")
+        await stream.send(frame(b"mine"))
+        await stream.receive()
+        await anyio.sleep(0.5)
+
+        await stream.send(frame(b"hello"))
+
+        assert (await stream.receive()).endswith(b"5"), "what the WebSocket has shown counts"
+
+
 @pytest.mark.parametrize("has_all", [False, True])
 async def test_strangers_send_short_messages(has_all: bool) -> None:
     length = websocket_protocol.OPENING_FRAME_BYTES + 1

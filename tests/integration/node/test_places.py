@@ -87,20 +87,27 @@ async def test_who_has_most_places_gives_way_to_others() -> None:
                 client.recv(1)
 
 
-async def test_who_is_known_gives_way_to_nobody() -> None:
+async def test_who_is_known_keeps_a_place() -> None:
     limits = ConnectionLimits(max_connections=3, max_per_address=3)
     refused: list[str] = []
     async with open_served(limits, refused.append) as served:
-        streams = [await served.upgrade("/ws") for _ in range(3)]
+        streams = [
+            await served.upgrade("/ws", source=source)
+            for source in ("127.0.0.1", ELSEWHERE, ELSEWHERE)
+        ]
         for stream in streams:
             await stream.send(frame(b"mine"))
             await stream.receive()
 
-        answer = await served.get("/hello", source=ELSEWHERE)
+        async with await served.upgrade("/ws", source="127.0.0.3") as newcomer:
+            await newcomer.send(frame(b"mine"))
+            await newcomer.receive()
+            answer = await served.get("/hello", source="127.0.0.4")
 
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert refused == ["full"]
-        for stream in streams:
+        assert await read_all(streams[2]) == b"", "the newest of who has most"
+        for stream in streams[:2]:
             await stream.send(frame(b"more"))
             assert b"4" in await stream.receive()
 
