@@ -35,7 +35,7 @@ from fabstir.protocol.host_record import HostRecord
 from fabstir.sdk.door import Doors
 from fabstir.sdk.money import PaymentToken
 from fabstir.sdk.offers import HostOffer, Model
-from fabstir.sdk.registered import RegisteredHost, Registry
+from fabstir.sdk.registered import MAX_PARALLEL_READS, RegisteredHost, Registry
 
 _logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ RECORD_TIMEOUT: Final = 5.0
 MAX_CANDIDATES: Final = 32
 """Hosts that are looked at: more than anyone compares, few enough for one RPC endpoint."""
 
-MAX_PARALLEL: Final = 8
-"""Candidates examined at a time."""
+MAX_PARALLEL: Final = MAX_CANDIDATES
+"""Candidates examined at a time: all of them, so that none waits behind others that hang."""
 
 MAX_LISTED: Final = 8
 """Candidates that an error names one by one; the others are counted."""
@@ -145,6 +145,7 @@ class _Search:
         problems: why there were not more of them.
         announced: peers that the DHT says serve the model.
         has_asked: set when the DHT has answered, or never will.
+        reads: of the chain that go on at a time, of all the candidates together.
     """
 
     discovery: Discovery
@@ -158,10 +159,17 @@ class _Search:
     problems: list[str] = field(default_factory=list[str])
     announced: set[PeerId] = field(default_factory=set[PeerId])
     has_asked: anyio.Event = field(default_factory=anyio.Event)
+    reads: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(MAX_PARALLEL_READS)
+    )
 
     async def run(self) -> None:
         registry = self._registry
-        known = [host for host, history in self.histories.items() if history.num_served]
+        known = [
+            host
+            for host, history in self.histories.items()
+            if history.num_served and not history.is_silent
+        ]
         addresses = await registry.addresses(self.model.model_id, known)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._ask_dht)
@@ -224,10 +232,10 @@ class _Search:
             self.has_asked.set()
 
     async def _choose(self, known: Sequence[Address]) -> list[RegisteredHost]:
-        """All of them, or of many some that are known, some that are online, some of the rest."""
-        if len(self.hosts) <= MAX_CANDIDATES:
-            return self.hosts
-        await self.has_asked.wait()
+        """Some that served well, then some that are online, then the rest by lot, never in the
+        order of addresses, which can be ground; of many, MAX_CANDIDATES."""
+        if len(self.hosts) > MAX_CANDIDATES:
+            await self.has_asked.wait()
         by_address = {host.address: host for host in self.hosts}
         chosen = choose(
             list(by_address),
@@ -304,9 +312,10 @@ class _Search:
 
     async def _try_door(self, host: RegisteredHost, api_url: str) -> None:
         discovery, model = self.discovery, self.model
-        price = await discovery.contracts.nodes.price(
-            host.address, model.model_id, self.token.address
-        )
+        async with self.reads:
+            price = await discovery.contracts.nodes.price(
+                host.address, model.model_id, self.token.address
+            )
         if price is None:
             raise PeerUnreachable(f"{host.address} sells nothing for {self.token.symbol}")
         answer = await discovery.doors.answer_of(api_url, model.model_id, host.public_key)

@@ -34,8 +34,9 @@ MAX_DOOR_BYTES: Final = 64 * 1024
 MAX_DOOR_MODELS: Final = 256
 """Models of one door: more do not fit into what is read."""
 
-MAX_CONNECTIONS: Final = 16
-"""To doors at a time: two for each candidate that is examined."""
+MAX_CONNECTIONS: Final = 64
+"""To doors at a time: two for each candidate that is examined, so that none has to
+wait for those that hang."""
 
 
 def open_hosts_client(reach: Reach) -> httpx.AsyncClient:
