@@ -13,10 +13,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final, cast
 
+import anyio
 import httpcore
 import httpx
 
 from fabstir.primitives.errors import AddressRefused
+from fabstir.web.addresses import parse_strangers_url
+from fabstir.web.racing import connect_first
 from fabstir.web.reach import Reach
 
 _OWN_ORIGIN: Final = "fabstir.own_origin"
@@ -48,19 +51,18 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
+        async def connect(address: str) -> httpcore.AsyncNetworkStream:
+            return await self._inner.connect_tcp(address, port, None, local_address, options)
+
+        options = None if socket_options is None else list(socket_options)
         try:
-            addresses = await self._reach.addresses(host, port)
+            with anyio.fail_after(timeout):
+                addresses = await self._reach.addresses(host, port)
+                return await connect_first(addresses, connect, _close)
+        except TimeoutError as exc:
+            raise httpcore.ConnectTimeout(f"no connection in {timeout} s") from exc
         except OSError as exc:
             raise httpcore.ConnectError(str(exc)) from exc
-        for address in addresses:
-            try:
-                return await self._inner.connect_tcp(
-                    address, port, timeout, local_address, socket_options
-                )
-            except httpcore.ConnectError:
-                if address == addresses[-1]:
-                    raise
-        raise AssertionError("there is an address, and its failure is raised")
 
     async def connect_unix_socket(
         self,
@@ -72,6 +74,10 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
+
+
+async def _close(stream: httpcore.AsyncNetworkStream) -> None:
+    await stream.aclose()
 
 
 def checked_transport(
@@ -104,8 +110,8 @@ class WebTransport(httpx.AsyncBaseTransport):
         self._reach = reach
         self._users = httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)
         self._strangers = checked_transport(reach, verify=verify, limits=limits)
-        public = replace(reach, allow_private=False)
-        self._queries = checked_transport(public, verify=verify, limits=limits)
+        self._public = replace(reach, allow_private=False)
+        self._queries = checked_transport(self._public, verify=verify, limits=limits)
         """For URLs with a query: a page of this machine that does something is called so."""
         self._proxied = {
             scheme: httpx.AsyncHTTPTransport(proxy=url, verify=verify, limits=limits)
@@ -117,21 +123,29 @@ class WebTransport(httpx.AsyncBaseTransport):
         url = request.url
         is_users = request.extensions.get(_OWN_ORIGIN) == _origin(url)
         proxied = self._proxied.get(url.scheme)
-        if proxied is not None and not urllib.request.proxy_bypass(url.host):
-            if not is_users:
-                await self._check(url)
-            return await proxied.handle_async_request(request)
+        if proxied is not None and urllib.request.proxy_bypass(url.host):
+            proxied = None
         if is_users:
-            return await self._users.handle_async_request(request)
+            return await (proxied or self._users).handle_async_request(request)
         if url.userinfo:
             raise AddressRefused("a stranger's URL has a user or password in it")
+        if proxied is not None:
+            await self._check(url)
+            return await proxied.handle_async_request(request)
         transport = self._queries if url.query else self._strangers
         return await transport.handle_async_request(request)
 
     async def _check(self, url: httpx.URL) -> None:
-        _, host, port = _origin(url)
+        """By the rules of the pools. The proxy resolves once more, so the host has to be one that
+        it reads as we do.
+
+        Raises:
+            AddressRefused: it leads where strangers may not send us, or its host is malformed.
+        """
+        origin = parse_strangers_url(f"{url.scheme}://{url.netloc.decode('ascii')}")
+        reach = self._public if url.query else self._reach
         try:
-            await self._reach.addresses(host, port or 0)
+            await reach.addresses(origin.host, origin.port)
         except OSError:
             return  # only the proxy knows this name
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import anyio
 from websockets.asyncio.client import ClientConnection, connect
 
 from fabstir.web.addresses import parse_strangers_url
+from fabstir.web.racing import connect_first
 from fabstir.web.reach import Reach
 
 WEBSOCKET_SCHEMES = frozenset({"ws", "wss"})
@@ -42,21 +43,16 @@ async def connect_websocket(
         if reach is None:
             return await _Unredirected(url, proxy=None, open_timeout=None, **options)
         checked = parse_strangers_url(url, WEBSOCKET_SCHEMES)
-        sock = await _dial(await reach.addresses(checked.host, checked.port), checked.port)
+        addresses = await reach.addresses(checked.host, checked.port)
+        sock = await connect_first(addresses, partial(_connect, port=checked.port), _close)
         # The socket is there; Host and the certificate's name are still the URL's.
         return await _Unredirected(
             str(checked), sock=sock, proxy=None, open_timeout=None, **options
         )
 
 
-async def _dial(addresses: Sequence[str], port: int) -> socket.socket:
-    for address in addresses:
-        try:
-            return await _connect(address, port)
-        except OSError:
-            if address == addresses[-1]:
-                raise
-    raise AssertionError("there is an address, and its failure is raised")
+async def _close(sock: socket.socket) -> None:
+    sock.close()
 
 
 async def _connect(address: str, port: int) -> socket.socket:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
@@ -148,6 +150,60 @@ async def test_a_second_answer_of_the_name_server_does_not_count() -> None:
 
     assert asked == ["evil.example"]
     assert trap.num_connections == 0
+
+
+async def test_an_address_that_no_packet_reaches_costs_a_head_start_only() -> None:
+    async def dead_first(_host: str, _port: int) -> Sequence[str]:
+        return ["127.0.0.2", "127.0.0.1"]
+
+    reach = Reach(allow_private=True, resolve=dead_first)
+    async with open_trap() as trap, client(reach) as http:
+        with silent_address("127.0.0.2", trap.port):
+            answer = await http.get(f"http://host.example:{trap.port}/x")
+            with pytest.raises(InvalidStatus):  # it is there, though no WebSocket
+                await connect_websocket(
+                    f"ws://host.example:{trap.port}/", reach=reach, open_timeout=5
+                )
+
+    assert answer.text == "ok"
+    assert trap.num_connections == 2
+
+
+@contextmanager
+def silent_address(host: str, port: int) -> Generator[None]:
+    """Listens, but its queue is full, so that the kernel answers no more SYN."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((host, port))
+        yield
+
+
+async def test_through_a_proxy_a_strangers_url_is_held_to_the_same_rules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_trap() as proxy:
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        transport = WebTransport(DEVNET, limits=httpx.Limits(), trust_env=True)
+        async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
+            for url in (
+                "http://user:word@192.0.2.1/",
+                "http://127.0.0.1:9/admin/reboot?now=1",
+                "http://evil!host/",
+            ):
+                with pytest.raises(AddressRefused):
+                    await http.get(url)
+            answer = await http.get("http://8.8.8.8/x?y")
+
+    assert answer.text == "ok"
+    assert proxy.requests == ["GET http://8.8.8.8/x?y HTTP/1.1"]
 
 
 async def test_host_and_port_of_the_url_are_what_the_server_sees() -> None:
