@@ -39,7 +39,7 @@ from fabstir.p2p._identity import load_or_create_identity
 from fabstir.p2p._kad import DhtClient, known_addresses
 from fabstir.p2p._providers import ProviderSample, group_of_addresses
 from fabstir.p2p._selfcheck import InboundStatus, SelfCheck
-from fabstir.p2p._stores import BoundedPeerStore, FairProviderStore
+from fabstir.p2p._stores import BoundedPeerStore, FairProviderStore, FairValueStore
 from fabstir.p2p._transport import InboundTransport, descriptor_limit
 from fabstir.p2p.config import P2PConfig
 from fabstir.p2p.limits import (
@@ -450,6 +450,10 @@ async def open_core(
             [each for one in connections for each in one.get_transport_addresses()]
         )
 
+    def group_of_record(key: bytes) -> str | None:
+        peer_id = ID.from_base58(key.decode().rpartition("/")[2])
+        return None if peer_id == host.get_id() else group_of(peer_id)
+
     transport = InboundTransport(ConnectionLimits.within(descriptor_limit()))
     host = _make_host(key_pair, advertised, transport, BoundedPeerStore(is_kept))
     dht = KadDHT(
@@ -459,6 +463,7 @@ async def open_core(
         validator_changed=True,
         strict_validation=True,
     )
+    dht.value_store = FairValueStore(host, host.get_id(), group_of_record)
     dht.provider_store = FairProviderStore(host, group_of, random.SystemRandom())
     named = {address for peer in bootstrap for address in peer.addrs}
     guard_dials(host, config.reach, named)

@@ -4,6 +4,8 @@
   those first that have no address: such as this node itself, with its private key.
 - Its provider store takes any number of keys, and of each key the first twenty providers, for two
   days: twenty peer ids made in a second shut out every host that comes after them.
+- Its value store forgets the oldest value, whosever it is, so one address with many peer ids makes
+  it forget everybody else's.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import zip_longest
 from typing import Final, TypeVar
 
 from libp2p.abc import IHost
+from libp2p.kad_dht.pb.kademlia_pb2 import Record
 from libp2p.kad_dht.provider_store import ProviderRecord, ProviderStore
+from libp2p.kad_dht.value_store import ValueStore
 from libp2p.peer.envelope import Envelope
 from libp2p.peer.id import ID
 from libp2p.peer.peerdata import PeerData
@@ -31,10 +35,12 @@ from fabstir.p2p.limits import (
     MAX_PROVIDED_KEYS,
     MAX_PROVIDER_ADDRESSES,
     MAX_STORED_PROVIDERS,
+    MAX_STORED_RECORDS,
     PROVIDER_FRESHNESS,
 )
 
 ItemT = TypeVar("ItemT")
+EntryT = TypeVar("EntryT")
 GroupOf = Callable[[ID], str]
 """The address group from which a peer is connected; "" if it is not."""
 
@@ -100,6 +106,56 @@ def _short(protocols: Iterable[str]) -> list[str]:
     return [each for each in protocols if len(each) <= _MAX_PROTOCOL_LENGTH][:MAX_PEER_PROTOCOLS]
 
 
+class _FairTable(dict[bytes, EntryT]):
+    """Knows which address group answers for each key, so that the one with most makes room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._groups: dict[bytes, str] = {}
+        self._keys: dict[str, dict[bytes, None]] = {}
+        """Of each group; those that were not renewed for longest first."""
+
+    def __delitem__(self, key: bytes, /) -> None:
+        super().__delitem__(key)
+        self.keep(key)
+
+    def keep(self, key: bytes) -> None:
+        """Nobody answers for it: it never makes room."""
+        group = self._groups.pop(key, None)
+        if group is not None:
+            del self._keys[group][key]
+            if not self._keys[group]:
+                del self._keys[group]
+
+    def renew(self, key: bytes, group: str) -> None:
+        """Something was put under the key; the group answers for it if none did."""
+        self._give(key, self._groups.get(key, group))
+
+    def make_room(self, groups_of: Callable[[bytes], Collection[str]] = lambda _: ()) -> None:
+        """Forget the key that was not renewed for longest, of the group with most of them.
+
+        Args:
+            groups_of: who else put something under a key. A group that has fewer takes it over, so
+                that nobody has another's key forgotten by putting his own things there.
+        """
+        while self._keys:
+            largest = max(self._keys, key=self._num_keys)
+            key = next(iter(self._keys[largest]))
+            heir = min(groups_of(key), key=self._num_keys, default=largest)
+            if self._num_keys(heir) + 1 >= self._num_keys(largest):
+                del self[key]
+                return
+            self._give(key, heir)
+
+    def _give(self, key: bytes, group: str) -> None:
+        self.keep(key)
+        self._groups[key] = group
+        self._keys.setdefault(group, {})[key] = None
+
+    def _num_keys(self, group: str) -> int:
+        return len(self._keys.get(group, ()))
+
+
 class _GroupedRecord(ProviderRecord):
     """A provider record, and the address group from which it came."""
 
@@ -112,7 +168,8 @@ class FairProviderStore(ProviderStore):
     """Who provides what, so that no address crowds out the others.
 
     When a key is full, a record makes room that was not renewed for long, else one of the address
-    group with most of them, by lot. Answers take turns between the groups.
+    group with most of them, by lot. When there are too many keys, one goes of the group with most
+    of them. Answers take turns between the groups.
     """
 
     def __init__(self, host: IHost, group_of: GroupOf, chooser: random.Random) -> None:
@@ -123,6 +180,8 @@ class FairProviderStore(ProviderStore):
         super().__init__(host)
         self._group_of = group_of
         self._chooser = chooser
+        self._table = _FairTable[dict[str, ProviderRecord]]()
+        self.providers = self._table
 
     def add_provider(self, key: bytes, provider: PeerInfo) -> None:
         known = self.providers.setdefault(key, {})
@@ -130,12 +189,14 @@ class FairProviderStore(ProviderStore):
         if name not in known and len(known) >= MAX_STORED_PROVIDERS:
             del known[self._victim(known)]
         addresses = provider.addrs[:MAX_PROVIDER_ADDRESSES]
-        record = _GroupedRecord(
-            PeerInfo(provider.peer_id, addresses), self._group_of(provider.peer_id)
-        )
-        known[name] = record
+        group = self._group_of(provider.peer_id)
+        known[name] = _GroupedRecord(PeerInfo(provider.peer_id, addresses), group)
+        if str(self.local_peer_id) in known:
+            self._table.keep(key)
+        else:
+            self._table.renew(key, group)
         if len(self.providers) > MAX_PROVIDED_KEYS:
-            self._forget_a_key()
+            self._table.make_room(self._groups_of)
 
     def get_providers(self, key: bytes) -> list[PeerInfo]:
         found = super().get_providers(key)
@@ -153,20 +214,56 @@ class FairProviderStore(ProviderStore):
             [name for name, record in others.items() if _group(record) == largest]
         )
 
-    def _forget_a_key(self) -> None:
-        """The one that nobody renewed for longest, unless it is ours."""
-        own = str(self.local_peer_id)
-        others = [key for key, known in self.providers.items() if own not in known]
-        if others:
-            del self.providers[min(others, key=lambda key: _renewed_at(self.providers[key]))]
+    def _groups_of(self, key: bytes) -> set[str]:
+        return {_group(record) for record in self.providers[key].values()}
 
 
 def _group(record: ProviderRecord) -> str:
     return record.group if isinstance(record, _GroupedRecord) else ""
 
 
-def _renewed_at(known: dict[str, ProviderRecord]) -> float:
-    return max((record.timestamp for record in known.values()), default=0.0)
+class FairValueStore(ValueStore):
+    """Host records of others, so that no address crowds out the others.
+
+    When it is full, the oldest record goes of the address group with most of them. A record's group
+    is where the host it speaks of is connected from: a host puts its own, and what others put for
+    hosts that are not here counts as one group.
+    """
+
+    def __init__(
+        self, host: IHost, own_id: ID, group_of_key: Callable[[bytes], str | None]
+    ) -> None:
+        """
+        Args:
+            group_of_key: the address group of the host whose record has this key; "" if it is not
+                connected; None: it is this node's own.
+        """
+        super().__init__(host, own_id)
+        self._group_of_key = group_of_key
+        self._table = _FairTable[tuple[Record, float]]()
+        self.store = self._table
+
+    def put(self, key: bytes, value: bytes, validity: float = 0.0) -> None:
+        """A record of this node's own, which is kept."""
+        self._make_room(key)
+        super().put(key, value, validity)
+        self._table.keep(key)
+
+    def put_record(self, key: bytes, record: Record) -> None:
+        self._make_room(key)
+        super().put_record(key, record)
+        group = self._group_of_key(key)
+        if group is None:
+            self._table.keep(key)
+        else:
+            self._table.renew(key, group)
+
+    def _make_room(self, key: bytes) -> None:
+        """Before the library does, which asks for it even where a record is replaced."""
+        if key in self.store:
+            del self.store[key]
+        elif len(self.store) >= MAX_STORED_RECORDS:
+            self._table.make_room()
 
 
 def take_turns(

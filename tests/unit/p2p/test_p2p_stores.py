@@ -3,18 +3,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import libp2p.kad_dht.value_store as libp2p_values
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.kad_dht.pb.kademlia_pb2 import Message, Record
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
 from fabstir.p2p import _stores
 from fabstir.p2p._providers import ProviderSample, group_of_addresses
-from fabstir.p2p._stores import BoundedPeerStore, FairProviderStore, take_turns
+from fabstir.p2p._stores import BoundedPeerStore, FairProviderStore, FairValueStore, take_turns
 from fabstir.p2p.limits import (
     MAX_KNOWN_PEERS,
     MAX_PEER_ADDRESSES,
@@ -124,6 +125,52 @@ def test_keys_are_bounded_and_ours_stays(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert len(store.providers) == 10
     assert store.get_providers(b"ours")
+
+
+def test_one_address_does_not_crowd_out_the_keys_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also not where it was first under their key, or came after them."""
+    monkeypatch.setattr(_stores, "MAX_PROVIDED_KEYS", 10)
+    groups = {peer(1): "honest", peer(2): "honest", peer(3): "another"}
+    store = provider_store(lambda each: groups.get(each, "attacker"))
+    honest = {b"model": peer(1), b"shared": peer(2), b"third": peer(3)}
+    store.add_provider(b"shared", PeerInfo(peer(66), at("192.0.2.66")))
+    for key, each in honest.items():
+        store.add_provider(key, PeerInfo(each, at("192.0.2.1")))
+    store.add_provider(b"third", PeerInfo(peer(66), at("192.0.2.66")))
+
+    for number in range(100):
+        provider = PeerInfo(peer(100 + number), at("192.0.2.66"))
+        store.add_provider(number.to_bytes(2, "big"), provider)
+
+    assert len(store.providers) == 10
+    for key, each in honest.items():
+        assert each in [provider.peer_id for provider in store.get_providers(key)]
+
+
+def test_one_address_does_not_crowd_out_the_host_records_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The library forgets the oldest, whosever it is, also when a value is only renewed."""
+    monkeypatch.setattr(_stores, "MAX_STORED_RECORDS", 10)
+    monkeypatch.setattr(libp2p_values, "MAX_VALUE_STORE_SIZE", 10)
+    groups = {b"own": None, b"honest": "honest"}
+    store = FairValueStore(
+        LocalHost(),  # pyright: ignore[reportArgumentType] - see above
+        OWN,
+        lambda key: groups.get(key, "attacker"),
+    )
+    for key in groups:
+        store.put_record(key, Record(key=key, timeReceived="2026-01-01T00:00:00Z"))
+
+    for number in range(100):
+        key = number.to_bytes(2, "big")
+        store.put_record(key, Record(key=key, timeReceived="2026-01-02T00:00:00Z"))
+        store.put_record(key, Record(key=key, timeReceived="2026-01-03T00:00:00Z"))
+
+    assert store.size() == 10
+    assert all(store.get(key) is not None for key in groups)
 
 
 @given(st.lists(st.sampled_from("abcde"), max_size=40))
