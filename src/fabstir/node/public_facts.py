@@ -8,7 +8,8 @@ from fabstir.config import ChainSettings
 from fabstir.crypto import checksum_address
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.ids import ChainId
-from fabstir.telemetry.health import HealthReport
+from fabstir.protocol.codes import ERROR_CODES
+from fabstir.telemetry.health import CheckResult, HealthReport
 
 _CHAINS: dict[ChainId, tuple[str, str]] = {
     ChainId(1): ("Ethereum", "ETH"),
@@ -37,9 +38,12 @@ def version_answer(chain_id: ChainId) -> Json:
 
 
 def health_answer(report: HealthReport) -> Json:
-    """GET /v1/health. A degraded host serves: nobody need go elsewhere."""
+    """GET /v1/health. A degraded host serves: nobody need go elsewhere.
+
+    Reasons that may name places of the host's own stay in its log and `fabstir status`.
+    """
     issues: list[Json] = [
-        f"{name}: {result.reason}"
+        f"{name}: {_told(name, result)}"
         for name, result in report.checks.items()
         if result.status != "ok"
     ]
@@ -48,6 +52,13 @@ def health_answer(report: HealthReport) -> Json:
         "healthy": report.status != "failing",
         "issues": issues,
     }
+
+
+def _told(name: str, result: CheckResult) -> str:
+    if not result.is_private:
+        return result.reason
+    is_chain = name == "chain"
+    return ERROR_CODES["CHAIN_UNAVAILABLE"].meaning if is_chain else f"it is {result.status}"
 
 
 def chains_answer(settings: ChainSettings, deployment: Deployment) -> Json:

@@ -76,7 +76,7 @@ class S5Health:
         # A host whose copies or peers are late still sells tokens.
         is_failing = report.checks["store"].status == "failing"
         status = "failing" if is_failing else "ok" if not reasons else "degraded"
-        return CheckResult(status, "; ".join(reasons))
+        return CheckResult(status, "; ".join(reasons), is_private=True)
 
     async def _store(self) -> CheckResult:
         await self._s5.store.usage()

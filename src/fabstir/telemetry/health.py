@@ -27,10 +27,17 @@ CHECK_TIMEOUT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check found; `reason` is "" only if all is well."""
+    """What one check found.
+
+    Attributes:
+        reason: "" only if all is well.
+        is_private: the reason may name places of this machine and its network: strangers are not
+            told it.
+    """
 
     status: Status
     reason: str = ""
+    is_private: bool = False
 
 
 Check = Callable[[], Awaitable[CheckResult]]
@@ -93,4 +100,4 @@ class HealthChecks:
             results[name] = CheckResult("failing", f"no answer within {self._timeout:g} s")
         except FabstirError as exc:
             logger.info("health check failed", extra={"check": name, "reason": str(exc)})
-            results[name] = CheckResult("failing", str(exc))
+            results[name] = CheckResult("failing", str(exc), is_private=True)

@@ -70,7 +70,8 @@ class Supervision:
     async def check(self) -> CheckResult:
         """As a check of the process's health."""
         complaints = self.complaints()
-        return CheckResult("degraded" if complaints else "ok", "; ".join(complaints))
+        status = "degraded" if complaints else "ok"
+        return CheckResult(status, "; ".join(complaints), is_private=True)
 
 
 async def _failure_of(task: Callable[[], Awaitable[None]]) -> Exception | None:

@@ -6,14 +6,17 @@ import json
 from dataclasses import replace
 from typing import Any, cast
 
+import anyio
 import pytest
 
 from fabstir.chain.deployment import Deployment
 from fabstir.config import ChainSettings
 from fabstir.crypto import checksum_address
 from fabstir.node.public_facts import chains_answer, health_answer
+from fabstir.primitives.errors import RpcUnavailable
 from fabstir.primitives.ids import Address, ChainId
-from fabstir.telemetry.health import CheckResult, HealthReport, Status
+from fabstir.telemetry.health import CheckResult, HealthChecks, HealthReport, Status
+from fabstir.telemetry.supervision import Supervision
 
 DEPLOYMENT = Deployment(
     chain_id=ChainId(84532),
@@ -65,6 +68,28 @@ def test_the_hosts_own_endpoint_is_not_told() -> None:
 
 def test_an_unknown_chain_has_a_name_all_the_same() -> None:
     assert chain_of(replace(SETTINGS, chain_id=ChainId(7)))["name"] == "chain 7"
+
+
+@pytest.mark.anyio
+async def test_health_tells_strangers_no_place_of_the_hosts_own() -> None:
+    async def chain() -> CheckResult:
+        raise RpcUnavailable(f"{SECRET_URL} does not answer")
+
+    async def task() -> None:
+        await chain()
+
+    supervision = Supervision()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(supervision.keep, "follower", task)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+
+    report = await HealthChecks({"chain": chain, "tasks": supervision.check}).report()
+    answer = cast("dict[str, Any]", health_answer(report))
+
+    assert answer["issues"] == ["chain: the host cannot ask the chain", "tasks: it is degraded"]
+    assert SECRET_URL in report.checks["chain"].reason
+    assert SECRET_URL in supervision.complaints()[0]
 
 
 @pytest.mark.parametrize(
