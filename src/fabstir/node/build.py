@@ -33,6 +33,7 @@ from fabstir.node.status import read_status, withdraw_all
 from fabstir.node.work import HostWork, build_work
 from fabstir.p2p import Advertiser, P2PConfig, P2PNode, open_advertiser, open_p2p
 from fabstir.primitives.encoding import Json
+from fabstir.primitives.errors import ChainReplaced
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import price_from_million
 from fabstir.protocol.host_record import HostModel, HostRecord
@@ -181,6 +182,10 @@ def _commands(host: Host) -> dict[str, Command]:
             complaints = (*complaints, f"libp2p: {problem}")
         if host.model.engine.state is not EngineState.READY:
             complaints = (*complaints, f"its engine is {host.model.engine.state}")
+        try:
+            await confirm_chain_identity(host.market.chain, host.market.db)
+        except ChainReplaced as error:
+            complaints = (*complaints, str(error))
         complaints = (*complaints, *host.supervision.complaints())
         return (await read_status(host.market, running=complaints)).to_json()
 
