@@ -40,21 +40,37 @@ class Rates:
         Raises:
             Busy: too many, with the seconds until the next one is taken.
         """
-        now = self._clock()
-        tokens, before = self._buckets.pop(key, (float(self._burst), now))
-        tokens = min(float(self._burst), tokens + (now - before) * self._per_second)
+        tokens = self._tokens(key)
         is_allowed = tokens >= 1.0
-        self._buckets[key] = (tokens - is_allowed, now)
+        self._keep(key, tokens - is_allowed)
+        if not is_allowed:
+            raise self._busy(tokens)
+
+    def require(self, key: str) -> None:
+        """Raises Busy where a call would not be taken now; it is not counted."""
+        if (tokens := self._tokens(key)) < 1.0:
+            raise self._busy(tokens)
+
+    def charge(self, key: str) -> None:
+        """Count a call that was let in by `require`: several at once may leave less than nothing,
+        which has to be made up for first.
+        """
+        self._keep(key, self._tokens(key) - 1.0)
+
+    def _tokens(self, key: str) -> float:
+        now = self._clock()
+        tokens, before = self._buckets.get(key, (float(self._burst), now))
+        return min(float(self._burst), tokens + (now - before) * self._per_second)
+
+    def _keep(self, key: str, tokens: float) -> None:
+        self._buckets[key] = (tokens, self._clock())
+        self._buckets.move_to_end(key)
         while len(self._buckets) > self._num_keys:
             self._buckets.popitem(last=False)
-        if not is_allowed:
-            wait = (1.0 - tokens) / self._per_second
-            raise Busy("too many requests from this address", retry_after=wait)
 
-    def give_back(self, key: str) -> None:
-        """What was taken last was no call that counts."""
-        if (bucket := self._buckets.get(key)) is not None:
-            self._buckets[key] = (min(float(self._burst), bucket[0] + 1.0), bucket[1])
+    def _busy(self, tokens: float) -> Busy:
+        wait = (1.0 - tokens) / self._per_second
+        return Busy("too many requests from this address", retry_after=wait)
 
 
 class Slots:

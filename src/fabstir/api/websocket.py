@@ -99,7 +99,7 @@ class WebSocketDoor:
             tasks.cancel_scope.cancel()
 
     async def _read(self, socket: WebSocket, connection: ClientConnection) -> None:
-        address = socket.client.host if socket.client else ""
+        caller = self._strangers.caller(socket.client.host if socket.client else "")
         while True:
             event = await socket.receive()
             if event["type"] == "websocket.disconnect":
@@ -111,7 +111,7 @@ class WebSocketDoor:
                 session_id, request_id = ids_of(fields)
                 message = decode_client_fields(fields)
                 if isinstance(message, EncryptedSessionInit):
-                    async with self._strangers.handshake(address):
+                    async with caller.handshake(message.job_id):
                         await connection.handle(message)
                     if connection.has_seats:
                         prove(socket)
@@ -119,6 +119,6 @@ class WebSocketDoor:
                     await connection.handle(message)
             except FabstirError as error:
                 connection.refuse(error, message, session_id=session_id, request_id=request_id)
-                if not self._strangers.may_be_refused_again(address):
+                if not caller.may_be_refused_again():
                     await socket.close(POLICY_VIOLATION, "RATE_LIMITED: too many refused frames")
                     return

@@ -18,6 +18,8 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    delete,
+    exists,
     insert,
     select,
     update,
@@ -238,3 +240,14 @@ def use_ephemeral_key(connection: Connection, ephemeral_public_key: bytes, job_i
     except IntegrityError:
         return False
     return True
+
+
+def forget_ephemeral_keys(connection: Connection, job_id: JobId) -> None:
+    """No handshake opens the session any more, so none can be replayed.
+
+    They are kept while a session of the same number, of another contract, is not over.
+    """
+    unsettled = exists().where(
+        host_sessions.c.job_id == job_id, host_sessions.c.state != SessionState.SETTLED
+    )
+    connection.execute(delete(session_inits).where(session_inits.c.job_id == job_id, ~unsettled))

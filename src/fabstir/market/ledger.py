@@ -332,6 +332,7 @@ class HostLedger:
                 tokens_written_off=row.tokens_written_off + lost,
                 outcome=outcome,
             )
+            host_sessions.forget_ephemeral_keys(c, job_id)
             return host_sessions.load_session(c, row.key)
 
         return await self._db.write(write, durable=True)

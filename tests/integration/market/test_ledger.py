@@ -244,3 +244,18 @@ async def test_a_bundle_holds_what_is_new_since_the_last(ledger: HostLedger) -> 
     assert [row.cumulative_tokens for row in all_of_it] == [50, 70]
     assert [row.receipt_hash for row in new] == [second.hash(DOMAIN, NATIVE)]
     assert second.previous == all_of_it[0].receipt_hash
+
+
+async def test_handshakes_are_remembered_until_the_session_is_over(ledger: HostLedger) -> None:
+    other = JobId(JOB + 1)
+    await ledger.remember(replace(ROW, job_id=other))
+    assert await ledger.use_handshake(JOB, KEY_A)
+    assert await ledger.use_handshake(other, KEY_B)
+    assert not await ledger.use_handshake(JOB, KEY_A)
+
+    await ledger.settled(
+        JOB, tokens=TokenCount(0), host_paid=Wei(0), refund=Wei(0), outcome="settled"
+    )
+
+    assert await ledger.use_handshake(JOB, KEY_A), "its row is gone"
+    assert not await ledger.use_handshake(other, KEY_B)
