@@ -47,6 +47,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(config, server_state, app_state)
         self._unread = bytearray()
         self._num_frames = 0
+        self._heard_at = self.loop.time()
         self._opening: asyncio.TimerHandle | None = None
         self._message: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
@@ -64,6 +65,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes have come: they are read as fast as this client may send."""
         self._unread += data
+        self._heard_at = self.loop.time()
         if self._pause is None:
             self._read()
         else:
@@ -196,11 +198,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         )
 
     def keepalive_timeout(self) -> None:
-        """No pong in time, unless we are what it waits for."""
-        if self._guarded.is_reading() or self.ping_timeout is None:
-            super().keepalive_timeout()
+        """No pong in time, unless we are what it waits for, or something else came meanwhile.
+
+        A pong cannot overtake a long message on a slow line, which has a deadline of its own.
+        """
+        seconds = self.ping_timeout or 0.0
+        if self._guarded.is_reading():
+            seconds -= self.loop.time() - self._heard_at
+        if seconds > 0.0:
+            self.pong_timer = self.loop.call_later(seconds, self.keepalive_timeout)
         else:
-            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+            super().keepalive_timeout()
 
     def _close(self, code: int, reason: str) -> None:
         """Say why, and close; the application hears that the client is gone."""

@@ -1,7 +1,8 @@
 """One socket to a host, opened for one session: the handshake, sealed frames, and noticing silence.
 
 Measured: a host that is killed closes its TCP connection at once; one that is stopped answers no
-ping, which is noticed after at most PING_INTERVAL + PING_TIMEOUT and the time to give up closing.
+ping, which is noticed after at most PING_INTERVAL + PING_TIMEOUT and the time to give up closing,
+and the time that a slow line takes for what was sent since the last pong.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.frames import CloseCode
 from websockets.protocol import State
@@ -53,6 +53,7 @@ from fabstir.protocol.host_messages import (
 from fabstir.protocol.limits import MAX_HOST_FRAME_BYTES
 from fabstir.protocol.payloads import ExtensionOffer, ExtensionTerms, InitPlaintext
 from fabstir.protocol.receipts import SignedAcknowledgement
+from fabstir.sdk.bounded_socket import MAX_UNREAD_BYTES, PING_INTERVAL, BoundedSocket
 from fabstir.sdk.budget import HANDSHAKE_BYTES, HANDSHAKE_FRAMES, ReadBudget
 from fabstir.sdk.verification import SessionFacts
 from fabstir.web.addresses import parse_strangers_url
@@ -65,13 +66,6 @@ OPEN_TIMEOUT: Final = 10.0
 INIT_TIMEOUT: Final = 30.0
 """Seconds for the host to look at the chain and answer the handshake; era-C's SDK waits as long."""
 
-SEND_TIMEOUT: Final = 15.0
-"""Seconds for a frame to fit into the socket: longer than a stopped host goes unnoticed."""
-
-PING_INTERVAL: Final = 5.0
-PING_TIMEOUT: Final = 7.0
-"""Seconds. Together a host that says nothing any more is noticed within 15 s, closing included."""
-
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for a closing handshake that a dead host will never answer."""
 
@@ -79,16 +73,8 @@ MAX_UNREAD_FRAMES: Final = 1024
 """Frames kept for a slow reader before the socket is read no further (and pings go unanswered). A
 host that keeps to its window of unacknowledged tokens never sends a quarter as many."""
 
-MAX_UNREAD_BYTES: Final = 2 * MAX_HOST_FRAME_BYTES
-"""The same in bytes; beyond it the socket is cut. The largest legal window of unacknowledged
-tokens, 128 of the longest, takes 1.2 MB; 128 usual ones take 80 kB."""
-
 _BREACHES: Final = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
 """What our side closes with when the peer's frames break the rules."""
-
-_FRAME_HEADER_BYTES: Final = 14
-"""A WebSocket frame's header at its longest."""
-
 
 _DOORS: Final = {"http": "ws", "https": "wss"}
 _HOST_SCHEMES: Final = frozenset({*_DOORS, *WEBSOCKET_SCHEMES})
@@ -199,31 +185,6 @@ def error_of(message: ErrorMessage) -> FabstirError:
     return kind(text) if kind else SessionRefused(message.code, f"{text} ({message.code})")
 
 
-class _BoundedSocket(ClientConnection):
-    """A socket that is cut when the peer sends more than is read: frames alone are no bound.
-
-    Attributes:
-        has_overflowed: it was cut for that.
-    """
-
-    _unread_bytes = 0
-    has_overflowed = False
-
-    def data_received(self, data: bytes) -> None:
-        self._unread_bytes += len(data)
-        if self._unread_bytes > MAX_UNREAD_BYTES:
-            self.has_overflowed = True
-            self.transport.abort()
-        else:
-            super().data_received(data)
-
-    async def read(self) -> bytes:
-        """The next message. Raises ConnectionClosed."""
-        data = await self.recv(decode=False)
-        self._unread_bytes = max(0, self._unread_bytes - len(data) - _FRAME_HEADER_BYTES)
-        return data
-
-
 class _Wire:
     """Frames over a socket, before and after the handshake.
 
@@ -231,7 +192,7 @@ class _Wire:
         budget: what may still be read.
     """
 
-    def __init__(self, socket: _BoundedSocket, name: str) -> None:
+    def __init__(self, socket: BoundedSocket, name: str) -> None:
         self.budget = ReadBudget(HANDSHAKE_FRAMES, HANDSHAKE_BYTES)
         self._socket = socket
         self.name = name
@@ -243,8 +204,7 @@ class _Wire:
 
     async def send(self, frame: Frame) -> None:
         try:
-            with anyio.fail_after(SEND_TIMEOUT):
-                await self._socket.send(encode_frame(frame))
+            await self._socket.write(encode_frame(frame))
         except (ConnectionClosed, TimeoutError) as exc:
             raise self._silence(exc) from exc
 
@@ -286,26 +246,25 @@ def _name(handshake: Handshake) -> str:
     return f"host {handshake.facts.host} at {handshake.api_url}"
 
 
-async def _dial(handshake: Handshake) -> _BoundedSocket:
+async def _dial(handshake: Handshake) -> BoundedSocket:
     try:
         socket = await connect_websocket(
             websocket_url(handshake.api_url),
             reach=handshake.reach,
             open_timeout=OPEN_TIMEOUT,
             ping_interval=PING_INTERVAL,
-            ping_timeout=PING_TIMEOUT,
             close_timeout=CLOSE_TIMEOUT,
             compression=None,  # ciphertext: nothing to gain, and a bomb's bytes are not the wire's
             max_size=MAX_HOST_FRAME_BYTES,
             max_queue=MAX_UNREAD_FRAMES,
-            create_connection=_BoundedSocket,
+            create_connection=BoundedSocket,
         )
     except AddressRefused as exc:
         raise HostUnresponsive(f"{_name(handshake)} is not contacted: {exc}") from exc
     except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as exc:
         reason = str(exc) or type(exc).__name__
         raise HostUnresponsive(f"{_name(handshake)} cannot be reached: {reason}") from exc
-    assert isinstance(socket, _BoundedSocket), "made by create_connection"
+    assert isinstance(socket, BoundedSocket), "made by create_connection"
     return socket
 
 
@@ -321,7 +280,7 @@ def websocket_url(api_url: str) -> str:
     return url.with_scheme(_DOORS[url.scheme]) + url.path.rstrip("/") + "/v1/ws"
 
 
-async def _shake_hands(socket: _BoundedSocket, handshake: Handshake) -> HostConnection:
+async def _shake_hands(socket: BoundedSocket, handshake: Handshake) -> HostConnection:
     facts = handshake.facts
     session_key, ephemeral_secret = handshake.random(32), handshake.random(32)
     context = init_aad(facts.domain.chain_id, facts.domain.contract, facts.job_id, facts.host)

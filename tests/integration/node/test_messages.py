@@ -16,7 +16,7 @@ from tests.integration.node.served import (
     upgrade_head,
 )
 
-from fabstir.node import connections, websocket_protocol
+from fabstir.node import connections, server, websocket_protocol
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -201,3 +201,20 @@ async def test_broken_frames_are_no_errors_of_ours(
         assert (await read_close(stream))[0] == code
 
     assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
+
+
+async def test_a_long_message_on_a_slow_line_is_not_cut_by_a_ping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "PING_INTERVAL", 0.05)
+    monkeypatch.setattr(server, "PING_TIMEOUT", 0.4)
+    async with open_served() as served, await served.upgrade("/ws") as stream:
+        message = frame(b"x" * 15_000)
+        for start in range(0, len(message), 1000):  # no pong comes between
+            await stream.send(message[start : start + 1000])
+            await anyio.sleep(0.1)
+
+        code, reason = await read_close(stream)  # nothing comes any more
+
+        assert [len(text) for text in served.application.messages] == [15_000]
+    assert (code, reason) == (1011, "keepalive ping timeout")

@@ -30,9 +30,9 @@ from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
 from fabstir.sdk import answer as answer_module
 from fabstir.sdk import connection as connection_module
 from fabstir.sdk.answer import Answer
+from fabstir.sdk.bounded_socket import MAX_UNREAD_BYTES
 from fabstir.sdk.budget import BYTES_PER_TOKEN, FREE_BYTES, HANDSHAKE_BYTES
 from fabstir.sdk.connection import (
-    MAX_UNREAD_BYTES,
     Handshake,
     HostConnection,
     open_connection,
