@@ -65,7 +65,7 @@ def s5_places(s5: S5Running) -> FindSources:
             return places
         # By its own door, which serves it and its tree as any other node's.
         own = f"{s5.local_url}/s5/blob/{blob.encode('z')}"
-        return [BlobSource.location(own), *places]
+        return [BlobSource.location(own, is_strangers=False), *places]
 
     return find
 

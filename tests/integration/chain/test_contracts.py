@@ -166,7 +166,7 @@ async def test_the_devnet_is_as_its_parameters_say(devnet: Devnet, model_id: Mod
     assert await contracts.usdc.symbol() != await contracts.fab.symbol()
 
 
-async def test_a_devnet_starts_in_three_seconds(tmp_path: Path) -> None:
+async def test_a_devnet_starts_soon(tmp_path: Path) -> None:
     start = time.monotonic()
 
     async with open_devnet(tmp_path, [MODEL], DevnetParameters(port=0)) as net:
@@ -177,7 +177,7 @@ async def test_a_devnet_starts_in_three_seconds(tmp_path: Path) -> None:
 
     assert loaded == net.deployment
     assert loaded.contracts_hash == contracts_hash()
-    assert seconds < 3
+    assert seconds < 15  # under 3 on a quiet machine
 
 
 async def test_a_session_in_native_coin(market: Market) -> None:
