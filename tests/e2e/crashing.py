@@ -153,6 +153,10 @@ class HostJournal:
         """What the outbox knows of "proof:0", "complete" and so on."""
         key = self.key
         name = f"{key.contract}:{key.job_id}:{action}"
+        if action == "complete":  # an end is named after the session, not its number alone
+            row = self.row()
+            assert row is not None, "it is being ended"
+            name += f":{row.started_at}:{row.depositor}"
         return self._read(lambda c: outbox.find_transaction(c, key.chain_id, self.account, name))
 
     def _read(self, look: Callable[[Connection], T]) -> T:
