@@ -105,7 +105,7 @@ class SessionTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRow:
+class SessionRow(SessionTerms):
     """One session as the journal has it.
 
     Attributes:
@@ -120,15 +120,6 @@ class SessionRow:
     chain_id: ChainId
     contract: Address
     job_id: JobId
-    depositor: Address
-    payment_token: Address
-    deposit: Wei
-    price_per_token: PricePerToken
-    model_id: ModelId
-    proof_interval: TokenCount
-    proof_window: int
-    started_at: int
-    max_duration: int
     state: SessionState
     signer: Address | None
     is_proven: bool
@@ -146,21 +137,10 @@ class SessionRow:
         """The row's primary key."""
         return SessionKey(self.chain_id, self.contract, self.job_id)
 
-    @property
-    def terms(self) -> SessionTerms:
-        """What can never change in a session. The chain has the last word on it: where it says
-        otherwise, a reorg has given the job's number to another session."""
-        return SessionTerms(
-            depositor=self.depositor,
-            payment_token=self.payment_token,
-            deposit=self.deposit,
-            price_per_token=self.price_per_token,
-            model_id=self.model_id,
-            proof_interval=self.proof_interval,
-            proof_window=self.proof_window,
-            started_at=self.started_at,
-            max_duration=self.max_duration,
-        )
+    def is_same_session(self, other: SessionTerms) -> bool:
+        """Whether nothing differs that can never change. The chain has the last word on it: where
+        it says otherwise, a reorg has given the job's number to another session."""
+        return all(getattr(self, name) == getattr(other, name) for name in _TERMS)
 
     def yields_to(self, signer: Address, *, is_proven: bool) -> bool:
         """Whether `signer` may speak for the renter from now on.
@@ -172,6 +152,7 @@ class SessionRow:
 
 
 _NAMES = tuple(field.name for field in fields(SessionRow))
+_TERMS = tuple(field.name for field in fields(SessionTerms))
 
 
 def _where(key: SessionKey) -> ColumnElement[bool]:

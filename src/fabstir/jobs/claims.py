@@ -40,8 +40,7 @@ class Claimer:
     """Submits proofs of work for one host.
 
     Attributes:
-        min_proven_tokens: the contract's; a remainder below it cannot be claimed and is left.
-        terms: says what is worth its gas; less is left, too.
+        terms: says what is worth its gas; less is left.
         on_mined: told of each session that has a new claim on chain; must not wait or fail.
     """
 
@@ -53,7 +52,6 @@ class Claimer:
     gas_price: GasPrice
     queue: TransactionQueue
     book: SessionBook
-    min_proven_tokens: TokenCount
     observe: Callable[[int], None]
     on_mined: Callable[[JobId], None]
     _locks: defaultdict[JobId, anyio.Lock] = field(
@@ -92,9 +90,7 @@ class Claimer:
 
     async def min_claim(self, row: SessionRow, balance: Balance) -> int:
         """The fewest tokens for which a claim of the session is sent now. Raises ChainError."""
-        gas_price = await self.gas_price.look()
-        worth = self.terms.min_claim(row.terms, balance.proven, gas_price)
-        return max(1, self.min_proven_tokens, worth)
+        return self.terms.min_claim(row, balance.proven, await self.gas_price.look())
 
     async def _finish_planned(self, row: SessionRow) -> None:
         for claim in await self.ledger.claims(row.job_id):

@@ -143,7 +143,7 @@ class Gate:
 
     async def _check_terms(self, row: SessionRow) -> None:
         """Before a session is used for the first time: it must be worth this host's while."""
-        objection = self.terms.objection(row.terms, await self.gas_price.look())
+        objection = self.terms.objection(row, await self.gas_price.look())
         if objection is not None:
             raise SessionRefused(
                 "TERMS_REFUSED",

@@ -41,11 +41,10 @@ class ChainRecords:
             ChainError: the chain does not answer, or is another one.
         """
         await self.check_chain()
-        known = await self.ledger.session(job.id)
         model_id = await self.marketplace.session_model(job.id)
         fresh = row_of_job(job, model_id, self.domain, self.clock())
-        row = await self.ledger.remember(fresh)
-        if known is not None and known.terms != row.terms:
+        row, is_replaced = await self.ledger.remember(fresh)
+        if is_replaced:
             self.on_restart(job.id)
         return row
 

@@ -81,7 +81,6 @@ class Situation:
     serving_since: float
     is_present: bool
     max_unproven: int
-    min_proven: int
     min_claim: int
     min_end: int
     reconnect_grace: float
@@ -91,7 +90,7 @@ class Situation:
         """Something agreed to is not on chain, and is worth a claim; or a claim is on its way."""
         balance = self.balance
         is_on_its_way = balance.planned > balance.proven
-        return is_on_its_way or balance.unproven >= max(1, self.min_proven, self.min_claim)
+        return is_on_its_way or balance.unproven >= self.min_claim
 
     @property
     def has_run_out(self) -> bool:
@@ -174,7 +173,7 @@ class Settler:
 
     def max_unproven(self, row: SessionRow) -> int:
         """Tokens of a session that may be delivered beyond its last proof."""
-        return self.terms.max_unproven_of(row.terms, self.gas_price.value)
+        return self.terms.max_unproven_of(row, self.gas_price.value)
 
     def wake(self) -> None:
         """Look at all sessions now."""
@@ -288,9 +287,8 @@ class Settler:
             serving_since=self.serving_since,
             is_present=is_present,
             max_unproven=self.max_unproven(row),
-            min_proven=self.claimer.min_proven_tokens,
-            min_claim=self.terms.min_claim(row.terms, balance.proven, gas_price),
-            min_end=self.terms.min_end(row.terms, gas_price),
+            min_claim=self.terms.min_claim(row, balance.proven, gas_price),
+            min_end=self.terms.min_end(row, gas_price),
             reconnect_grace=self.reconnect_grace,
         )
         await self._do(next_action(situation), row)

@@ -76,29 +76,32 @@ class HostLedger:
             )
         )
 
-    async def remember(self, row: SessionRow) -> SessionRow:
-        """Journal a session as the chain has it; returns the journal's row.
+    async def remember(self, row: SessionRow) -> tuple[SessionRow, bool]:
+        """Journal a session as the chain has it.
+
+        Returns:
+            The journal's row, and whether it replaced another session's.
 
         Where the chain has other terms than the journal, it wins: a reorg gave the number to
         another session, so its books begin anew, and nothing of the old ones is claimed of it.
         """
         known = await self.session(row.job_id)
-        if known is not None and known.terms == row.terms:
-            return known
+        if known is not None and known.is_same_session(row):
+            return known, False
 
-        def write(c: Connection) -> SessionRow:
+        def write(c: Connection) -> tuple[SessionRow, bool]:
             known = host_sessions.load_session(c, row.key)
+            if known is not None and known.is_same_session(row):
+                return known, False
             if known is None:
                 host_sessions.insert_session(c, row)
-            elif known.terms != row.terms:
+            else:
                 receipts.void_after(c, row.key, 0)
                 claims.void_claims(c, row.key, "another session had this number before a reorg")
                 host_sessions.replace_session(c, row)
                 extra = {"job_id": row.job_id, "was": known.depositor, "now": row.depositor}
                 _logger.warning("the chain has another session of this number", extra=extra)
-            found = host_sessions.load_session(c, row.key)
-            assert found is not None, "it was there, or was just written"
-            return found
+            return row, known is not None
 
         return await self._db.write(write, durable=True)
 

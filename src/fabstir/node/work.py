@@ -122,7 +122,6 @@ async def build_work(
         gas_price=gas_price,
         queue=market.queue,
         book=book,
-        min_proven_tokens=contract_terms.min_proven_tokens,
         observe=metrics.tokens_proven.inc,
         on_mined=checkpoint_files.changed,
     )

@@ -180,7 +180,7 @@ async def test_the_chains_terms_win_over_the_journals(ledger: HostLedger) -> Non
     _, receipt = await deliver(ledger, ChainHead(), 50, is_claimable=True)
     assert await ledger.plan_claim(JOB, claim_of(receipt))
 
-    row = await ledger.remember(replace(ROW, depositor=STRANGER))
+    row, _ = await ledger.remember(replace(ROW, depositor=STRANGER))
 
     assert (row.depositor, row.signer, row.recovery_public_key) == (STRANGER, None, None)
     assert row.tokens_reserved == 0
@@ -210,7 +210,7 @@ async def test_every_immutable_term_is_compared(
 ) -> None:
     await bind(ledger, DEPOSITOR, is_proven=True)
 
-    row = await ledger.remember(replace(ROW, **change))  # pyright: ignore[reportArgumentType] - fields of the row
+    row, _ = await ledger.remember(replace(ROW, **change))  # pyright: ignore[reportArgumentType] - fields of the row
 
     assert row.signer is None
 
@@ -229,7 +229,7 @@ async def test_a_claim_of_an_evicted_signer_is_never_planned(ledger: HostLedger)
 async def test_the_same_terms_change_nothing(ledger: HostLedger) -> None:
     await bind(ledger, DEPOSITOR, is_proven=True)
 
-    row = await ledger.remember(replace(ROW, last_seen_at=5.0))
+    row, _ = await ledger.remember(replace(ROW, last_seen_at=5.0))
 
     assert row.signer == DEPOSITOR
 

@@ -60,7 +60,6 @@ def situation(session: SessionRow, books: Balance, **changes: object) -> Situati
         serving_since=float(START),
         is_present=True,
         max_unproven=1000,
-        min_proven=1,
         min_claim=1,
         min_end=1,
         reconnect_grace=60.0,
@@ -174,7 +173,7 @@ def test_a_remainder_that_the_contract_does_not_take_is_left() -> None:
     closing = situation(
         row(state=SessionState.CLOSING),
         balance(agreed=150, proven=100),
-        min_proven=100,
+        min_claim=100,
         chain_now=START + 31,
     )
 
