@@ -13,8 +13,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fabstir.api.answers import busy_response
-from fabstir.api.rates import Rates, remote_key
+from fabstir.api.rates import Rates
 from fabstir.primitives.errors import Busy
+from fabstir.web.addresses import address_group
 
 CALLS_PER_SECOND: Final = 50.0
 CALL_BURST: Final = 500
@@ -46,7 +47,7 @@ class HostGuard:
             return await self._app(scope, receive, send)
         client = HTTPConnection(scope).client
         try:
-            self._count(remote_key("" if client is None else client.host), scope["path"])
+            self._count(address_group("" if client is None else client.host), scope["path"])
         except Busy as error:
             self._on_refused("call")
             return await busy_response(error)(scope, receive, send)

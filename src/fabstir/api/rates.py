@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from fabstir.primitives.errors import Busy
-
-_IPV6_NETWORK_BITS = 64
-"""What one household has: counting single addresses of it would count nothing."""
+from fabstir.primitives.rates import TokenBucket
 
 
 class Rates:
@@ -29,7 +26,7 @@ class Rates:
         self._burst = burst
         self._num_keys = num_keys
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -40,37 +37,34 @@ class Rates:
         Raises:
             Busy: too many, with the seconds until the next one is taken.
         """
-        tokens = self._tokens(key)
-        is_allowed = tokens >= 1.0
-        self._keep(key, tokens - is_allowed)
-        if not is_allowed:
-            raise self._busy(tokens)
+        bucket = self._bucket(key)
+        if not bucket.try_take():
+            raise _busy(bucket)
 
     def require(self, key: str) -> None:
         """Raises Busy where a call would not be taken now; it is not counted."""
-        if (tokens := self._tokens(key)) < 1.0:
-            raise self._busy(tokens)
+        bucket = self._buckets.get(key)
+        if bucket is not None and bucket.seconds_until() > 0:
+            raise _busy(bucket)
 
     def charge(self, key: str) -> None:
         """Count a call that was let in by `require`: several at once may leave less than nothing,
         which has to be made up for first.
         """
-        self._keep(key, self._tokens(key) - 1.0)
+        self._bucket(key).take(1.0)
 
-    def _tokens(self, key: str) -> float:
-        now = self._clock()
-        tokens, before = self._buckets.get(key, (float(self._burst), now))
-        return min(float(self._burst), tokens + (now - before) * self._per_second)
-
-    def _keep(self, key: str, tokens: float) -> None:
-        self._buckets[key] = (tokens, self._clock())
+    def _bucket(self, key: str) -> TokenBucket:
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(self._per_second, self._burst, self._clock)
         self._buckets.move_to_end(key)
         while len(self._buckets) > self._num_keys:
             self._buckets.popitem(last=False)
+        return bucket
 
-    def _busy(self, tokens: float) -> Busy:
-        wait = (1.0 - tokens) / self._per_second
-        return Busy("too many requests from this address", retry_after=wait)
+
+def _busy(bucket: TokenBucket) -> Busy:
+    return Busy("too many requests from this address", retry_after=bucket.seconds_until())
 
 
 class Slots:
@@ -98,17 +92,3 @@ class Slots:
             self._taken[key] -= 1
             if not self._taken[key]:
                 del self._taken[key]
-
-
-def remote_key(address: str) -> str:
-    """Under what a remote address is counted: IPv6 by network, what is no address as it is."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return str(parsed)
-    mapped = parsed.ipv4_mapped
-    if mapped is not None:
-        return str(mapped)
-    return str(ipaddress.ip_network((int(parsed), _IPV6_NETWORK_BITS), strict=False))

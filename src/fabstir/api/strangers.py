@@ -15,9 +15,10 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from fabstir.api.rates import Rates, Slots, remote_key
+from fabstir.api.rates import Rates, Slots
 from fabstir.primitives.errors import Busy, RemoteProtocolError, SessionRefused
 from fabstir.primitives.ids import JobId
+from fabstir.web.addresses import address_group
 
 _NOT_THE_CALLERS: Final = frozenset({"DRAINING", "RATE_LIMITED"})
 """Codes of handshakes that are refused because of this host."""
@@ -75,13 +76,13 @@ class Strangers:
     def _rates(self, per_second: float, burst: int) -> Rates:
         return Rates(per_second, burst, num_keys=self._limits.num_addresses, clock=self._clock)
 
-    def caller(self, address: str) -> Caller:
+    def caller(self, address: str) -> CallerRates:
         """A connection of this address was opened."""
-        return Caller(self, remote_key(address))
+        return CallerRates(self, address_group(address))
 
     @asynccontextmanager
     async def handshake(self, key: str, job_id: JobId) -> AsyncGenerator[None]:
-        """One handshake; see `Caller.handshake`."""
+        """One handshake; see `CallerRates.handshake`."""
         with ExitStack() as place:
             try:
                 self._failed.require(key)
@@ -128,7 +129,7 @@ class Strangers:
         return True
 
 
-class Caller:
+class CallerRates:
     """One connection. Made by `Strangers.caller`."""
 
     def __init__(self, strangers: Strangers, key: str) -> None:

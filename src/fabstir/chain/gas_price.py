@@ -18,8 +18,7 @@ class GasPrice:
     """The price of gas on one chain. Made by `watch_gas_price`.
 
     Attributes:
-        value: wei for a unit of gas in the next block, tip included; a rollup's data fee is not in
-            it. As of the last look.
+        value: of `Chain.gas_price`, as of the last look.
     """
 
     value: Wei
@@ -35,17 +34,11 @@ class GasPrice:
         """
         now = self._clock()
         if not 0 <= now - self._looked_at < MAX_AGE_SECONDS:
-            self.value = await _read(self._chain)
+            self.value = await self._chain.gas_price()
             self._looked_at = now
         return self.value
 
 
 async def watch_gas_price(chain: Chain, clock: Callable[[], float]) -> GasPrice:
     """Look once; raises ChainError if the chain does not answer."""
-    return GasPrice(await _read(chain), chain, clock, clock())
-
-
-async def _read(chain: Chain) -> Wei:
-    fees = await chain.fees()
-    base = (fees.max_fee_per_gas - fees.max_priority_fee_per_gas) // 2
-    return Wei(base + fees.max_priority_fee_per_gas)
+    return GasPrice(await chain.gas_price(), chain, clock, clock())

@@ -76,6 +76,8 @@ class Chain:
         self._retry_delays = retry_delays
         self.rpc_url = rpc_url
         self.chain_id = chain_id
+        self._client: str | None = None
+        """What the node calls itself; None: not asked yet."""
 
     @property
     def shown_url(self) -> str:
@@ -160,21 +162,31 @@ class Chain:
         """What gets a transaction mined soon: twice the base fee, so that it survives six blocks
         of rising fees, plus the tip that the node suggests.
         """
+        base, tip = await self._base_fee_and_tip()
+        return Fees(Wei(2 * base + tip), tip)
+
+    async def gas_price(self) -> Wei:
+        """What a unit of gas costs in the next block, tip included, in wei. A rollup's data fee is
+        not in it.
+        """
+        base, tip = await self._base_fee_and_tip()
+        return Wei(base + tip)
+
+    async def _base_fee_and_tip(self) -> tuple[Wei, Wei]:
         tip = Wei(parse_quantity(await self.request("eth_maxPriorityFeePerGas")))
         base = (await self.latest_block()).base_fee_per_gas
-        if tip > base and await self._is_anvil():
-            tip = base
-        return Fees(Wei(2 * base + tip), tip)
+        return base, base if tip > base and await self._is_anvil() else tip
 
     async def _is_anvil(self) -> bool:
         """anvil mines what pays the base fee, yet suggests a tip of 1 gwei whatever its options
         say (1.7.1): 200 times the whole price of gas on Base.
         """
-        try:
-            version: Any = await self.request("web3_clientVersion")
-        except RpcRefused:  # some public endpoints do not tell
-            return False
-        return str(version).lower().startswith("anvil/")
+        if self._client is None:
+            try:
+                self._client = str(await self.request("web3_clientVersion")).lower()
+            except RpcRefused:  # some public endpoints do not tell
+                self._client = ""
+        return self._client.startswith("anvil/")
 
     async def read(
         self, call: ContractCall, *, sender: Address | None = None, tag: BlockTag = "latest"

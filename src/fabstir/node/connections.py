@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fabstir.api.rates import remote_key
 from fabstir.primitives.rates import TokenBucket
+from fabstir.web.addresses import address_group
 
 NEW_PER_SECOND: Final = 100.0
 NEW_BURST: Final = 500
@@ -46,7 +46,7 @@ AddressRange = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLimits:
+class DoorLimits:
     """What strangers may have of one door.
 
     Attributes:
@@ -144,7 +144,7 @@ class Connections:
         on_dropped: told why, each time: "evicted" or "memory".
     """
 
-    limits: ConnectionLimits = field(default_factory=ConnectionLimits)
+    limits: DoorLimits = field(default_factory=DoorLimits)
     on_refused: Callable[[str], None] = lambda _why: None
     on_dropped: Callable[[str], None] = lambda _why: None
     monotonic: Callable[[], float] = time.monotonic
@@ -159,7 +159,7 @@ class Connections:
 
     def admit(self, address: str) -> OpenConnection | str:
         """A place for a connection that was accepted, or why there is none, in words."""
-        key, is_proxy = remote_key(address), self.limits.is_proxy(address)
+        key, is_proxy = address_group(address), self.limits.is_proxy(address)
         rates = self._rates_of(key)
         if not is_proxy:
             if (num_open := self._by_key.get(key, 0)) >= self.limits.max_per_address:
@@ -181,7 +181,7 @@ class Connections:
 
     def move(self, connection: OpenConnection, address: str) -> None:
         """Count it under another address from here on."""
-        key = remote_key(address)
+        key = address_group(address)
         if connection not in self._open or key == connection.key:
             return
         num_bytes = connection.unfinished_bytes

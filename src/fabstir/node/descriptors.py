@@ -11,7 +11,7 @@ import resource
 from typing import Final
 
 from fabstir.config.sections import HostSettings, S5Settings
-from fabstir.node.connections import ConnectionLimits, parse_proxies
+from fabstir.node.connections import DoorLimits, parse_proxies
 from fabstir.primitives.errors import ConfigError
 
 MAX_DESCRIPTORS: Final = 65_536
@@ -37,13 +37,13 @@ def raise_descriptor_limit() -> int:
     return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
-def host_limits(settings: HostSettings) -> ConnectionLimits:
+def host_limits(settings: HostSettings) -> DoorLimits:
     """What strangers may have of a host's door.
 
     Raises:
         ConfigError: more connections than can be without endangering what must never fail.
     """
-    return ConnectionLimits(
+    return DoorLimits(
         max_connections=_connections(
             "host.max_connections", settings.max_connections, API_SHARE, API_CONNECTIONS
         ),
@@ -52,13 +52,13 @@ def host_limits(settings: HostSettings) -> ConnectionLimits:
     )
 
 
-def s5_limits(settings: S5Settings) -> ConnectionLimits:
+def s5_limits(settings: S5Settings) -> DoorLimits:
     """What strangers may have of the S5 node's door.
 
     Raises:
         ConfigError: as `host_limits`.
     """
-    return ConnectionLimits(
+    return DoorLimits(
         max_connections=_connections(
             "s5.max_connections", settings.max_connections, S5_SHARE, S5_CONNECTIONS
         ),

@@ -8,7 +8,7 @@ from functools import partial
 
 from prometheus_client import Counter, Gauge
 
-from fabstir.node.connections import ConnectionLimits, Connections
+from fabstir.node.connections import Connections, DoorLimits
 from fabstir.telemetry.metrics import MetricsRegistry
 
 
@@ -33,7 +33,7 @@ class DoorMetrics:
             ),
         )
 
-    def connections(self, door: str, limits: ConnectionLimits) -> Connections:
+    def connections(self, door: str, limits: DoorLimits) -> Connections:
         """The connections of a door, counted."""
         dropped = self.dropped
         connections = Connections(

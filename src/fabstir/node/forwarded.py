@@ -8,9 +8,10 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fabstir.api.answers import busy_response
-from fabstir.api.rates import Slots, remote_key
-from fabstir.node.connections import FORWARDED_FOR, ConnectionLimits
+from fabstir.api.rates import Slots
+from fabstir.node.connections import FORWARDED_FOR, DoorLimits
 from fabstir.primitives.errors import Busy
+from fabstir.web.addresses import address_group
 
 
 class ForwardedPlaces:
@@ -18,7 +19,7 @@ class ForwardedPlaces:
     forwards for. Who is behind a proxy is in the scope already.
     """
 
-    def __init__(self, app: ASGIApp, limits: ConnectionLimits) -> None:
+    def __init__(self, app: ASGIApp, limits: DoorLimits) -> None:
         self._app = app
         self._slots = Slots(limits.max_per_address, "connections")
 
@@ -31,7 +32,7 @@ class ForwardedPlaces:
         if (is_forwarded_for := scope.get("state", {}).get(FORWARDED_FOR)) is not None:
             is_forwarded_for(host)
         try:
-            with self._slots.hold(remote_key(host)):
+            with self._slots.hold(address_group(host)):
                 return await self._app(scope, receive, send)
         except Busy as error:
             return await busy_response(error)(scope, receive, send)

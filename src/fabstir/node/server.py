@@ -16,13 +16,15 @@ from email.utils import formatdate
 from typing import Any, cast
 
 import anyio
+import h11
 import uvicorn
 from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
+from websockets.exceptions import WebSocketException
 
-from fabstir.node.connections import ConnectionLimits, Connections, OpenConnection
+from fabstir.node.connections import Connections, DoorLimits, OpenConnection
 from fabstir.node.forwarded import ForwardedPlaces
 from fabstir.node.http_protocol import HttpProtocol
 from fabstir.node.websocket_protocol import WebSocketProtocol
@@ -158,7 +160,7 @@ async def open_server(
             await server.finish()
 
 
-def _behind_proxies(app: ASGIApp, limits: ConnectionLimits) -> ASGIApp:
+def _behind_proxies(app: ASGIApp, limits: DoorLimits) -> ASGIApp:
     """Take a trusted proxy's word for whose a request is; nobody else's."""
     if not limits.trusted_proxies:
         return app
@@ -254,8 +256,9 @@ class _Server:
         for connection in tuple(self._state.connections):
             try:
                 connection.shutdown()
-            except Exception:  # uvicorn's or a library's: it must not keep the others open
-                _logger.exception("a connection did not end in order")
+            except (RuntimeError, OSError, WebSocketException, h11.ProtocolError) as error:
+                # A state that uvicorn does not expect must not keep the others open.
+                _logger.warning("a connection did not end in order", extra={"reason": str(error)})
                 connection.transport.abort()
         await self._wait_for_tasks(FINISH_SECONDS)
         self._connections.abort_all()

@@ -7,7 +7,6 @@ doing nothing before one that is. So one address can only ever crowd out itself.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,22 +21,7 @@ from fabstir.p2p.limits import (
     MAX_PENDING_PER_ADDRESS,
     MAX_PER_PEER,
 )
-
-_IPV6_NETWORK_BITS = 64
-"""What one customer gets: counting single IPv6 addresses would count nothing."""
-
-
-def address_group(host: str) -> str:
-    """Under what a remote address is counted: IPv6 by its /64; what is no address as it is."""
-    try:
-        parsed = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((int(parsed), _IPV6_NETWORK_BITS), strict=False))
+from fabstir.web.addresses import address_group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +87,7 @@ class Slot:
     is_evicted: bool = False
 
 
-class Admission:
+class InboundPlaces:
     """The places of one node, for all its listeners together."""
 
     def __init__(self, limits: ConnectionLimits) -> None:

@@ -14,10 +14,10 @@ from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
 from fabstir.p2p._addresses import parse_addresses
-from fabstir.p2p._admission import address_group
 from fabstir.p2p._stores import interleave, take_turns
 from fabstir.p2p._workarounds import distinct_providers
 from fabstir.p2p.limits import MAX_ANSWER_PROVIDERS, MAX_PROVIDER_ADDRESSES, MAX_PROVIDERS
+from fabstir.web.addresses import address_group
 
 _MAX_PEER_ID_BYTES = 64
 

@@ -37,7 +37,7 @@ from libp2p.transport.websocket.connection import P2PWebSocketConnection
 from libp2p.utils.multiaddr_utils import multiaddr_from_socket
 from multiaddr import Multiaddr
 
-from fabstir.p2p._admission import Admission, ConnectionLimits, Slot
+from fabstir.p2p._admission import ConnectionLimits, InboundPlaces, Slot
 from fabstir.p2p._muxer import BoundedYamux
 from fabstir.p2p._nursery import start_in
 from fabstir.p2p.limits import (
@@ -233,7 +233,7 @@ class InboundTransport(TCP):
 
     def __init__(self, limits: ConnectionLimits) -> None:
         super().__init__()
-        self.admission = Admission(limits)
+        self.admission = InboundPlaces(limits)
         self._open: set[GuardedStream] = set()
         self._swarm: Swarm | None = None
         self._nursery: trio.Nursery | None = None

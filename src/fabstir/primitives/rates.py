@@ -12,6 +12,8 @@ class TokenBucket:
         monotonic: seconds that only grow.
     """
 
+    __slots__ = ("_at", "_burst", "_monotonic", "_rate", "_tokens")
+
     def __init__(self, rate: float, burst: float, monotonic: Callable[[], float]) -> None:
         self._rate = rate
         self._burst = burst
@@ -32,8 +34,13 @@ class TokenBucket:
         self._tokens -= amount
         return True
 
+    def seconds_until(self, amount: float = 1.0) -> float:
+        """How long it is not there yet; 0 if it is."""
+        self._refill()
+        return max(0.0, (amount - self._tokens) / self._rate)
+
     def take(self, amount: float) -> float:
         """Take on credit; returns the seconds to wait until it is paid back."""
         self._refill()
         self._tokens -= amount
-        return max(0.0, -self._tokens / self._rate)
+        return self.seconds_until(0.0)

@@ -13,6 +13,7 @@ from fabstir.chain.contracts import Contracts
 from fabstir.chain.rpc import Chain
 from fabstir.config import Settings
 from fabstir.db.renter import RenterSession, RenterState
+from fabstir.market.worth import GAS_TO_END
 from fabstir.primitives.errors import ConfigError, InsufficientFunds
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import TokenCount, Wei, tokens_for
@@ -27,9 +28,6 @@ from fabstir.sdk.session import Session, SessionServices
 GAS_TO_OPEN: Final = 362_000
 """The most that an approval (45,968) and a first session in an ERC-20 (315,698) took. The chain
 cannot estimate it before the approval; it does estimate a session in its own coin."""
-
-GAS_TO_CLOSE: Final = 195_000
-"""The most that completeSessionJob took (docs/contracts.md): there is no session to estimate on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +128,7 @@ class FabstirClient:
             deposit=deposit,
             max_tokens=tokens_for(deposit, offer.price_per_token),
             gas_to_open=Wei(await self._gas_to_open(offer, deposit) * fee),
-            gas_to_close=Wei(GAS_TO_CLOSE * fee),
+            gas_to_close=Wei(GAS_TO_END * fee),
         )
 
     # -- sessions -----------------------------------------------------------------------------

@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from typing import Final
 from urllib.parse import unquote
 
@@ -20,6 +27,9 @@ MAX_PATH_CHARS: Final = 1024
 """Longest path of a stranger's URL: those of S5's locations take 100."""
 
 _MAX_SHOWN_CHARS = 200
+
+_IPV6_NETWORK_BITS = 64
+"""What one household has: counting single IPv6 addresses would count nothing."""
 
 
 class Place(Enum):
@@ -176,3 +186,16 @@ def _no_url(text: str, schemes: frozenset[str]) -> AddressRefused:
         f"{shown} is not {' or '.join(sorted(schemes))}://host[:port][/path] without user, query "
         "and fragment, so it is not fetched"
     )
+
+
+def address_group(host: str) -> str:
+    """Under what a remote address is counted: IPv6 by its /64; what is no address as it is."""
+    try:
+        parsed = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(parsed, IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ip_network((int(parsed), _IPV6_NETWORK_BITS), strict=False))

@@ -19,7 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from fabstir.api.proving import prove, unprove
-from fabstir.node.connections import ConnectionLimits, Connections
+from fabstir.node.connections import Connections, DoorLimits
 from fabstir.node.server import bind, open_server
 
 PIECE = bytes(64 * 1024)
@@ -187,11 +187,11 @@ async def read_close(stream: SocketStream) -> tuple[int, str]:
 
 @asynccontextmanager
 async def open_served(
-    limits: ConnectionLimits | None = None,
+    limits: DoorLimits | None = None,
     on_refused: Callable[[str], None] = lambda _why: None,
 ) -> AsyncGenerator[Served]:
     application = Application()
-    connections = Connections(limits or ConnectionLimits(), on_refused)
+    connections = Connections(limits or DoorLimits(), on_refused)
     with bind("127.0.0.1", 0, setting="host.port") as listener:
         port: int = listener.getsockname()[1]
         async with (

@@ -16,11 +16,11 @@ from tests.integration.node.served import (
 )
 from tests.open_files import no_more_open_files
 
-from fabstir.node.connections import ConnectionLimits, parse_proxies
+from fabstir.node.connections import DoorLimits, parse_proxies
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
-FEW = ConnectionLimits(max_connections=6, max_per_address=3)
+FEW = DoorLimits(max_connections=6, max_per_address=3)
 ELSEWHERE = "127.0.0.2"
 
 
@@ -88,7 +88,7 @@ async def test_who_has_most_places_gives_way_to_others() -> None:
 
 
 async def test_who_is_known_keeps_a_place() -> None:
-    limits = ConnectionLimits(max_connections=3, max_per_address=3)
+    limits = DoorLimits(max_connections=3, max_per_address=3)
     refused: list[str] = []
     async with open_served(limits, refused.append) as served:
         streams = [
@@ -130,7 +130,7 @@ async def test_a_process_without_descriptors_serves_when_it_has_some(
 
 async def test_a_thousand_connections_of_one_address_cost_a_few() -> None:
     refused: list[str] = []
-    async with open_served(ConnectionLimits(max_per_address=8), refused.append) as served:
+    async with open_served(DoorLimits(max_per_address=8), refused.append) as served:
         clients: list[socket.socket] = []
         for _ in range(20):
             clients += [served.connect() for _ in range(50)]
@@ -148,7 +148,7 @@ async def test_a_thousand_connections_of_one_address_cost_a_few() -> None:
 async def test_nobody_says_whose_a_request_is_but_a_trusted_proxy() -> None:
     async with open_served() as served:
         assert (await served.get("/who", X_Forwarded_For="9.9.9.9")).endswith(b"127.0.0.1")
-    trusting = ConnectionLimits(trusted_proxies=parse_proxies(["127.0.0.1", "10.0.0.0/8"]))
+    trusting = DoorLimits(trusted_proxies=parse_proxies(["127.0.0.1", "10.0.0.0/8"]))
     async with open_served(trusting) as served:
         said = "8.8.8.8, 9.9.9.9, 10.1.1.1"
         assert (await served.get("/who", X_Forwarded_For=said)).endswith(b"9.9.9.9")
@@ -157,7 +157,7 @@ async def test_nobody_says_whose_a_request_is_but_a_trusted_proxy() -> None:
 
 
 async def test_behind_a_proxy_places_are_those_of_whom_it_forwards_for() -> None:
-    limits = ConnectionLimits(
+    limits = DoorLimits(
         max_connections=20, max_per_address=2, trusted_proxies=parse_proxies(["127.0.0.1"])
     )
     async with open_served(limits) as served:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstir.api.rates import Rates, Slots, remote_key
+from fabstir.api.rates import Rates, Slots
 from fabstir.api.s5.guard import host_of, origin_host
 from fabstir.primitives.errors import Busy
+from fabstir.web.addresses import address_group
 
 
 class Clock:
@@ -87,7 +88,7 @@ def test_slots() -> None:
     ],
 )
 def test_addresses_of_one_network_are_counted_together(address: str, key: str) -> None:
-    assert remote_key(address) == key
+    assert address_group(address) == key
 
 
 @pytest.mark.parametrize(

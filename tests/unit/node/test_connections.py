@@ -7,8 +7,8 @@ import pytest
 from fabstir.node import connections as module
 from fabstir.node.connections import (
     FRAMES_BURST,
-    ConnectionLimits,
     Connections,
+    DoorLimits,
     OpenConnection,
     parse_proxies,
 )
@@ -31,9 +31,7 @@ class Door:
         self.clock = Clock()
         self.cut: list[OpenConnection] = []
         self.connections = Connections(
-            ConnectionLimits(
-                max_connections=max_connections, trusted_proxies=parse_proxies([PROXY])
-            ),
+            DoorLimits(max_connections=max_connections, trusted_proxies=parse_proxies([PROXY])),
             monotonic=self.clock,
         )
 

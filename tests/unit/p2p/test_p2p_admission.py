@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstir.p2p._admission import Admission, ConnectionLimits, Slot, address_group
+from fabstir.p2p._admission import ConnectionLimits, InboundPlaces, Slot
+from fabstir.web.addresses import address_group
 
 LIMITS = ConnectionLimits(pending=6, pending_per_address=3, inbound=6, inbound_per_address=3)
 
@@ -12,7 +13,7 @@ LIMITS = ConnectionLimits(pending=6, pending_per_address=3, inbound=6, inbound_p
 class Place:
     """A connection's side of its slot."""
 
-    def __init__(self, admission: Admission, host: str, now: float) -> None:
+    def __init__(self, admission: InboundPlaces, host: str, now: float) -> None:
         self.is_cut = False
         self.slot: Slot = admission.admit(host, self._cut, now)
 
@@ -38,7 +39,7 @@ def test_an_address_is_counted_by_what_one_customer_has(host: str, group: str) -
 
 
 def test_the_silent_make_room_before_those_that_spoke() -> None:
-    admission = Admission(LIMITS)
+    admission = InboundPlaces(LIMITS)
     first, second, third = (Place(admission, "192.0.2.1", now) for now in (1.0, 2.0, 3.0))
     first.slot.has_spoken = True
 
@@ -48,7 +49,7 @@ def test_the_silent_make_room_before_those_that_spoke() -> None:
 
 
 def test_a_full_house_takes_from_whoever_has_most() -> None:
-    admission = Admission(LIMITS)
+    admission = InboundPlaces(LIMITS)
     many = [Place(admission, "192.0.2.1", now) for now in (1.0, 2.0, 3.0)]
     few = [Place(admission, host, 0.0) for host in ("192.0.2.2", "192.0.2.3", "192.0.2.4")]
 
@@ -60,7 +61,7 @@ def test_a_full_house_takes_from_whoever_has_most() -> None:
 
 
 def test_the_idle_make_room_before_the_busy() -> None:
-    admission = Admission(LIMITS)
+    admission = InboundPlaces(LIMITS)
     places = [Place(admission, "192.0.2.1", now) for now in (1.0, 2.0, 3.0)]
     for number, place in enumerate(places):
         place.slot.has_spoken = True
@@ -73,7 +74,7 @@ def test_the_idle_make_room_before_the_busy() -> None:
 
 
 def test_one_peer_has_two_connections() -> None:
-    admission = Admission(LIMITS)
+    admission = InboundPlaces(LIMITS)
     hosts = ("192.0.2.1", "192.0.2.2", "192.0.2.3")
     places = [Place(admission, host, float(now)) for now, host in enumerate(hosts)]
 
@@ -84,7 +85,7 @@ def test_one_peer_has_two_connections() -> None:
 
 
 def test_who_was_cut_in_its_handshake_is_not_let_in() -> None:
-    admission = Admission(LIMITS)
+    admission = InboundPlaces(LIMITS)
     first = Place(admission, "192.0.2.1", 0.0)
     for now in (1.0, 2.0, 3.0):
         Place(admission, "192.0.2.1", now)
@@ -100,7 +101,7 @@ def test_who_was_cut_in_its_handshake_is_not_let_in() -> None:
     )
 )
 def test_nobody_is_refused_and_no_bound_is_passed(comers: list[tuple[str, bool]]) -> None:
-    admission = Admission(LIMITS)
+    admission = InboundPlaces(LIMITS)
     for number, (host, finishes) in enumerate(comers):
         place = Place(admission, host, float(number))
         assert not place.is_cut

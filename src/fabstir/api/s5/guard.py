@@ -23,11 +23,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fabstir.api.errors import HttpRefusal
 from fabstir.api.proving import prove
-from fabstir.api.rates import Rates, remote_key
+from fabstir.api.rates import Rates
 from fabstir.api.s5.answers import error_response
 from fabstir.api.s5.services import S5Services
 from fabstir.primitives.errors import AccessDenied, FabstirError
 from fabstir.storage.accounts import Caller
+from fabstir.web.addresses import address_group
 
 COOKIE: Final = "s5-auth-token"
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -145,7 +146,7 @@ class Guard:
         """What is known to be somebody's is limited by quotas, not by its address."""
         if caller is not None:
             return
-        address = remote_key(connection.client.host if connection.client else "")
+        address = address_group(connection.client.host if connection.client else "")
         self._calls.take(address)
         if connection.scope["path"].startswith(_ACCOUNT_PATHS):
             self._entries.take(address)
