@@ -81,11 +81,18 @@ class Strangers:
         return CallerRates(self, address_group(address))
 
     @asynccontextmanager
-    async def handshake(self, key: str, job_id: JobId) -> AsyncGenerator[None]:
-        """One handshake; see `CallerRates.handshake`."""
+    async def handshake(
+        self, key: str, job_id: JobId, *, has_session: bool
+    ) -> AsyncGenerator[None]:
+        """One handshake; see `CallerRates.handshake`.
+
+        Args:
+            has_session: others' failures at its address are not its own.
+        """
         with ExitStack() as place:
             try:
-                self._failed.require(key)
+                if not has_session:
+                    self._failed.require(key)
                 place.enter_context(self._at_once.hold(key))
                 self._all.take(key)
                 # By both: else anybody could use up the handshakes of somebody else's session.
@@ -144,7 +151,8 @@ class CallerRates:
         Raises:
             SessionRefused: RATE_LIMITED, with the seconds, if its address has sent too many.
         """
-        async with self._strangers.handshake(self._key, job_id):
+        has_session = self._own is not None
+        async with self._strangers.handshake(self._key, job_id, has_session=has_session):
             yield
         self._own = self._own or self._strangers.own_refusals()
 

@@ -97,6 +97,20 @@ def test_default_handshakes_let_existing_clients_be() -> None:
     assert (limits.session_inits_per_second, limits.session_init_burst) >= (2.0, 60)
 
 
+async def test_a_neighbours_failures_keep_no_connection_with_a_session_from_its_next_one() -> None:
+    strangers = Strangers(LIMITS, clock=Clock())
+    ours = strangers.caller("192.0.2.1")
+    async with ours.handshake(JOB):
+        pass
+    for _ in range(LIMITS.init_burst):
+        await fail(strangers, "192.0.2.1")
+
+    async with ours.handshake(JOB):
+        pass
+
+    assert await fail(strangers, "192.0.2.1") == "RATE_LIMITED"
+
+
 async def test_what_the_host_fails_at_counts_for_nobody() -> None:
     strangers = Strangers(LIMITS, clock=Clock())
 
