@@ -32,8 +32,6 @@ class Block:
     parent_hash: Hash32
     timestamp: int
     """Unix time in seconds."""
-    base_fee_per_gas: Wei
-    """0 on a chain without EIP-1559."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +106,6 @@ def parse_block(raw: Any) -> Block:
         hash=Hash32(raw["hash"].lower()),
         parent_hash=Hash32(raw["parentHash"].lower()),
         timestamp=parse_quantity(raw["timestamp"]),
-        base_fee_per_gas=Wei(parse_quantity(raw.get("baseFeePerGas") or "0x0")),
     )
 
 

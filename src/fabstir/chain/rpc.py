@@ -159,8 +159,8 @@ class Chain:
         return parse_data(await self.request("eth_getCode", [account, "latest"]))
 
     async def fees(self) -> Fees:
-        """What gets a transaction mined soon: twice the base fee, so that it survives six blocks
-        of rising fees, plus the tip that the node suggests.
+        """What gets a transaction mined soon: twice the next block's base fee, so that it survives
+        six blocks of rising fees, plus the tip that the node suggests.
         """
         base, tip = await self._base_fee_and_tip()
         return Fees(Wei(2 * base + tip), tip)
@@ -174,7 +174,10 @@ class Chain:
 
     async def _base_fee_and_tip(self) -> tuple[Wei, Wei]:
         tip = Wei(parse_quantity(await self.request("eth_maxPriorityFeePerGas")))
-        base = (await self.latest_block()).base_fee_per_gas
+        # The next block's, which the newest header does not tell where a chain's own rule or a
+        # devnet's option sets it: what is offered below it is refused until a block comes.
+        history = await self.request("eth_feeHistory", ["0x1", "latest", []])
+        base = Wei(parse_quantity(history["baseFeePerGas"][-1]))
         return base, base if tip > base and await self._is_anvil() else tip
 
     async def _is_anvil(self) -> bool:
