@@ -2,12 +2,19 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, settings
 from platformdirs import user_cache_path
+from tests.tables import PRINTED
 
 from fabstir.models import DEMO_MODEL, fetch_model
+
+# How fast a shared machine is says nothing of the code.
+settings.register_profile("fabstir", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fabstir")
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +35,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if heavy:
         config.hook.pytest_deselected(items=heavy)
         items[:] = [item for item in items if item not in heavy]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of several gives its tables to the process that has the terminal."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["tables"] = session.config.stash.get(PRINTED, list[str]())
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_testnodedown(node: Any) -> None:
+    """Take a worker's tables."""
+    lines = getattr(node, "workeroutput", {}).get("tables", [])
+    node.config.stash.setdefault(PRINTED, []).extend(lines)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for line in config.stash.get(PRINTED, list[str]()):
+        terminalreporter.write_line(line)

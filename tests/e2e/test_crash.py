@@ -23,7 +23,7 @@ from tests.e2e.harness import (
     wait_until_over,
 )
 from tests.e2e.kill_points import CASES, PROOF_INTERVAL, Case, Then
-from tests.e2e.tables import Table, printed_table
+from tests.tables import Table, printed_table
 
 from fabstir.chain.devnet import Devnet
 from fabstir.db.host_sessions import SessionState

@@ -23,7 +23,7 @@ from tests.e2e.harness import (
     session_of,
     wait_until_over,
 )
-from tests.e2e.tables import Table, printed_table
+from tests.tables import Table, printed_table
 
 from fabstir.chain.cheats import increase_time
 from fabstir.chain.contracts import SessionStatus

@@ -30,7 +30,7 @@ from tests.e2e.harness import (
 )
 from tests.e2e.hostile.attacker import HELLO, SOURCE, Orders
 from tests.e2e.raw_client import open_raw_client
-from tests.e2e.tables import Table, printed_table
+from tests.tables import Table, printed_table
 
 from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess

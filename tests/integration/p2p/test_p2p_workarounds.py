@@ -6,6 +6,7 @@ and the work-around can go.
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -138,12 +139,17 @@ class Disconnects(INotifee):
 
 
 async def test_a_dial_does_not_wait_for_a_head_start(open_one: OpenCore) -> None:
-    server, client = await open_one(), await open_one()
+    server = await open_one()
+    shortest = math.inf
+    for _ in range(10):  # a head start would delay each; a busy machine does not
+        client = await open_one()
+        started = trio.current_time()
+        await dial(client.host, info(server))
+        shortest = min(shortest, trio.current_time() - started)
+        if shortest < 0.25:
+            break
 
-    started = trio.current_time()
-    await dial(client.host, info(server))
-
-    assert trio.current_time() - started < 0.25
+    assert shortest < 0.25
 
 
 async def test_plaintext_is_refused(open_one: OpenCore) -> None:

@@ -288,7 +288,7 @@ class HostAndRenter(RuleBasedStateMachine):
             assert receipt.cumulative_cost == cost_of(TokenCount(self.delivered), self.price)
 
 
-HostAndRenter.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+HostAndRenter.TestCase.settings = settings(max_examples=30, stateful_step_count=20)
 TestHostAndRenter = HostAndRenter.TestCase
 
 

@@ -32,7 +32,6 @@ BATCH = 30
 
 once = settings(
     max_examples=2,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

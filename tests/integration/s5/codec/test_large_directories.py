@@ -2,7 +2,7 @@
 
 import pytest
 from bench.s5_hamt import HEADINGS, measure
-from tests.e2e.tables import printed_table
+from tests.tables import printed_table
 
 from fabstir.protocol.s5.limits import HAMT_LEAF_ENTRIES, MAX_HAMT_LEAF_ENTRIES
 

@@ -230,7 +230,7 @@ _CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_t
 
 TestTwoWriters = TwoWriters.TestCase
 TestTwoWriters.settings = settings(
-    max_examples=5, stateful_step_count=15, deadline=None, suppress_health_check=_CHECKS
+    max_examples=5, stateful_step_count=15, suppress_health_check=_CHECKS
 )
 
 
@@ -238,6 +238,4 @@ TestTwoWriters.settings = settings(
 class TestTwoWritersForLong(TwoWriters.TestCase):  # type: ignore[misc]
     """The same for minutes."""
 
-    settings = settings(
-        max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=_CHECKS
-    )
+    settings = settings(max_examples=100, stateful_step_count=40, suppress_health_check=_CHECKS)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.integration.s5.store.conftest import Clock
@@ -204,15 +204,11 @@ class ShortMachine(StoreMachine):
 ShortMachine.TestCase.settings = settings(
     max_examples=6,
     stateful_step_count=12,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 TestStore = pytest.mark.integration(ShortMachine.TestCase)
 
 StoreMachine.TestCase.settings = settings(
     max_examples=150,
     stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 TestStoreAtLength = pytest.mark.heavy(StoreMachine.TestCase)

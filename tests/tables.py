@@ -1,4 +1,4 @@
-"""What a module of tests measured, printed when its tests are over."""
+"""What a module of tests measured, printed at the end of the run (by `tests/conftest.py`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from _pytest.capture import CaptureManager
-from _pytest.terminal import TerminalReporter
+
+PRINTED = pytest.StashKey[list[str]]()
+"""On the config: the lines of all tables so far."""
 
 
 @dataclass(slots=True)
@@ -30,14 +31,10 @@ class Table:
 
 @contextmanager
 def printed_table(request: pytest.FixtureRequest, title: str, *columns: str) -> Generator[Table]:
-    """A table that is printed, past pytest's capture, when the block is left."""
+    """A table that is printed, once it has a row, at the end of the run."""
     table = Table()
     table.add(*columns)
     yield table
-    manager = request.config.pluginmanager
-    capture, terminal = manager.getplugin("capturemanager"), manager.getplugin("terminalreporter")
-    assert isinstance(capture, CaptureManager)
-    assert isinstance(terminal, TerminalReporter)
-    with capture.global_and_fixture_disabled():
-        for line in ("", f"{title}: {len(table.rows) - 1}", *table.lines()):
-            terminal.write_line(line)
+    if num_rows := len(table.rows) - 1:
+        lines = request.config.stash.setdefault(PRINTED, [])
+        lines += ["", f"{title}: {num_rows}", *table.lines()]
