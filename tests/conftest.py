@@ -1,5 +1,6 @@
 """Fixtures of every kind of test."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ def demo_model() -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--heavy", action="store_true", help="also run what takes minutes")
+    parser.addoption("--gate", action="store_true", help="fail where a needed program is missing")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip by name what needs a program that is not there; in the gate that is a failure."""
+    for program in (name for mark in item.iter_markers("needs") for name in mark.args):
+        if shutil.which(program) is None:
+            say = pytest.fail if item.config.getoption("--gate") else pytest.skip
+            say(f"{program} is not installed: run `make gate-packages`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

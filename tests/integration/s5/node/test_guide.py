@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +85,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.needs("curl")
 def test_the_curl_examples_run(tmp_path: Path) -> None:
     (tmp_path / "big.bin").write_bytes(bytes(range(256)) * 11_719)  # 3,000,064 bytes
     os.truncate(tmp_path / "big.bin", 3_000_000)
