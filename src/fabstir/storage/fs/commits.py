@@ -15,6 +15,7 @@ from typing import Final
 
 import anyio
 
+from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import (
     AccessDenied,
     NotFound,
@@ -27,6 +28,7 @@ from fabstir.protocol.s5.directory import Cbor, DirRef, LinkKind
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.encryption import NONCE_BYTES
 from fabstir.protocol.s5.limits import MAX_REVISION
+from fabstir.storage.fs.authorship import Authorship
 from fabstir.storage.fs.changes import Change, PutDirectory, Slot, same_link
 from fabstir.storage.fs.directories import Directories, Loaded, LostRace, State
 from fabstir.storage.fs.keys import (
@@ -317,8 +319,9 @@ class Commits:
         if capability.write_key is None:
             raise AccessDenied(f"the directory {loaded.path!a} was shared for reading only")
         rewritten = await self._rewriting.rewrite(loaded, edit.before, edit.after)
+        directory, encoded = self._directories.mark(rewritten.directory, rewritten.encoded, loaded)
         blob = await self._directories.store_directory(
-            rewritten.directory, rewritten.encoded, capability, plan.unstored
+            directory, encoded, capability, plan.unstored
         )
         plan.unstored.clear()
         is_sealed = capability.cid.encryption_key is not None
@@ -332,10 +335,15 @@ class Commits:
         return True
 
     async def _release(self, loaded: Loaded, edit: _Edit, rewritten: Rewritten) -> None:
-        named = {blob for slot in edit.after.values() for blob in named_blobs(slot.file)}
-        dropped = {blob for slot in edit.before.values() for blob in own_blobs(slot.file)} - named
-        if loaded.capability.cid.encryption_key is not None:
-            dropped |= {*rewritten.dropped, *([loaded.blob] if loaded.blob else [])}
+        authorship = self._directories.authorship(loaded)
+        is_sealed = loaded.capability.cid.encryption_key is not None
+        dropped: set[Multihash] = set()
+        if authorship is Authorship.OURS:
+            named = {blob for slot in edit.after.values() for blob in named_blobs(slot.file)}
+            own = {blob for slot in edit.before.values() for blob in own_blobs(slot.file)}
+            dropped = own - named | set(rewritten.dropped if is_sealed else ())
+        if authorship is not Authorship.OTHERS and is_sealed and loaded.blob is not None:
+            dropped.add(loaded.blob)
         if dropped and await self._may_release():
             await self._directories.release(dropped)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -48,6 +48,7 @@ from fabstir.protocol.s5.registry import (
     read_blob_pointer,
     sign_entry,
 )
+from fabstir.storage.fs.authorship import MARK, Author, Authorship, content_hash
 from fabstir.storage.fs.cache import Cache
 from fabstir.storage.fs.changes import Slot
 from fabstir.storage.fs.paths import other_spellings
@@ -102,6 +103,7 @@ class Loaded:
     Attributes:
         revision: of its registry entry; 0 where there is none, or the link is fixed.
         blob: where its bytes are; None unless it is present.
+        content: what a mark of authorship in it is made of; b"": it has none.
     """
 
     capability: Capability
@@ -110,6 +112,7 @@ class Loaded:
     revision: int
     directory: Directory
     blob: Multihash | None = None
+    content: bytes = b""
 
     def live(self) -> Loaded:
         """Itself. Raises NotFound: it was deleted, or never written."""
@@ -118,12 +121,21 @@ class Loaded:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A directory, and its `content_hash`."""
+
+    directory: Directory
+    content: bytes
+
+
 class Directories:
     """Reads and publishes directories.
 
     Args:
         label: begins the reasons of this tree's pins.
         cache_bytes: for decoded directories and opened nodes.
+        author: of the tree; None: it is only read.
     """
 
     def __init__(
@@ -136,15 +148,17 @@ class Directories:
         dialect: Dialect,
         label: str,
         cache_bytes: int,
+        author: Author | None = None,
     ) -> None:
         self.blobs = blobs
         self.crypto = crypto
         self.random = random
         self.dialect = dialect
         self.label = label
+        self._author = author
         self._registry = registry
         self._seen: Cache[bytes, SignedEntry] = Cache(MAX_ENTRIES_REMEMBERED)
-        self._decoded: Cache[tuple[bytes, bytes], Directory] = Cache(cache_bytes)
+        self._decoded: Cache[tuple[bytes, bytes], _Decoded] = Cache(cache_bytes)
         self._encoded: Cache[bytes, Encoded] = Cache(cache_bytes)
         self._nodes: Cache[tuple[bytes, bytes], bytes] = Cache(cache_bytes)
 
@@ -286,16 +300,18 @@ class Directories:
     async def _loaded(
         self, capability: Capability, path: str, revision: int, blob: Multihash
     ) -> Loaded:
+        decoded = await self._directory(blob, capability, path)
         return Loaded(
             capability=capability,
             path=path,
             state=State.PRESENT,
             revision=revision,
-            directory=await self._directory(blob, capability, path),
+            directory=decoded.directory,
             blob=blob,
+            content=decoded.content,
         )
 
-    async def _directory(self, blob: Multihash, capability: Capability, path: str) -> Directory:
+    async def _directory(self, blob: Multihash, capability: Capability, path: str) -> _Decoded:
         key = capability.cid.encryption_key
         cached = self._decoded.get((blob.digest, key or b""))
         if cached is not None:
@@ -305,8 +321,10 @@ class Directories:
             directory = decode_directory(data)
         except RemoteProtocolError as exc:
             raise RemoteProtocolError(f"the directory {path!a} cannot be read: {exc}") from exc
-        self._decoded.put((blob.digest, key or b""), directory, len(data) * _DECODED_WEIGHT)
-        return directory
+        content = content_hash(data, directory.header, self.crypto)
+        decoded = _Decoded(directory, content)
+        self._decoded.put((blob.digest, key or b""), decoded, len(data) * _DECODED_WEIGHT)
+        return decoded
 
     async def _node(self, digest: bytes, loaded: Loaded) -> bytes:
         key = loaded.capability.cid.encryption_key
@@ -339,7 +357,32 @@ class Directories:
                 ) from exc
             raise
 
+    def authorship(self, loaded: Loaded) -> Authorship:
+        """Who wrote a version; one that is not there yet will be ours."""
+        if loaded.state is not State.PRESENT:
+            return Authorship.OURS
+        if self._author is None or loaded.capability.cid.kind is LinkKind.FIXED:
+            return Authorship.OTHERS
+        return self._author.recognize(
+            loaded.directory.header, loaded.content, loaded.capability.cid.link, loaded.revision
+        )
+
     # -- writing ----------------------------------------------------------------------------------
+
+    def mark(
+        self, directory: Directory, encoded: Encoded, before: Loaded
+    ) -> tuple[Directory, Encoded]:
+        """Say that the version after `before` is ours. Its header has room for that."""
+        if self._author is None:
+            return directory, encoded
+        is_ours = self.authorship(before) is Authorship.OURS
+        marked, mark = self._author.mark(
+            encoded,
+            before.capability.cid.link,
+            before.revision + 1,
+            Authorship.OURS if is_ours else Authorship.MIXED,
+        )
+        return replace(directory, header={**directory.header, MARK: mark}), marked
 
     def prepare_node(self, node: bytes, capability: Capability) -> tuple[bytes, bytes]:
         """A node of a HAMT, sealed as its directory is, and the digest of that."""
@@ -373,7 +416,9 @@ class Directories:
                 await self.release([Multihash(digest)])
             raise
         key = (digest, capability.cid.encryption_key or b"")
-        self._decoded.put(key, directory, len(encoded.data) * _DECODED_WEIGHT)
+        content = content_hash(encoded.data, directory.header, self.crypto)
+        decoded = _Decoded(directory, content)
+        self._decoded.put(key, decoded, len(encoded.data) * _DECODED_WEIGHT)
         self._encoded.put(digest, encoded, len(encoded.data) * _ENCODED_WEIGHT)
         return Multihash(digest)
 

@@ -17,6 +17,7 @@ from fabstir.protocol.s5.directory import Cbor, Dialect, DirRef, FileRef
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.encryption import NONCE_BYTES
 from fabstir.protocol.s5.limits import HAMT_LEAF_ENTRIES, MAX_HAMT_LEAF_ENTRIES
+from fabstir.storage.fs.authorship import Author
 from fabstir.storage.fs.batch import Batch
 from fabstir.storage.fs.changes import (
     Change,
@@ -109,6 +110,7 @@ class FileSystem(ReadOnlyTree):
             dialect=Dialect.S5JS if is_compatible else Dialect.CANONICAL,
             label=f"fs:{root.cid.link[:4].hex()}",
             cache_bytes=cache_bytes,
+            author=Author(root.write_key, crypto),
         )
         super().__init__(directories, root)
         leaf_entries = MAX_HAMT_LEAF_ENTRIES if is_compatible else HAMT_LEAF_ENTRIES

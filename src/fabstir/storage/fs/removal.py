@@ -21,6 +21,7 @@ from fabstir.primitives.errors import (
 from fabstir.protocol.s5.directory import DirRef, FileRef
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.limits import MAX_PATH_DEPTH
+from fabstir.storage.fs.authorship import Authorship
 from fabstir.storage.fs.commits import MAX_ATTEMPTS
 from fabstir.storage.fs.directories import FILE_KEY, Directories, Loaded, LostRace, State
 from fabstir.storage.fs.keys import MOUNTED, MOVING, child_of
@@ -90,7 +91,13 @@ class Removal:
     async def _release(self, loaded: Loaded) -> None:
         if not await self._may_release():
             return
+        authorship = self._directories.authorship(loaded)
         is_sealed = loaded.capability.cid.encryption_key is not None
+        if authorship is not Authorship.OURS:
+            # What others named in it may be somebody's else; the directory itself is ours, or not.
+            if authorship is Authorship.MIXED and is_sealed and loaded.blob is not None:
+                await self._directories.release([loaded.blob])
+            return
         nodes: list[Multihash] = []
         dropped: list[Multihash] = []
         async for _, entry in self._directories.entries(loaded, None, on_node=nodes.append):

@@ -12,6 +12,7 @@ from fabstir.protocol.s5.dialects import Encoded
 from fabstir.protocol.s5.directory import Directory, Entry
 from fabstir.protocol.s5.hamt_nodes import HamtConfig
 from fabstir.protocol.s5.limits import HAMT_SWITCH_ENTRIES, MAX_MUTABLE_BYTES
+from fabstir.storage.fs.authorship import blank_header
 from fabstir.storage.fs.changes import Slot
 from fabstir.storage.fs.directories import DIRECTORY_KEY, FILE_KEY, Directories, Loaded
 from fabstir.storage.fs.together import Unstored, put_all
@@ -56,10 +57,11 @@ class Rewriting:
     async def rewrite(
         self, loaded: Loaded, before: Mapping[str, Slot], after: Mapping[str, Slot]
     ) -> Rewritten:
-        """The directory with what is under some names replaced."""
-        directory = loaded.directory
+        """The directory with what is under some names replaced, and room for our mark."""
+        header = blank_header(loaded.directory.header)
+        directory = replace(loaded.directory, header=header)
         if directory.sharding is not None:
-            return await self._reshard(loaded, before, after)
+            return await self._reshard(loaded, directory, before, after)
         files = _merged(directory.files, {name: slot.file for name, slot in after.items()})
         dirs = _merged(directory.dirs, {name: slot.directory for name, slot in after.items()})
         return await self.arrange(loaded, replace(directory, files=files, dirs=dirs))
@@ -93,9 +95,12 @@ class Rewriting:
         )
 
     async def _reshard(
-        self, loaded: Loaded, before: Mapping[str, Slot], after: Mapping[str, Slot]
+        self,
+        loaded: Loaded,
+        directory: Directory,
+        before: Mapping[str, Slot],
+        after: Mapping[str, Slot],
     ) -> Rewritten:
-        directory = loaded.directory
         assert directory.sharding is not None, "only sharded directories come here"
         changes: dict[str, Entry | None] = {}
         for name, slot in after.items():

@@ -20,6 +20,7 @@ from fabstir.protocol.s5.derivation import KEY_BYTES, child_directory
 from fabstir.protocol.s5.directory import Directory, DirRef, FileRef, LinkKind
 from fabstir.protocol.s5.directory_cid import Capability, DirectoryCid
 from fabstir.protocol.s5.limits import MAX_PATH_DEPTH
+from fabstir.storage.fs.authorship import unmarked
 from fabstir.storage.fs.changes import PutDirectory, RemoveDirectory
 from fabstir.storage.fs.commits import Commits
 from fabstir.storage.fs.directories import EMPTY, FILE_KEY, Directories, Loaded, State
@@ -148,7 +149,7 @@ class Snapshots:
                 files[name] = entry
             else:
                 dirs[name] = await self._copy_below(loaded, name, entry, depth)
-        header = loaded.directory.header
+        header = unmarked(loaded.directory).header
         return await self._store(loaded, Directory(files=files, dirs=dirs, header=header))
 
     async def _copy_below(self, parent: Loaded, name: str, ref: DirRef, depth: int) -> DirRef:
