@@ -146,13 +146,19 @@ class Settler:
             status, refusal = TransactionStatus.CANCELLED, row.refusal
         elif not receipt.is_success:
             status, refusal = TransactionStatus.REVERTED, await self._revert_reason(row, receipt)
+        price = receipt.effective_gas_price
+        if price is None:
+            price = await self._chain.price_paid(receipt.tx_hash)
+        if price is None:  # what it offered at most
+            by_hash = {v.tx_hash: v.max_fee_per_gas for v in row.versions}
+            price = by_hash[receipt.tx_hash]
         outcome = Outcome(
             status=status,
             tx_hash=receipt.tx_hash,
             block_number=receipt.block_number,
             block_hash=receipt.block_hash,
             gas_used=receipt.gas_used,
-            effective_gas_price=receipt.effective_gas_price,
+            effective_gas_price=price,
         )
         self._sent_at.pop(row.id, None)
         self._refusals.pop(row.id, None)
@@ -306,11 +312,15 @@ class Settler:
         """Another program sent a transaction of this account with our nonce: take a new one.
 
         Only after some time: a node behind a load balancer may know the new nonce of the account
-        before it has our receipt.
+        before it has our receipt. And never while it knows a transaction of ours: some nodes give
+        no receipts while they index.
         """
         gone_at = self._nonce_gone_at.setdefault(row.id, anyio.current_time())
         if anyio.current_time() < gone_at + self._stuck_after:
             return
+        for version in row.versions:
+            if version.nonce == row.nonce and await self._chain.is_known(version.tx_hash):
+                return
         logger.warning(
             "another program uses this account: a nonce of ours was taken",
             extra={"account": row.account, "nonce": row.nonce, "action": row.description},

@@ -12,9 +12,12 @@ from functools import cache
 from importlib import resources
 from typing import Any, cast
 
-from eth_abi.abi import decode as abi_decode
 from eth_abi.abi import encode as abi_encode
+from eth_abi.codec import ABIDecoder
+from eth_abi.decoding import StringDecoder
 from eth_abi.exceptions import DecodingError, EncodingError
+from eth_abi.registry import BaseEquals
+from eth_abi.registry import registry as standard_registry
 
 from fabstir.chain.records import Log
 from fabstir.crypto import NATIVE
@@ -65,7 +68,7 @@ class Function:
             ChainError: the bytes are not this function's outputs: another contract is there.
         """
         try:
-            return abi_decode(self.outputs, data)
+            return _decode(self.outputs, data)
         except DecodingError as exc:
             raise ChainError(
                 f"{len(data)} bytes came back from {self.signature}, which are not its outputs: "
@@ -93,8 +96,8 @@ class Event:
         data_types = [kind for kind, is_indexed in self.fields if not is_indexed]
         if len(log.topics) - 1 != len(indexed_types):
             raise DecodingError(f"{len(log.topics)} topics are not those of {self.signature}")
-        indexed = iter(abi_decode(indexed_types, b"".join(log.topics[1:])))
-        data = iter(abi_decode(data_types, log.data))
+        indexed = iter(_decode(indexed_types, b"".join(log.topics[1:])))
+        data = iter(_decode(data_types, log.data))
         return tuple(next(indexed if is_indexed else data) for _, is_indexed in self.fields)
 
 
@@ -151,12 +154,12 @@ def revert_reason(data: bytes) -> str | None:
         return None
     try:
         if selector == _ERROR_STRING:
-            return cast(str, abi_decode(["string"], body)[0])
+            return cast(str, _decode(["string"], body)[0])
         if selector == _PANIC:
-            code = cast(int, abi_decode(["uint256"], body)[0])
+            code = cast(int, _decode(["uint256"], body)[0])
             return _PANIC_REASONS.get(code, f"panic 0x{code:02x}")
         name, types = _custom_errors()[selector]
-        return f"{name}({', '.join(str(value) for value in abi_decode(types, body))})"
+        return f"{name}({', '.join(str(value) for value in _decode(types, body))})"
     except (KeyError, DecodingError):
         return f"unknown error 0x{data.hex()}"
 
@@ -164,6 +167,33 @@ def revert_reason(data: bytes) -> str | None:
 @cache
 def _custom_errors() -> dict[bytes, tuple[str, tuple[str, ...]]]:
     return {key: value for name in ARTIFACTS for key, value in load_abi(name).errors.items()}
+
+
+class _AnyText(StringDecoder):
+    """A `string` that need not be UTF-8: any account writes any bytes into one, and a session, a
+    host's entry or a revert whose text is junk must still be read.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(handle_string_errors="replace")
+
+
+def _lenient_decoder() -> ABIDecoder:
+    registry = standard_registry.copy()
+    registry.unregister_decoder("string")
+    registry.register_decoder(BaseEquals("string"), _AnyText, label="string")
+    return ABIDecoder(registry)
+
+
+_DECODER = _lenient_decoder()
+
+
+def _decode(types: Sequence[str], data: bytes) -> tuple[Any, ...]:
+    """Raises DecodingError: the bytes are not these types."""
+    try:
+        return _DECODER.decode(types, data)
+    except ArithmeticError as exc:  # a length beyond what an index can be
+        raise DecodingError(str(exc)) from exc
 
 
 def _encode(what: str, types: Sequence[str], arguments: Sequence[Any]) -> bytes:

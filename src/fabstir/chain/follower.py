@@ -19,6 +19,7 @@ import anyio
 from sqlalchemy import Connection
 from websockets.exceptions import WebSocketException
 
+from fabstir.chain._endpoint import LIMIT_EXCEEDED
 from fabstir.chain.identity import check_chain_identity
 from fabstir.chain.records import Block, Log, LogFilter
 from fabstir.chain.rpc import Chain
@@ -180,7 +181,8 @@ class LogFollower:
                 raise
             self._range = (to_block - from_block + 1) // 2
             logger.info("logs refused", extra={"reason": exc.reason, "range": self._range})
-            self.wake()
+            if exc.code != LIMIT_EXCEEDED:  # which may count requests: the next one waits its time
+                self.wake()
             return None
         self._range = min(2 * self._range, self._max_range)
         return logs

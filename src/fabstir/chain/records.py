@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeVar, cast
 
 from fabstir.primitives.ids import Address, Hash32
 from fabstir.primitives.units import Wei
@@ -56,7 +58,8 @@ class Receipt:
     block_hash: Hash32
     is_success: bool
     gas_used: int
-    effective_gas_price: Wei
+    effective_gas_price: Wei | None
+    """None: the node does not say (`Chain.price_paid` may)."""
     contract_address: Address | None
     logs: tuple[Log, ...]
 
@@ -89,50 +92,171 @@ class LogFilter:
         return params
 
 
-def parse_quantity(value: Any) -> int:
-    """A JSON-RPC quantity ("0x1f") as an integer."""
+MAX_COUNT: Final = 2**53
+"""No height, time, nonce or gas of any chain reaches it, and SQLite's integers hold it."""
+
+MAX_FEE: Final = 2**60
+"""Wei for a unit of gas: more than a whole coin. A node that asks for more is out of order."""
+
+_QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
+_DATA = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
+_MAX_SHOWN_CHARS = 60
+
+T = TypeVar("T")
+
+
+def parse_quantity(value: object) -> int:
+    """A JSON-RPC quantity ("0x1f") as an integer.
+
+    Raises:
+        ValueError: it is none, as every function below does; the text shows what came instead.
+    """
+    if not isinstance(value, str) or not _QUANTITY.fullmatch(value):
+        raise _not(value, "a quantity such as 0x1f")
     return int(value, 16)
 
 
-def parse_data(value: Any) -> bytes:
+def parse_count(value: object) -> int:
+    """A quantity that counts something: blocks, seconds, gas, transactions."""
+    return _bounded(parse_quantity(value), MAX_COUNT)
+
+
+def parse_fee(value: object) -> Wei:
+    """A quantity that is a price of gas, in wei."""
+    return Wei(_bounded(parse_quantity(value), MAX_FEE))
+
+
+def parse_data(value: object) -> bytes:
     """JSON-RPC data ("0x...") as bytes."""
+    if not isinstance(value, str) or not _DATA.fullmatch(value):
+        raise _not(value, "data such as 0x1f2e")
     return bytes.fromhex(value[2:])
 
 
-def parse_block(raw: Any) -> Block:
+def parse_object(value: object) -> Mapping[str, object]:
+    """A JSON object; reading a field that it lacks gives None."""
+    if not isinstance(value, dict):
+        raise _not(value, "an object")
+    return defaultdict(lambda: None, cast("dict[str, object]", value))
+
+
+def parse_list(value: object, parse_item: Callable[[object], T]) -> tuple[T, ...]:
+    """A JSON list of things of one kind."""
+    if not isinstance(value, list):
+        raise _not(value, "a list")
+    return tuple(parse_item(item) for item in cast("list[object]", value))
+
+
+def or_none(parse: Callable[[object], T]) -> Callable[[object], T | None]:
+    """The same, where null is an answer too."""
+    return lambda value: None if value is None else parse(value)
+
+
+def parse_block(value: object) -> Block:
     """A header of eth_getBlockByNumber."""
+    raw = parse_object(value)
     return Block(
-        number=parse_quantity(raw["number"]),
-        hash=Hash32(raw["hash"].lower()),
-        parent_hash=Hash32(raw["parentHash"].lower()),
-        timestamp=parse_quantity(raw["timestamp"]),
+        number=parse_count(raw["number"]),
+        hash=_parse_hash(raw["hash"]),
+        parent_hash=_parse_hash(raw["parentHash"]),
+        timestamp=parse_count(raw["timestamp"]),
     )
 
 
-def parse_log(raw: Any) -> Log:
+def parse_log(value: object) -> Log:
     """One element of eth_getLogs."""
+    raw = parse_object(value)
     return Log(
-        address=Address(raw["address"].lower()),
-        topics=tuple(parse_data(topic) for topic in raw["topics"]),
+        address=_parse_address(raw["address"]),
+        topics=parse_list(raw["topics"], _parse_topic),
         data=parse_data(raw["data"]),
-        block_number=parse_quantity(raw["blockNumber"]),
-        block_hash=Hash32(raw["blockHash"].lower()),
-        tx_hash=Hash32(raw["transactionHash"].lower()),
-        log_index=parse_quantity(raw["logIndex"]),
+        block_number=parse_count(raw["blockNumber"]),
+        block_hash=_parse_hash(raw["blockHash"]),
+        tx_hash=_parse_hash(raw["transactionHash"]),
+        log_index=parse_count(raw["logIndex"]),
     )
 
 
-def parse_receipt(raw: Any) -> Receipt:
-    """The answer of eth_getTransactionReceipt."""
-    created: str | None = raw.get("contractAddress")
-    logs: Sequence[Any] = raw["logs"]
+def parse_logs(value: object) -> tuple[Log, ...]:
+    """The answer of eth_getLogs."""
+    return parse_list(value, parse_log)
+
+
+def parse_receipt(value: object) -> Receipt | None:
+    """The answer of eth_getTransactionReceipt; None while the transaction is in no block."""
+    if value is None:
+        return None
+    raw = parse_object(value)
+    if raw["blockNumber"] is None or raw["blockHash"] is None:
+        return None  # of a transaction that a sequencer has only announced
+    price, created = raw["effectiveGasPrice"], raw["contractAddress"]
     return Receipt(
-        tx_hash=Hash32(raw["transactionHash"].lower()),
-        block_number=parse_quantity(raw["blockNumber"]),
-        block_hash=Hash32(raw["blockHash"].lower()),
+        tx_hash=_parse_hash(raw["transactionHash"]),
+        block_number=parse_count(raw["blockNumber"]),
+        block_hash=_parse_hash(raw["blockHash"]),
         is_success=parse_quantity(raw["status"]) == 1,
-        gas_used=parse_quantity(raw["gasUsed"]),
-        effective_gas_price=Wei(parse_quantity(raw["effectiveGasPrice"])),
-        contract_address=Address(created.lower()) if created else None,
-        logs=tuple(parse_log(log) for log in logs),
+        gas_used=parse_count(raw["gasUsed"]),
+        effective_gas_price=None if price is None else parse_fee(price),
+        contract_address=_parse_address(created) if created else None,
+        logs=parse_logs(raw["logs"]),
     )
+
+
+def parse_next_base_fee(value: object) -> Wei:
+    """The base fee of the block after the newest, from eth_feeHistory."""
+    fees = parse_list(parse_object(value)["baseFeePerGas"], parse_fee)
+    if not fees:
+        raise ValueError("its list of base fees is empty")
+    return fees[-1]
+
+
+def parse_base_fee(value: object) -> Wei:
+    """The base fee of a header."""
+    return parse_fee(parse_object(value)["baseFeePerGas"])
+
+
+def parse_gas_price(value: object) -> Wei:
+    """What a transaction that is in the chain pays for a unit of gas."""
+    return parse_fee(parse_object(value)["gasPrice"])
+
+
+def parse_text(value: object) -> str:
+    """A JSON string."""
+    if not isinstance(value, str):
+        raise _not(value, "a text")
+    return value
+
+
+def _parse_hash(value: object) -> Hash32:
+    if len(parse_data(value)) != 32:
+        raise _not(value, "a hash of 32 bytes")
+    return Hash32(cast(str, value).lower())
+
+
+def _parse_topic(value: object) -> bytes:
+    return bytes.fromhex(_parse_hash(value)[2:])
+
+
+def _parse_address(value: object) -> Address:
+    if len(parse_data(value)) != 20:
+        raise _not(value, "an address of 20 bytes")
+    return Address(cast(str, value).lower())
+
+
+def _bounded(number: int, limit: int) -> int:
+    if number > limit:
+        raise ValueError(f"{hex(number)} is beyond {limit}")
+    return number
+
+
+def _not(value: object, expected: str) -> ValueError:
+    return ValueError(f"{_shown(value)} instead of {expected}")
+
+
+def _shown(value: object) -> str:
+    """Enough to see what it is; `value` may be megabytes."""
+    if isinstance(value, str) and len(value) > _MAX_SHOWN_CHARS:
+        return repr(value[:_MAX_SHOWN_CHARS]) + "..."
+    if isinstance(value, list):
+        return f"a list of {len(cast('list[object]', value))}"
+    return "an object" if isinstance(value, dict) else repr(value)

@@ -112,6 +112,7 @@ async def gas_spent(chain: Chain, account: Address, from_block: int) -> Wei:
                 receipt = await chain.receipt(Hash32(transaction["hash"]))
                 if receipt is None:
                     raise ChainError(f"no receipt for {transaction['hash']}")
+                assert receipt.effective_gas_price is not None, "a devnet's receipts have it"
                 spent += receipt.gas_used * receipt.effective_gas_price
     return Wei(spent)
 

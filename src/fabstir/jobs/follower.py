@@ -54,7 +54,13 @@ class SessionFollower:
 
     async def _look_at(self, log: Log) -> bool:
         try:
-            match decode_event(log):
+            event = decode_event(log)
+        except ChainError as error:
+            # It will not look better the next time, and holds up those behind it.
+            _logger.warning("an event that is none is passed over", extra={"reason": str(error)})
+            return True
+        try:
+            match event:
                 case SessionCreated(job_id=job_id, host=host) if host == self.host:
                     await self._opened(job_id)
                 case SessionCompleted(job_id=job_id) | SessionTimedOut(job_id=job_id):

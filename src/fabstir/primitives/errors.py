@@ -24,6 +24,7 @@ FabstirError
     NoCodeAtAddress           carries the contract's name and address
     RpcUnavailable            the node does not answer
     RpcRefused                the node answers with an error; carries method, code and text
+    RpcMalformed              the node answers with something that is no such result
     InsufficientFunds         carries account, needed and available
     TransactionReverted       carries the contract's reason
     TransactionStuck          broadcast, never mined
@@ -202,12 +203,27 @@ class RpcUnavailable(ChainError):
 class RpcRefused(ChainError):
     """The chain's node answered a request with an error; `reason` is its own text."""
 
-    def __init__(self, method: str, code: int, reason: str, data: str = "") -> None:
-        super().__init__(f"the chain's node refused {method}: {reason} (code {code})")
+    def __init__(
+        self, method: str, code: int, reason: str, data: str = "", *, endpoint: str = ""
+    ) -> None:
+        who = f"RPC at {endpoint}" if endpoint else "node"
+        super().__init__(f"the chain's {who} refused {method}: {reason} (code {code})")
         self.method = method
         self.code = code
         self.reason = reason
         self.data = data
+
+
+class RpcMalformed(ChainError):
+    """The chain's node answered a request with something that is no result of it."""
+
+    def __init__(self, endpoint: str, method: str, reason: str) -> None:
+        super().__init__(
+            f"the chain's RPC at {endpoint} answered {method} with what is no such answer: "
+            f"{reason}. If it does so again, set chain.rpc_url to another endpoint"
+        )
+        self.method = method
+        self.reason = reason
 
 
 class InsufficientFunds(ChainError):

@@ -7,6 +7,7 @@ from typing import Any
 from fabstir.chain.abi import load_abi
 from fabstir.chain.records import ContractCall
 from fabstir.chain.rpc import BlockTag, Chain
+from fabstir.primitives.errors import ChainError
 from fabstir.primitives.ids import Address
 from fabstir.primitives.units import Wei
 
@@ -28,7 +29,14 @@ class Contract:
         """All outputs of a view function. Any: parsed by the caller, here is the edge."""
         call = self._call(f"reading {self.artifact}.{function}", function, *arguments)
         outputs = await self._chain.read(call, tag=tag)
-        return self._abi.functions[function].decode(outputs)
+        try:
+            return self._abi.functions[function].decode(outputs)
+        except ChainError as exc:
+            raise self._unreadable(str(exc)) from exc
+
+    def _unreadable(self, reason: str) -> ChainError:
+        """What a view function returned is nothing that this contract could return."""
+        return ChainError(f"eth_call at {self._chain.shown_url}: {reason}")
 
     async def _read_one(self, function: str, *arguments: Any, tag: BlockTag = "latest") -> Any:
         """The first (usually only) output."""

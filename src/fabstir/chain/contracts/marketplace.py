@@ -145,7 +145,11 @@ class Marketplace(Contract):
 
     async def session(self, job_id: JobId, *, tag: BlockTag = "latest") -> SessionJob | None:
         """A session by its number; None if there is none."""
-        session = _parse_session(await self._read("sessionJobs", job_id, tag=tag))
+        values = await self._read("sessionJobs", job_id, tag=tag)
+        try:
+            session = _parse_session(values)
+        except ValueError as exc:
+            raise self._unreadable(f"session {job_id} is no session: {exc}") from exc
         return None if session.depositor == NATIVE_TOKEN else session
 
     async def session_model(self, job_id: JobId) -> ModelId:
@@ -310,12 +314,12 @@ def _parse_session(values: tuple[Any, ...]) -> SessionJob:
         payment_token=Address(values[3]),
         deposit=Wei(values[4]),
         price_per_token=PricePerToken(values[5]),
-        tokens_used=TokenCount(values[6]),
-        max_duration=values[7],
-        start_time=values[8],
-        last_proof_time=values[9],
-        proof_interval=TokenCount(values[10]),
-        proof_timeout_window=values[11],
+        tokens_used=TokenCount(_count(values[6])),
+        max_duration=_count(values[7]),
+        start_time=_count(values[8]),
+        last_proof_time=_count(values[9]),
+        proof_interval=TokenCount(_count(values[10])),
+        proof_timeout_window=_count(values[11]),
         status=SessionStatus(values[12]),
         withdrawn_by_host=Wei(values[13]),
         refunded_to_user=Wei(values[14]),
@@ -323,3 +327,13 @@ def _parse_session(values: tuple[Any, ...]) -> SessionJob:
         last_proof_hash=hash32(values[16]),
         last_proof_cid=values[17],
     )
+
+
+def _count(value: int) -> int:
+    """Raises ValueError: more tokens or seconds than the journal's integers hold."""
+    if value > _MAX_COUNT:
+        raise ValueError(f"{value} is beyond {_MAX_COUNT}")
+    return value
+
+
+_MAX_COUNT = 2**63 - 1
