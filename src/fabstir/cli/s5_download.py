@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, contextmanager
@@ -69,7 +70,7 @@ async def download(
     with _writing(file):
         file = await to_thread.run_sync(_resolve, file)
         part = _part_of(file, found["cid"])
-        with part.open("ab+") as out:
+        with await to_thread.run_sync(_open_part, part) as out:
             hasher = await to_thread.run_sync(_hash_part, out, total)
             done = out.tell()
             advance(done, total)
@@ -102,6 +103,38 @@ def _part_of(file: Path, cid: str) -> Path:
     ending = f".{cid[-_CID_CHARS:]}.part"
     name = os.fsencode(file.name)[: _MAX_FILE_NAME_BYTES - len(ending) - 1]
     return file.with_name(f".{os.fsdecode(name)}{ending}")
+
+
+def _open_part(part: Path) -> BinaryIO:
+    """Open what an earlier try left, or begin. The folder may be one that others write to, too.
+
+    Raises:
+        StorageError: somebody else laid something there: a link would lead what is written to
+            another file, and a file of theirs could be changed after it was verified.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        try:
+            handle = os.open(part, flags)
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENXIO}:
+                raise _planted(part) from error
+            raise
+        status = os.fstat(handle)
+        is_ours = status.st_uid == os.geteuid() and status.st_nlink == 1
+        if not stat.S_ISREG(status.st_mode) or not is_ours:
+            os.close(handle)
+            raise _planted(part) from None
+    return os.fdopen(handle, "ab+")
+
+
+def _planted(part: Path) -> StorageError:
+    return StorageError(
+        f"{part} is a link, or no file of yours, where an unfinished download would be: remove it, "
+        "or name another folder with -o"
+    )
 
 
 @contextmanager

@@ -107,7 +107,9 @@ def _stored(stored: Mapping[str, Any]) -> str:
         if stored["num_left_out"]:
             names = ", ".join(ascii(name) for name in stored["left_out"])
             more = ", ..." if stored["num_left_out"] > len(stored["left_out"]) else ""
-            left_out = f"; left out, as no files or links out of the folder: {names}{more}"
+            left_out = (
+                f"; left out, as no files, links out of the folder or a Mac's icons: {names}{more}"
+            )
         return f"{stored['num_files']} files, {size}, in {stored['path'] or '/'}{left_out}"
     return f"{stored['path']}  {decimal(stored['size'])}  {stored['cid']}"
 

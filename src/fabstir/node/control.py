@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import Listener, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from fabstir.primitives.encoding import Json
+from fabstir.primitives.encoding import Json, parse_json
 from fabstir.primitives.errors import (
     AccessDenied,
     ChainError,
@@ -62,8 +62,14 @@ EXHAUSTED_PAUSE = 0.5
 """Seconds between two attempts to accept while this process has no descriptor left."""
 
 MAX_REQUEST_BYTES = 1 << 20
+MAX_REQUEST_DEPTH = 16
+"""Deepest nesting of a request; a command and its arguments have three levels."""
 MAX_REPLY_BYTES = 8 << 20
 """A page of 1,000 names of 1 KiB each, whatever their letters, takes less."""
+
+_MAX_NAME_CHARS = 64
+_SHOWN_CHARS = 200
+"""Of a path that an error repeats."""
 
 MAX_SOCKET_PATH_BYTES = 107
 """What the address of a Unix socket holds on Linux."""
@@ -101,14 +107,14 @@ async def open_control(path: Path, commands: Mapping[str, Command]) -> AsyncGene
     async def answer(stream: SocketStream) -> None:
         async with stream:
             try:
-                with anyio.fail_after(REQUEST_TIMEOUT):
-                    reader = BufferedByteReceiveStream(stream)
-                    line = await reader.receive_until(b"\n", MAX_REQUEST_BYTES)
-                await _send(stream, await _reply(commands, json.loads(line), stream))
+                await _answer(commands, stream)
             except (anyio.IncompleteRead, anyio.BrokenResourceError, TimeoutError) as error:
                 _logger.info("a control request broke off", extra={"reason": repr(error)})
-            except (anyio.DelimiterNotFound, ValueError, KeyError, TypeError) as error:
+            except anyio.DelimiterNotFound as error:
                 _logger.info("a control request was malformed", extra={"reason": repr(error)})
+            except Exception:
+                # One connection's trouble, and all others' listener.
+                _logger.exception("a control request failed")
 
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(_serve, listener, answer, tasks)
@@ -134,24 +140,62 @@ async def _serve(
             await anyio.sleep(EXHAUSTED_PAUSE)
 
 
+async def _answer(commands: Mapping[str, Command], stream: SocketStream) -> None:
+    with anyio.fail_after(REQUEST_TIMEOUT):
+        reader = BufferedByteReceiveStream(stream)
+        line = await reader.receive_until(b"\n", MAX_REQUEST_BYTES)
+    try:
+        request = Fields.of(parse_json(line, max_depth=MAX_REQUEST_DEPTH), "the request")
+        name = request.text("command", limit=_MAX_NAME_CHARS)
+        arguments = Fields.of(request.get("arguments") or {}, "the request")
+    except (ValueError, FabstirError) as error:
+        # What writes this is none of our commands, and would not know what to do with an answer.
+        _logger.info("a control request was malformed", extra={"reason": repr(error)})
+        return
+    await _send(stream, await _reply(commands, name, arguments, stream))
+
+
 async def _send(stream: SocketStream, line: Json) -> None:
-    await stream.send(json.dumps(line).encode() + b"\n")
+    with anyio.fail_after(ANSWER_TIMEOUT):  # an asker that was stopped reads nothing
+        await stream.send(json.dumps(line).encode() + b"\n")
 
 
-async def _reply(commands: Mapping[str, Command], asked: Any, stream: SocketStream) -> Json:
-    name = str(asked["command"])
+async def _reply(
+    commands: Mapping[str, Command], name: str, arguments: Fields, stream: SocketStream
+) -> Json:
     if name not in commands:
         return {"error": f"the running node knows no {name}: it is of another version"}
+    has_left = False
 
     async def report(progress: Json) -> None:
-        await _send(stream, {"progress": progress})
+        nonlocal has_left
+        try:
+            await _send(stream, {"progress": progress})
+        except (anyio.BrokenResourceError, TimeoutError):
+            has_left = True
+            raise
 
     try:
-        arguments = Fields.of(asked.get("arguments", {}), "the request")
         return {"result": await commands[name](Asked(arguments, report))}
     except FabstirError as error:
         kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
         return {"error": str(error), "kind": kind}
+    except OSError as error:
+        _logger.warning("a command failed", exc_info=True, extra={"command": name})
+        return {"error": _of_the_system(error), "kind": StorageError.__name__}
+    except Exception as error:
+        if has_left:
+            raise
+        _logger.exception("a command failed", extra={"command": name})
+        return {
+            "error": f"{name} failed inside the running node ({type(error).__name__}): its log "
+            "says where, and it goes on"
+        }
+
+
+def _of_the_system(error: OSError) -> str:
+    where = "" if error.filename is None else f"{ascii(error.filename)[:_SHOWN_CHARS]}: "
+    return f"{where}{error.strerror or type(error).__name__}"
 
 
 async def ask_running_host(data_dir: Path, command: str) -> Any:

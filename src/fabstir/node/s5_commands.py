@@ -6,9 +6,8 @@ seconds.
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -20,6 +19,7 @@ from anyio import to_thread
 from fabstir.crypto import NATIVE
 from fabstir.db.s5.usage import load_usage_lines
 from fabstir.node.control import Asked, Command
+from fabstir.node.local_folder import open_folder
 from fabstir.node.s5_parts import FILES, S5
 from fabstir.node.s5_targets import SharedPath, parse_target, require_blob
 from fabstir.primitives.cid import BlobId
@@ -33,7 +33,14 @@ from fabstir.primitives.errors import (
     StorageError,
 )
 from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.storage.fs import DirectoryInfo, FileInfo, ReadOnlyTree, open_tree, parse_path
+from fabstir.storage.fs import (
+    DirectoryInfo,
+    FileInfo,
+    ReadOnlyTree,
+    open_tree,
+    parse_path,
+    refuse_twins,
+)
 from fabstir.storage.portals import parse_origin
 from fabstir.storage.store import IMPORTED, Fault, Finding
 from fabstir.telemetry.background import running
@@ -51,7 +58,6 @@ _MAX_LEFT_OUT = 10
 """Of what a folder has that is no file, so many are named."""
 
 _PINS_AT_ONCE = 256
-_READ_BYTES = 1 << 20
 _PROGRESS_SECONDS = 0.1
 """Between two words of progress: people see no more, and each is a message."""
 
@@ -170,25 +176,27 @@ class S5Commands:
         """Store a folder of this machine, all of it in one commit."""
         folder = Path(asked.arguments.text("folder"))
         target = asked.arguments.text("path").strip("/")
-        found, left_out = await to_thread.run_sync(_files_below, folder)
         pace = _Pace(asked)
-        num_bytes = 0
-        async with self._s5.files.batch() as batch:
-            for done, relative in enumerate(found):
-                await pace.report(done, len(found))
-                path = f"{target}/{relative}" if target else relative
-                with _reading(folder / relative):
-                    num_bytes += (folder / relative).stat().st_size
-                try:
-                    await batch.put(path, _content(folder / relative))
-                except PathRefused as error:
-                    raise PathRefused(f"{relative!a}: {error}; nothing was stored") from error
+        with open_folder(folder) as opened:
+            listing = await to_thread.run_sync(opened.list)
+            refuse_twins(file.path for file in listing.files)
+            num_bytes = 0
+            async with self._s5.files.batch() as batch:
+                for done, file in enumerate(listing.files):
+                    await pace.report(done, len(listing.files))
+                    path = f"{target}/{file.path}" if target else file.path
+                    content = _Counted(opened.read(file))
+                    try:
+                        await batch.put(path, content.pieces())
+                    except PathRefused as error:
+                        raise PathRefused(f"{file.path!a}: {error}; nothing was stored") from error
+                    num_bytes += content.num_bytes
         return {
             "path": target,
-            "num_files": len(found),
+            "num_files": len(listing.files),
             "num_bytes": num_bytes,
-            "num_left_out": len(left_out),
-            "left_out": list(left_out[:_MAX_LEFT_OUT]),
+            "num_left_out": len(listing.left_out),
+            "left_out": list(listing.left_out[:_MAX_LEFT_OUT]),
         }
 
     # -- blobs ------------------------------------------------------------------------------------
@@ -368,6 +376,20 @@ class S5Commands:
         }
 
 
+class _Counted:
+    """A content, and how long it was when it has been read."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes]) -> None:
+        self._pieces = pieces
+        self.num_bytes = 0
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        async with aclosing(self._pieces) as pieces:
+            async for piece in pieces:
+                self.num_bytes += len(piece)
+                yield piece
+
+
 class _Pace:
     """Says how far a command is, but not too often."""
 
@@ -434,44 +456,6 @@ def _found(finding: Finding, outcome: str) -> dict[str, Json]:
         "problem": finding.fault,
         "outcome": outcome,
     }
-
-
-def _files_below(folder: Path) -> tuple[Sequence[str], Sequence[str]]:
-    """All files below a folder, by paths from it, and what there is beside them.
-
-    Links are followed to files below the same folder only: what lies elsewhere was not named, and
-    may be a secret. Links to folders, to nothing and out of it are left out, as pipes are.
-
-    Raises:
-        StorageError: a folder cannot be read: what it holds must not be missing unnoticed.
-    """
-    if not folder.is_dir():
-        raise NotFound(f"no such folder: {folder}")
-    whole = folder.resolve()
-    found: list[str] = []
-    left_out: list[str] = []
-    for above, folders, names in os.walk(folder, onerror=_cannot_read):
-        linked = [name for name in folders if Path(above, name).is_symlink()]
-        for path in [Path(above, name) for name in (*linked, *names)]:
-            kept = found if _is_file_below(path, whole) else left_out
-            kept.append(str(path.relative_to(folder)))
-    return sorted(found), sorted(left_out)
-
-
-def _is_file_below(path: Path, whole: Path) -> bool:
-    is_file = path.is_file()
-    return is_file and (not path.is_symlink() or path.resolve().is_relative_to(whole))
-
-
-def _cannot_read(error: OSError) -> None:
-    raise StorageError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-async def _content(path: Path) -> AsyncIterator[bytes]:
-    with _reading(path):
-        async with await anyio.open_file(path, "rb") as file:
-            while piece := await file.read(_READ_BYTES):
-                yield piece
 
 
 @contextmanager

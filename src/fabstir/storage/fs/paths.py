@@ -10,6 +10,7 @@ is the doors' work.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 from fabstir.primitives.errors import PathRefused
@@ -82,6 +83,29 @@ def check_name(name: str) -> str:
             f"a name has at most {MAX_NAME_BYTES} bytes of UTF-8, and {shown(name)} {num_bytes}"
         )
     return composed
+
+
+def refuse_twins(paths: Iterable[str]) -> None:
+    """See that no two files or folders of a machine have one name here.
+
+    Linux and Windows keep an "é" of one character and one of two apart; here they are the same, and
+    the second would take the place of the first.
+
+    Raises:
+        PathRefused: it names both.
+    """
+    known: dict[str, str] = {}
+    for path in paths:
+        end = 0
+        while end != -1:
+            end = path.find("/", end + 1)
+            part = path if end == -1 else path[:end]
+            twin = known.setdefault(unicodedata.normalize("NFC", part), part)
+            if twin != part:
+                raise PathRefused(
+                    f"{shown(twin)} and {shown(part)} are one name here, in two spellings: give "
+                    "one of them another name; nothing was stored"
+                )
 
 
 def is_name(name: str) -> bool:

@@ -360,3 +360,31 @@ def test_an_identity_comes_in_as_hex_or_words(
     assert json.loads(same[1])["node_id"] == zeros
     assert wrong[0] == 1
     assert "not an S5 identity" in wrong[1]
+
+
+@pytest.mark.parametrize("planted", ["link", "dangling link", "hard link", "pipe"])
+def test_what_others_laid_where_a_part_would_be_is_not_written_to(
+    s5: Command, tmp_path: Path, planted: str
+) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    cid = s5("put", str(tmp_path / "a"), "planted")["cid"]
+    part, victim = tmp_path / f".out.{cid[-16:]}.part", tmp_path / "victim"
+    match planted:
+        case "link":
+            victim.write_bytes(b"mine")
+            part.symlink_to(victim)
+        case "dangling link":
+            part.symlink_to(victim)
+        case "hard link":
+            victim.write_bytes(b"mine")
+            part.hardlink_to(victim)
+        case _:
+            os.mkfifo(part)
+
+    said = s5("get", "planted", "-o", str(tmp_path / "out"), code=1)
+
+    assert "remove it" in said
+    assert not (tmp_path / "out").exists()
+    assert (victim.read_bytes() if victim.exists() else b"") == (
+        b"mine" if "dangling" not in planted and planted != "pipe" else b""
+    )
