@@ -314,7 +314,11 @@ class Commits:
 
     async def _publish(self, plan: Plan, loaded: Loaded, edit: _Edit) -> bool:
         if loaded.revision >= MAX_REVISION:
-            raise StorageError(f"the directory {loaded.path!a} has the last revision there is")
+            raise WriteConflict(
+                f"the directory {loaded.path or '/'!a}",
+                "it has the last revision there is, so nothing can be written to it any more: put "
+                "its files into a new directory, and delete this one",
+            )
         capability = loaded.capability
         if capability.write_key is None:
             raise AccessDenied(f"the directory {loaded.path!a} was shared for reading only")

@@ -18,6 +18,7 @@ from fabstir.primitives.errors import (
     AccessDenied,
     CorruptBlob,
     NotFound,
+    PortalError,
     PortalLied,
     RemoteProtocolError,
     StorageError,
@@ -71,6 +72,10 @@ _MAX_READS = 5
 
 FILE_KEY, DIRECTORY_KEY = "f:", "d:"
 """What the keys of a HAMT begin with."""
+
+UNREADABLE: Final = (AccessDenied, CorruptBlob, NotFound, PortalError, RemoteProtocolError)
+"""What reading a directory raises where it is not there to be read, or is none. What else may
+fail, this machine's disk first of all, says nothing about the directory."""
 
 EMPTY: Final = Directory(files={}, dirs={})
 
@@ -445,6 +450,11 @@ class Directories:
     async def is_taken(self, public_key: bytes, path: str) -> bool:
         """Whether there is, or ever was, a directory of this key."""
         return await self._newest(public_key, path) is not None
+
+    async def revision(self, capability: Capability, path: str) -> int:
+        """The newest one of a mutable directory, whether it can be read or not; 0: it has none."""
+        entry = await self._newest(capability.cid.link, path)
+        return 0 if entry is None or not entry.data else entry.revision
 
     async def keep(self, blob: Multihash) -> None:
         """Pin a directory again that may have been let go of."""

@@ -273,7 +273,7 @@ class FileSystem(ReadOnlyTree):
             WriteConflict: `if_match` does not hold, or somebody changed the file meanwhile.
         """
         segments = _file_path(path)
-        parent = await self._directory(segments[:-1])
+        *above, parent = await self._directories_on(segments[:-1])
         slot = (await self._directories.slot(parent, segments[-1]))[1]
         text = format_path(segments)
         change: Change = RemoveFile(path=text, if_match=if_match)
@@ -281,7 +281,11 @@ class FileSystem(ReadOnlyTree):
             if if_match is not None:
                 raise PathRefused(f"{path!a} is a directory, which has no CID to match")
             await self._removal.end(
-                parent.capability, segments, slot.directory, is_recursive=recursive
+                parent,
+                segments,
+                slot.directory,
+                above=frozenset(loaded.capability.cid.link for loaded in (*above, parent)),
+                is_recursive=recursive,
             )
             change = RemoveDirectory(path=text, ref=slot.directory)
         plan = Plan(segments[:-1])

@@ -4,6 +4,9 @@ A directory that is deleted gets a last registry entry without data, published o
 written to it meanwhile; then its name goes. Whoever comes with a write between the two finds the
 empty entry, and makes a new directory under the name. Directories below are ended first, so that
 nothing that was deleted can come back under an old key.
+
+A name can always be taken away, whatever it leads to: a directory that cannot be read, that leads
+back to one above it, or that has the last revision there is, is only not ended.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import (
+    FabstirError,
     PathRefused,
     RemoteProtocolError,
     StorageError,
@@ -20,11 +24,18 @@ from fabstir.primitives.errors import (
 )
 from fabstir.protocol.s5.directory import DirRef, FileRef
 from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.protocol.s5.limits import MAX_PATH_DEPTH
+from fabstir.protocol.s5.limits import MAX_PATH_DEPTH, MAX_REVISION
 from fabstir.storage.fs.authorship import Authorship
 from fabstir.storage.fs.commits import MAX_ATTEMPTS
-from fabstir.storage.fs.directories import FILE_KEY, Directories, Loaded, LostRace, State
-from fabstir.storage.fs.keys import MOUNTED, MOVING, child_of
+from fabstir.storage.fs.directories import (
+    FILE_KEY,
+    UNREADABLE,
+    Directories,
+    Loaded,
+    LostRace,
+    State,
+)
+from fabstir.storage.fs.keys import MOUNTED, MOVING, child_of, derived_child
 from fabstir.storage.fs.ownership import own_blobs
 from fabstir.storage.fs.paths import Segments, format_path
 
@@ -43,28 +54,46 @@ class Removal:
         self._may_release = may_release
 
     async def end(
-        self, parent: Capability, segments: Segments, ref: DirRef, *, is_recursive: bool
+        self,
+        parent: Loaded,
+        segments: Segments,
+        ref: DirRef,
+        *,
+        above: frozenset[bytes],
+        is_recursive: bool,
     ) -> None:
         """End a directory; its name stays.
 
         One that this tree only links to (mounted, fixed, or in the middle of a move) keeps its
         content.
 
+        Args:
+            above: links of all directories on the path, the parent's included.
+
         Raises:
-            PathRefused: it is not empty, and `is_recursive` is off.
+            PathRefused: it is not empty, or cannot be read, and `is_recursive` is off.
             WriteConflict: other writers are always faster.
         """
-        child = child_of(parent, segments[-1], ref, self._directories.crypto)
+        path = format_path(segments)
+        try:
+            child = child_of(parent.capability, segments[-1], ref, self._directories.crypto)
+        except RemoteProtocolError as error:
+            _leave(path, error, is_recursive=is_recursive)
+            return
         if child.write_key is None or MOVING in ref.extra or MOUNTED in ref.extra:
             return
-        if len(segments) > MAX_PATH_DEPTH:
-            raise PathRefused(f"{format_path(segments[:3])!a} goes deeper than {MAX_PATH_DEPTH}")
-        path = format_path(segments)
+        if not self._is_in_its_place(parent, segments[-1], child, above):
+            return
         for _ in range(MAX_ATTEMPTS):
-            loaded = await self._directories.load(child, path)
-            if loaded.state is not State.PRESENT:
+            try:
+                loaded = await self._directories.load(child, path)
+            except UNREADABLE as error:
+                _leave(path, error, is_recursive=is_recursive)
+                await self._end_unread(child, path)
                 return
-            await self._end_below(loaded, segments, is_recursive=is_recursive)
+            if loaded.state is not State.PRESENT or loaded.revision >= MAX_REVISION:
+                return
+            await self._end_below(loaded, segments, above, is_recursive=is_recursive)
             try:
                 await self._directories.publish(child, loaded.revision + 1, None)
             except LostRace:
@@ -77,16 +106,48 @@ class Removal:
             return
         raise WriteConflict(path, f"{MAX_ATTEMPTS} times somebody wrote into it meanwhile")
 
-    async def _end_below(self, loaded: Loaded, segments: Segments, *, is_recursive: bool) -> None:
-        async for key, entry in self._directories.entries(loaded, None):
-            if not is_recursive:
-                raise PathRefused(
-                    f"{loaded.path!a} is a directory that is not empty: delete all that is in it, "
-                    "too (`rm -r`, ?recursive=true)"
-                )
-            if isinstance(entry, DirRef):
-                below = (*segments, key[len(FILE_KEY) :])
-                await self.end(loaded.capability, below, entry, is_recursive=True)
+    def _is_in_its_place(
+        self, parent: Loaded, name: str, child: Capability, above: frozenset[bytes]
+    ) -> bool:
+        """Whether a directory certainly is this name's own, and may go with it.
+
+        Who may write the parent can let a name in it lead to any directory whose key he knows: the
+        parent itself, or another one in it. What we wrote leads where it should; of what others
+        wrote, only the keys that come from the name do.
+        """
+        link = child.cid.link
+        if link in above or len(above) > MAX_PATH_DEPTH:
+            return False
+        if self._directories.authorship(parent) is Authorship.OURS:
+            return True
+        derived = derived_child(parent.capability, name, self._directories.crypto)
+        return derived is not None and derived.cid.link == link
+
+    async def _end_below(
+        self, loaded: Loaded, segments: Segments, above: frozenset[bytes], *, is_recursive: bool
+    ) -> None:
+        above |= {loaded.capability.cid.link}
+        try:
+            async for key, entry in self._directories.entries(loaded, None):
+                if not is_recursive:
+                    raise PathRefused(
+                        f"{loaded.path!a} is a directory that is not empty: delete all that is in "
+                        "it, too (`rm -r`, ?recursive=true)"
+                    )
+                if isinstance(entry, DirRef):
+                    below = (*segments, key[len(FILE_KEY) :])
+                    await self.end(loaded, below, entry, above=above, is_recursive=True)
+        except UNREADABLE as error:
+            _leave(loaded.path, error, is_recursive=is_recursive)
+
+    async def _end_unread(self, child: Capability, path: str) -> None:
+        """End what cannot be read, if that can be done."""
+        try:
+            revision = await self._directories.revision(child, path)
+            if 0 < revision < MAX_REVISION:
+                await self._directories.publish(child, revision + 1, None)
+        except StorageError as error:
+            _LOG.warning("a directory is unlinked, and not ended", extra={"reason": str(error)})
 
     async def _release(self, loaded: Loaded) -> None:
         if not await self._may_release():
@@ -94,7 +155,7 @@ class Removal:
         authorship = self._directories.authorship(loaded)
         is_sealed = loaded.capability.cid.encryption_key is not None
         if authorship is not Authorship.OURS:
-            # What others named in it may be somebody's else; the directory itself is ours, or not.
+            # What others named in it may be anything; the directory's own blob is ours, or theirs.
             if authorship is Authorship.MIXED and is_sealed and loaded.blob is not None:
                 await self._directories.release([loaded.blob])
             return
@@ -110,3 +171,15 @@ class Removal:
             # The directory last: while it is there, what is left below it can still be found.
             dropped += [*nodes, loaded.blob]
         await self._directories.release(dropped)
+
+
+def _leave(path: str, error: FabstirError, *, is_recursive: bool) -> None:
+    """Go on without what cannot be read. Raises PathRefused: it may not be empty."""
+    if not is_recursive:
+        raise PathRefused(
+            f"{path!a} cannot be read, so nobody knows what is in it: delete it with all that is "
+            f"in it (`rm -r`, ?recursive=true); {error}"
+        ) from error
+    _LOG.warning(
+        "a directory that cannot be read is deleted", extra={"path": path, "reason": str(error)}
+    )

@@ -165,6 +165,10 @@ class ReadOnlyTree:
 
     async def _directory(self, segments: Segments) -> Loaded:
         """The newest version of a directory. Raises NotFound."""
+        return (await self._directories_on(segments))[-1]
+
+    async def _directories_on(self, segments: Segments) -> list[Loaded]:
+        """The newest versions of all directories on a path, the root first. Raises NotFound."""
         loaded = await self._directories.load(self._root, "")
         if loaded.state is State.MISSING and self._root.write_key is None:
             raise NotFound(
@@ -173,6 +177,7 @@ class ReadOnlyTree:
             )
         if loaded.state is State.DELETED:
             raise NotFound("the directory of this capability was deleted by its owner")
+        path_to = [loaded]
         for depth, name in enumerate(segments, 1):
             path = format_path(segments[:depth])
             ref = (await self._directories.slot(loaded, name))[1].directory
@@ -180,7 +185,8 @@ class ReadOnlyTree:
                 raise NotFound(f"there is no directory {path!a}")
             child = child_of(loaded.capability, name, ref, self._directories.crypto)
             loaded = (await self._directories.load(child, path)).live()
-        return loaded
+            path_to.append(loaded)
+        return path_to
 
     async def _slot(self, segments: Segments) -> Slot:
         parent = await self._directory(segments[:-1])
