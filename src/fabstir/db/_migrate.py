@@ -14,8 +14,14 @@ from fabstir.db.schema import Schema
 from fabstir.primitives.errors import ConfigError
 
 
-def migrate(connection: Connection, path: Path, schema: Schema) -> None:
+def migrate(connection: Connection, path: Path, schema: Schema, *, may_begin: bool) -> bool:
     """Bring the tables up to the newest revision of this version.
+
+    Args:
+        may_begin: whether a database without tables gets them.
+
+    Returns:
+        Whether it has them; False: it had none, and may not begin.
 
     Raises:
         ConfigError: the file was written by a newer version.
@@ -26,7 +32,9 @@ def migrate(connection: Connection, path: Path, schema: Schema) -> None:
     with connection.begin():
         current = MigrationContext.configure(connection).get_current_revision()
     if current == scripts.get_current_head():
-        return
+        return True
+    if current is None and not may_begin:
+        return False
     known = {script.revision for script in scripts.walk_revisions()}
     if current is not None and current not in known:
         raise ConfigError(
@@ -35,3 +43,4 @@ def migrate(connection: Connection, path: Path, schema: Schema) -> None:
         )
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    return True

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
+from fabstir.db.files import free_bytes, has_room
+from fabstir.db.reserve import Reserve
 from fabstir.primitives.errors import StorageError, StorageFull
+
+_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -38,15 +44,46 @@ _OF_THE_DISK = frozenset(
     }
 )
 
+_MAYBE_FULL = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+"""What SQLite says where there is no room for the files beside the database."""
+
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+_REFILL_SECONDS = 60.0
+"""How often a reserve that was spent is tried to be filled again."""
+
 
 def disk_error(cause: BaseException, path: Path, what: str) -> StorageError:
-    """What to raise where SQLite failed: StorageFull when it says that it is the disk's room."""
+    """What to raise where SQLite failed: StorageFull where there is no room on the disk.
+
+    No advice here may cost anything: what a database holds is nowhere else.
+    """
     origin = getattr(cause, "orig", cause)
-    is_full = getattr(origin, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    return (StorageFull if is_full else StorageError)(
-        f"{path} cannot be {what}: {origin}. Free disk space, see whether the disk is failing, or "
-        "what else has the file open"
+    if is_full_disk(cause, path):
+        return StorageFull(
+            f"{path} cannot be {what}: its disk is full ({free_bytes(path.parent)} bytes are free "
+            f"to this user; {origin}). Nothing is lost: free disk space, and do it again"
+        )
+    if _code(cause) & _PRIMARY_CODE in _DAMAGED:
+        return StorageError(
+            f"{path} cannot be {what}: {origin}. Keep it, with the files of its name beside it, "
+            "and put a sound copy in its place; see whether the disk is failing"
+        )
+    return StorageError(
+        f"{path} cannot be {what}: {origin}. See whether the disk is failing, or what else has the "
+        "file open"
     )
+
+
+def is_full_disk(error: BaseException, path: Path) -> bool:
+    """Whether SQLite failed for want of room, which it says plainly only of the database itself."""
+    code = _code(error) & _PRIMARY_CODE
+    return code == sqlite3.SQLITE_FULL or (code in _MAYBE_FULL and not has_room(path.parent))
+
+
+def is_io_error(error: BaseException) -> bool:
+    """Whether reading or writing failed."""
+    return _code(error) & _PRIMARY_CODE == sqlite3.SQLITE_IOERR
 
 
 def is_of_the_disk(error: DatabaseError) -> bool:
@@ -105,11 +142,18 @@ class _Write:
 
 
 class Writer:
-    """Owns the only connection that writes. A context manager: leaving it writes what is queued."""
+    """Owns the only connection that writes. A context manager: leaving it writes what is queued.
 
-    def __init__(self, engine: Engine, path: Path) -> None:
-        self._engine = engine
+    Args:
+        connection: becomes the writer's own, and is closed with it.
+        reserve: given up by itself where the disk is full; None: whoever writes decides that.
+    """
+
+    def __init__(self, connection: Connection, path: Path, reserve: Reserve | None) -> None:
+        self._connection = connection
         self._path = path
+        self._reserve = reserve
+        self._refill_at = 0.0
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -141,7 +185,7 @@ class Writer:
         return write.future
 
     def _run(self) -> None:
-        with self._engine.connect() as connection:
+        with self._connection as connection:
             while True:
                 group, is_last = self._take()
                 if group:
@@ -166,12 +210,16 @@ class Writer:
         try:
             self._refuse_after_lost_sync()
             self._run_group(connection, group)
+            self._refill()
         except StorageError as exc:
             for write in group:
                 write.error = exc
         except (SQLAlchemyError, sqlite3.Error, _TransactionLost) as exc:
             if _code(exc) in _SYNC_FAILED:
                 self._lost_sync = exc
+            elif self._spend_for(group, exc):
+                self._commit(connection, group)
+                return
             if len(group) > 1 and not _is_busy(exc):
                 # Not the fault of them all: each gets its own transaction. Where another process
                 # has the file locked, each would wait for the whole timeout.
@@ -184,6 +232,25 @@ class Writer:
                 write.error.__cause__ = cause
         for write in group:
             write.report()
+
+    def _spend_for(self, group: list[_Write], error: BaseException) -> bool:
+        """Give the reserve up if the disk is full. Returns whether it is worth another try."""
+        cause = next((write.error for write in group if write.error is not None), error)
+        if self._reserve is None or not is_full_disk(cause, self._path):
+            return False
+        if not self._reserve.spend():
+            return False
+        _LOG.error(
+            "the disk is full, and what was kept of it for the journal is in use: free disk space",
+            extra={"path": str(self._path), "free_bytes": free_bytes(self._path.parent)},
+        )
+        self._refill_at = time.monotonic() + _REFILL_SECONDS
+        return True
+
+    def _refill(self) -> None:
+        if self._reserve is not None and self._refill_at < time.monotonic():
+            self._reserve.fill()
+            self._refill_at = time.monotonic() + _REFILL_SECONDS
 
     def _refuse_after_lost_sync(self) -> None:
         """The kernel tells of pages that it could not write once, and calls them clean from then

@@ -9,11 +9,13 @@ NORMAL can lose the last commits when the machine itself loses power.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
+import stat
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,15 +24,31 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
 from fabstir.db._migrate import migrate
-from fabstir.db._writer import Writer, disk_error, is_of_the_disk
+from fabstir.db._writer import (
+    Writer,
+    disk_error,
+    is_full_disk,
+    is_io_error,
+    is_of_the_disk,
+)
+from fabstir.db.files import free_bytes, is_full
 from fabstir.db.lock import locked
+from fabstir.db.reserve import Reserve
 from fabstir.db.schema import JOURNAL, Schema
-from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.errors import ConfigError, FabstirError, StorageFull
+
+_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _BUSY_TIMEOUT_SECONDS = 5.0
 """How long SQLite waits for another process's reader (a backup, a sqlite3 shell)."""
+
+_RESERVE_BYTES = 1 << 20
+"""Kept for a journal on a full disk: it is opened with 32 KiB, and the last claims, closes and
+withdrawals of a hundred sessions wrote 0.4 MB."""
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 _NUM_READERS = 2
 """Reads take well below a millisecond; two threads keep a long report from blocking the rest."""
@@ -96,25 +114,37 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(url: str, schema: Schema = JOURNAL) -> AsyncGenerator[Database]:
+async def open_database(
+    url: str, schema: Schema = JOURNAL, *, reserve: Reserve | None = None
+) -> AsyncGenerator[Database]:
     """Open (or create) a database, bring its tables up to date, and hold it alone.
 
     Args:
         url: `sqlite:///relative.db` or `sqlite:////absolute.db`. The file is readable by its
             owner only.
         schema: which tables it holds; a file holds those of one schema only.
+        reserve: the room that is given up where the disk is too full to open it, and filled again
+            afterwards; given up by writes only if the caller does it. None: one beside the file,
+            which writes give up by themselves.
 
     Raises:
         ConfigError: another process has the file, it was written by a newer version, it is not a
-            database, or the URL is not one of SQLite.
+            database, it was lost, or the URL is not one of SQLite.
+        StorageFull: its disk is full.
+        StorageError: its disk is failing.
     """
     path = _sqlite_path(url, schema)
-    with locked(path.with_name(path.name + ".lock"), what=f"the database {path}"):
-        await asyncio.to_thread(_prepare, path, schema)
+    is_kept_by_us = reserve is None
+    kept = reserve or Reserve(path.with_name(path.name + ".reserve"), _RESERVE_BYTES)
+    with (
+        locked(path.with_name(path.name + ".lock"), what=f"the database {path}"),
+        kept.filled_at_last(),
+        _engine(path) as engine,
+        _engine(path, read_only=True) as read_engine,
+    ):
+        connection = await asyncio.to_thread(_prepare, path, schema, kept, engine)
         with (
-            _engine(path) as engine,
-            _engine(path, read_only=True) as read_engine,
-            Writer(engine, path) as writer,
+            Writer(connection, path, kept if is_kept_by_us else None) as writer,
             ThreadPoolExecutor(_NUM_READERS, "db-reader") as readers,
         ):
             yield Database(path, writer, readers, read_engine)
@@ -135,17 +165,87 @@ def _sqlite_path(url: str, schema: Schema) -> Path:
     return Path(parsed.database)
 
 
-def _prepare(path: Path, schema: Schema) -> None:
-    """Create the file with mode 0600 before SQLite would, and run what migrations it lacks."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+def _prepare(path: Path, schema: Schema, reserve: Reserve, engine: Engine) -> Connection:
+    """The connection that writes, with what a full disk needs for that, and all migrations run.
+
+    Raises:
+        ConfigError, StorageError: as `open_database`.
+    """
     try:
-        with _engine(path) as engine, engine.connect() as connection:
-            migrate(connection, path, schema)
-    except SQLAlchemyError as exc:
-        raise ConfigError(
-            f"{path} cannot be used as the database: {exc.__cause__ or exc}. "
-            "Move it away to begin a new one, or restore a copy"
-        ) from exc
+        connection = _open(path, schema, reserve, engine)
+    except (SQLAlchemyError, OSError) as exc:
+        if not _is_full(exc, path) or not reserve.spend():
+            raise _opening_error(exc, path) from exc
+        _LOG.warning(
+            "the disk is full: the room that was kept for it is given up to open the database",
+            extra={"path": str(path), "free_bytes": free_bytes(path.parent)},
+        )
+        try:
+            connection = _open(path, schema, reserve, engine)
+        except (SQLAlchemyError, OSError) as again:
+            raise _opening_error(again, path) from again
+    # Only now: while it is open, SQLite keeps what it took of the disk.
+    reserve.fill()
+    return connection
+
+
+def _open(path: Path, schema: Schema, reserve: Reserve, engine: Engine) -> Connection:
+    # Before anything opens it: SQLite would remove the log of a database whose file is empty.
+    if reserve.was_begun and not (path.exists() and path.stat().st_size):
+        raise _lost(path, schema, reserve)
+    # With mode 0600, before SQLite would make it with another one.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _close_to_others(descriptor)
+    finally:
+        os.close(descriptor)
+    with ExitStack() as stack:
+        connection = stack.enter_context(engine.connect())
+        if not migrate(connection, path, schema, may_begin=not reserve.was_begun):
+            raise _lost(path, schema, reserve)
+        stack.pop_all()
+    return connection
+
+
+def _close_to_others(descriptor: int) -> None:
+    """A copy that somebody restored may have any mode; SQLite gives it to the files beside it."""
+    found = os.fstat(descriptor)
+    if found.st_mode & _OTHERS and found.st_uid == os.geteuid():
+        os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & ~_OTHERS)
+
+
+def _lost(path: Path, schema: Schema, reserve: Reserve) -> ConfigError:
+    """No database is begun in the place of one that was lost."""
+    return ConfigError(
+        f"{path} is gone or empty, and {schema.what} was in use before ({reserve.path} says so): "
+        "nothing else knows what it held. Restore it from a copy; or, to begin anew without all "
+        "that, move both files away"
+    )
+
+
+def _is_full(error: SQLAlchemyError | OSError, path: Path) -> bool:
+    return is_full(error) if isinstance(error, OSError) else is_full_disk(error, path)
+
+
+def _opening_error(error: SQLAlchemyError | OSError, path: Path) -> FabstirError:
+    """What to raise where a database cannot be opened."""
+    if isinstance(error, OSError):
+        if is_full(error):
+            return StorageFull(
+                f"{path} cannot be made: its disk is full ({free_bytes(path.parent)} bytes are "
+                "free to this user). Free disk space, and do it again"
+            )
+        return ConfigError(
+            f"{path} cannot be used as the database: {error.strerror}. See who owns it, or choose "
+            "another place"
+        )
+    if isinstance(error, DatabaseError) and is_of_the_disk(error):
+        found = disk_error(error, path, "used as the database")
+        return found if is_full_disk(error, path) or is_io_error(error) else ConfigError(str(found))
+    return ConfigError(
+        f"{path} cannot be used as the database: {error.__cause__ or error}. Keep it: see who owns "
+        "it, and whether it is what the setting should name; or put a sound copy in its place"
+    )
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Files that a power cut leaves whole: flushed, given their names, and the names flushed too.
+"""Files that a power cut leaves whole, and that lead nobody astray: flushed, given their names, and
+the names flushed too; made for their owner alone, and never by way of a link that somebody planted.
 
 Here, beside `lock`, because every package that keeps state may import it. All of it blocks, and
 raises OSError: which file of whose it is, the caller says.
@@ -8,18 +9,119 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+_PROBE_BYTES: Final = 64 * 1024
+"""Twice what SQLite asks for to open a database (the 32 KiB of its `-shm`)."""
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+class OpenToOthers(Exception):
+    """A file that holds a secret can be used by more than its owner; carries its mode."""
+
+    def __init__(self, mode: int) -> None:
+        super().__init__(f"mode {mode:04o}")
+        self.mode = mode
 
 
 def is_full(error: OSError) -> bool:
     """Whether there was no room: on the disk, in a quota, or in a file as long as it may be."""
     return error.errno in _FULL
+
+
+def free_bytes(folder: Path) -> int:
+    """What this user may still write to the disk of a folder, or of where a file will be.
+
+    Returns:
+        0 where it cannot be known.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            filesystem = os.statvfs(place)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            break
+        return filesystem.f_bavail * filesystem.f_frsize
+    return 0
+
+
+def has_room(folder: Path) -> bool:
+    """Try to write a little. A quota, or files that ran out, are in no figure of the disk."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, _PROBE_BYTES)
+    except OSError as exc:
+        return not is_full(exc)
+    return True
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder and those above it, for their owner alone, whatever the umask says.
+
+    One of ours that is there, and in which others may write, is closed to them: they could put
+    links and files of theirs in the place of ours. What is shared on purpose, as /tmp is, stays.
+    """
+    if not folder.parent.is_dir():
+        make_private_folder(folder.parent)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        found = folder.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
+        is_open = found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX
+        if is_open and found.st_uid == os.geteuid():
+            folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
+    else:
+        folder.chmod(0o700)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of ours (mode 0600 if it is made): never through a link, and only a plain one.
+
+    Raises:
+        OSError: also ELOOP for a link, and EINVAL for a pipe or a device, which may never answer.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return descriptor
+
+
+def append_to(path: Path) -> BinaryIO:
+    """A file of ours to add to, as `open_own`; each write goes out at once."""
+    return os.fdopen(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab", buffering=0)
+
+
+def write_own(path: Path, content: bytes) -> None:
+    """Write a whole file of ours, as `open_own`. A kill may leave a part of it."""
+    with os.fdopen(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+        file.write(content)
+
+
+def read_secret(path: Path, max_bytes: int) -> bytes:
+    """At most so much of a file that only its owner may read. A link is followed, as the secrets of
+    containers are; what is looked at is what is read, whatever is put in its place meanwhile.
+
+    Raises:
+        OpenToOthers: group or others may use it.
+    """
+    with path.open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if os.name == "posix" and mode & _OTHERS:
+            raise OpenToOthers(mode)
+        return file.read(max_bytes)
 
 
 def sync_folder(folder: Path) -> None:
@@ -72,7 +174,7 @@ def create_private(path: Path, content: bytes) -> bool:
 @contextmanager
 def _private_part(path: Path, content: bytes) -> Generator[Path]:
     """A flushed file beside `path`, which is gone when the block is left."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(path.parent)
     descriptor, name = tempfile.mkstemp(  # mode 0600 from its first byte on
         dir=path.parent, prefix=f".{path.name}-", suffix=".part"
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import ELOOP
 from pathlib import Path
 
-from fabstir.primitives.errors import ConfigError
+from fabstir.db.files import is_full, make_private_folder, open_own
+from fabstir.primitives.errors import ConfigError, StorageFull
 
 _MAX_PID_BYTES = 32
 _ADVICE = "stop that process, or give this one another data folder"
@@ -21,20 +23,35 @@ def locked(path: Path, *, what: str, advice: str = _ADVICE) -> Generator[None]:
     The file stays behind: removing it would let two processes lock two files of one name.
 
     Raises:
-        ConfigError: another process holds it, or its folder cannot be written.
+        ConfigError: another process holds it, or it cannot be opened: its folder cannot be
+            written, or somebody put a link in its place.
+        StorageFull: the disk has no room for it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        make_private_folder(path.parent)
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
     except OSError as exc:
-        raise ConfigError(f"{what} cannot be opened: {exc.strerror}: {path}") from exc
+        if is_full(exc):
+            raise StorageFull(
+                f"{what} cannot be opened: the disk of {path.parent} is full: free disk space, and "
+                "do it again"
+            ) from exc
+        reason = "it is a link, and a lock is no link" if exc.errno == ELOOP else exc.strerror
+        raise ConfigError(f"{what} cannot be opened: {reason}: {path}") from exc
     try:
         _take(descriptor, path, what, advice)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _sign(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def _sign(descriptor: int) -> None:
+    """Name the holder; a full disk may have no room even for that."""
+    name = f"{os.getpid()}\n".encode()
+    with suppress(OSError):
+        os.pwrite(descriptor, name, 0)
+        os.ftruncate(descriptor, len(name))
 
 
 def _take(descriptor: int, path: Path, what: str, advice: str) -> None:

@@ -224,9 +224,13 @@ class NodeBlobs:
         self._node = node
         self.owner = owner
 
-    async def put(self, data: bytes | AsyncIterable[bytes], *, reason: str) -> BlobId:
+    async def put(
+        self, data: bytes | AsyncIterable[bytes], *, reason: str, may_use_reserve: bool = False
+    ) -> BlobId:
         """See `ports.Blobs`; it is durable on this disk, copies elsewhere follow."""
-        return await self._node.store.put(data, owner=self.owner, reason=reason)
+        return await self._node.store.put(
+            data, owner=self.owner, reason=reason, may_use_reserve=may_use_reserve
+        )
 
     async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
         """See `ports.Blobs`."""

@@ -20,12 +20,16 @@ class Blobs(Protocol):
     from anybody else. Everything is durable when a call returns.
     """
 
-    async def put(self, data: bytes | AsyncIterable[bytes], *, reason: str) -> BlobId:
+    async def put(
+        self, data: bytes | AsyncIterable[bytes], *, reason: str, may_use_reserve: bool = False
+    ) -> BlobId:
         """Store and pin.
 
         Args:
             data: whole, or in pieces of any size; a stream is never held in memory.
             reason: why it is kept, for people: "file", "directory", "proof".
+            may_use_reserve: whether it may have the room that a full disk keeps for removals: what
+                takes the place of something, as a directory with fewer names does.
 
         Raises:
             StorageFull, QuotaExceeded: nothing is kept.

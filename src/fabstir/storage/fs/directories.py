@@ -415,7 +415,8 @@ class Directories:
         sealed = self._sealed(encoded.data, capability)
         digest = self.crypto.blake3(sealed)
         try:
-            await put_all(self.blobs, [Unstored(sealed, self.reason("directory")), *beside])
+            own = Unstored(sealed, self.reason("directory"), may_use_reserve=True)
+            await put_all(self.blobs, [own, *beside])
         except StorageError:
             if capability.cid.encryption_key is not None:
                 await self.release([Multihash(digest)])
@@ -459,7 +460,7 @@ class Directories:
     async def keep(self, blob: Multihash) -> None:
         """Pin a directory again that may have been let go of."""
         data = await self.blobs.get(blob, max_bytes=_sealed_limit(MAX_MUTABLE_BYTES))
-        await self.blobs.put(data, reason=self.reason("directory"))
+        await self.blobs.put(data, reason=self.reason("directory"), may_use_reserve=True)
 
     async def release(self, blobs: Iterable[Multihash]) -> None:
         """Drop pins of blobs that nothing names any more.

@@ -150,7 +150,10 @@ class _Nodes:
         """Store what waits."""
         waiting, self.waiting = self.waiting, []
         reason = self.directories.reason("node")
-        await put_all(self.directories.blobs, [Unstored(node, reason) for node in waiting])
+        await put_all(
+            self.directories.blobs,
+            [Unstored(node, reason, may_use_reserve=True) for node in waiting],
+        )
 
 
 def _merged(entries: Mapping[str, T], changes: Mapping[str, T | None]) -> dict[str, T]:

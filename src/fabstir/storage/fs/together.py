@@ -16,6 +16,8 @@ class Unstored:
 
     data: bytes
     reason: str
+    may_use_reserve: bool = False
+    """See `ports.Blobs.put`."""
 
 
 async def put_all(blobs: Blobs, unstored: Sequence[Unstored]) -> None:
@@ -28,7 +30,7 @@ async def put_all(blobs: Blobs, unstored: Sequence[Unstored]) -> None:
 
     async def put(blob: Unstored) -> None:
         try:
-            await blobs.put(blob.data, reason=blob.reason)
+            await blobs.put(blob.data, reason=blob.reason, may_use_reserve=blob.may_use_reserve)
         except Exception as exc:  # noqa: BLE001 - raised below, without its task group
             errors.append(exc)
 

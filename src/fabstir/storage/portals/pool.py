@@ -111,7 +111,9 @@ class PortalPool:
         """How each portal does, the best first."""
         return [self._health[portal.url].report(portal.url) for portal in self._ordered()]
 
-    async def put(self, data: bytes | AsyncIterable[bytes], *, reason: str) -> BlobId:
+    async def put(
+        self, data: bytes | AsyncIterable[bytes], *, reason: str, may_use_reserve: bool = False
+    ) -> BlobId:
         """See `ports.Blobs`: in the account's name at each of the first `copies` portals.
 
         Raises:

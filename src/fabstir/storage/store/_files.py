@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import secrets
 import stat
 import threading
@@ -24,7 +25,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from fabstir.db.files import is_full, sync_folder
+from fabstir.db.files import free_bytes, is_full, make_private_folder, open_own, sync_folder
+from fabstir.db.reserve import Reserve
 from fabstir.db.s5.blobs import Content
 from fabstir.primitives.errors import ConfigError, StorageError, StorageFull
 from fabstir.storage.store._hashing import BlobHasher
@@ -47,6 +49,9 @@ _RESERVE_BYTES: Final = 4 << 20
 """For what SQLite writes while rows are taken out of it: 0.3 to 0.5 MB were measured for unpinning
 256 blobs, 0.6 to 2.3 MB for collecting them."""
 
+_BLOB_NAME: Final = re.compile(r"blobs/[0-9a-f]{2}/[0-9A-Za-z][0-9A-Za-z.]*")
+_SHOWN_CHARS: Final = 100
+
 _ADVICE: Final = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "name another place, or make the folder first"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "see who owns it"),
@@ -67,22 +72,27 @@ def disk_errors(what: Path) -> Generator[None]:
     except OSError as exc:
         if is_full(exc):
             raise StorageFull(
-                f"{what} has no room for the blob ({exc.strerror}): nothing of it is kept; free "
-                "disk space, or unpin and collect what is no longer needed"
+                f"{what} has no room for the blob ({exc.strerror}, {free_bytes(what)} bytes are "
+                "free): nothing of it is kept; free disk space, or unpin and collect what is no "
+                "longer needed"
             ) from exc
         advice = _ADVICE.get(exc.errno or 0, "see whether the disk is failing")
         raise StorageError(f"{what} cannot be used: {exc.strerror or exc}; {advice}") from exc
 
 
 class StoreFolder:
-    """Paths and whole-file operations below one folder."""
+    """Paths and whole-file operations below one folder.
+
+    Attributes:
+        reserve: room that is given back to a full disk, so that blobs can be removed from it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.blobs = root / "blobs"
         self.incoming = root / "tmp"
         self.database = root / "store.sqlite"
-        self._reserve = root / "reserve"
+        self.reserve = Reserve(root / "reserve", _RESERVE_BYTES)
 
     def make(self) -> None:
         """Make the folders that are not there, and let nobody else into the outermost.
@@ -91,10 +101,10 @@ class StoreFolder:
             StorageError: they cannot be made.
         """
         with disk_errors(self.root):
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.root)
             _close_to_others(self.root)
-            self.blobs.mkdir(exist_ok=True)
-            self.incoming.mkdir(exist_ok=True)
+            make_private_folder(self.blobs)
+            make_private_folder(self.incoming)
             sync_folder(self.root)
 
     def check_database(self) -> None:
@@ -125,37 +135,56 @@ class StoreFolder:
                 if file.is_symlink() or not file.is_dir():  # folders are not ours
                     file.unlink()
 
-    def fill_reserve(self) -> None:
-        """Keep some room for removals; does nothing while the disk is full."""
-        with suppress(OSError):
-            descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            try:
-                os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
-            finally:
-                os.close(descriptor)
+    def require_reserve(self) -> None:
+        """See that what is kept for removals is there, before anything is added.
 
-    def spend_reserve(self) -> None:
-        """Give it to whoever writes next."""
-        with disk_errors(self._reserve):
-            self._reserve.unlink(missing_ok=True)
+        Raises:
+            StorageFull: the disk has no room for it.
+        """
+        if not self.reserve.fill():
+            raise StorageFull(
+                f"the disk of {self.root} is full: {free_bytes(self.root)} bytes are free, and "
+                f"{_RESERVE_BYTES} are kept so that something can be removed. Nothing was added; "
+                "remove files and collect (`fabstir s5 rm`, `fabstir s5 gc --grace 0`), or free "
+                "disk space"
+            )
 
     def new_name(self, digest: bytes) -> str:
         """A name for a file that no other one has, relative to the folder."""
         name = digest.hex()
         return f"blobs/{name[:2]}/{name}.{secrets.token_hex(4)}"
 
+    def path(self, name: str) -> Path:
+        """Where the file of a row is.
+
+        Raises:
+            StorageError: the row's name leads elsewhere: somebody wrote in the database.
+        """
+        if not _BLOB_NAME.fullmatch(name):
+            raise StorageError(
+                f"{self.database} names the file {name[:_SHOWN_CHARS]!a}, which is none of this "
+                "store: it was changed by something else. Put a sound copy of it in its place"
+            )
+        return self.root / name
+
     def remove(self, names: Iterable[str]) -> None:
-        """Unlink; those that are gone already are no error."""
+        """Unlink; those that are gone already are no error, and those of no store are left."""
         for name in names:
-            with disk_errors(self.root / name):
-                (self.root / name).unlink(missing_ok=True)
+            try:
+                path = self.path(name)
+            except StorageError as exc:
+                _LOG.error("a file is not removed", extra={"reason": str(exc)})
+                continue
+            with disk_errors(path), suppress(FileNotFoundError):
+                _unlink_below(path)
 
     def has(self, name: str, size: int) -> bool:
         """Whether the file is there, with the size it should have."""
         try:
-            return (self.root / name).stat().st_size == size
+            found = self.path(name).lstat()
         except OSError:
             return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == size
 
     def shard(self, shard: str) -> list[str]:
         """The names in one of the 256 folders of blobs."""
@@ -163,6 +192,15 @@ class StoreFolder:
             return sorted(f"blobs/{shard}/{file.name}" for file in (self.blobs / shard).iterdir())
         except FileNotFoundError:
             return []
+
+
+def _unlink_below(path: Path) -> None:
+    """Unlink in the very folder that is there, and not in one that a link leads to."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.unlink(path.name, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _close_to_others(folder: Path) -> None:
@@ -192,7 +230,7 @@ class OpenBlob:
             if self._is_closed:
                 raise StorageError("the blob was closed while it was read")
             if self._descriptor is None:
-                self._descriptor = os.open(self._path, os.O_RDONLY)
+                self._descriptor = open_own(self._path, os.O_RDONLY)
             return os.pread(self._descriptor, length, position)
 
     def close(self) -> None:
@@ -289,7 +327,7 @@ class IncomingFile:
         target = self._folder.root / name
         with self._step(), disk_errors(target.parent):
             if not target.parent.exists():
-                target.parent.mkdir(exist_ok=True)
+                make_private_folder(target.parent)
                 sync_folder(self._folder.blobs)
             self._path.replace(target)
             sync_folder(target.parent)

@@ -86,7 +86,7 @@ class BlobReader:
                 if piece := data[start : row.size if end is None else end]:
                     yield piece
                 return
-            file = OpenBlob(self._folder.root / row.file)
+            file = OpenBlob(self._folder.path(row.file))
             try:
                 async with aclosing(self._pieces(row, file, groups, start, end)) as pieces:
                     async for piece in pieces:
@@ -181,8 +181,12 @@ class BlobReader:
 
     def _whole_file(self, row: BlobRow) -> bytes:
         assert row.file is not None
-        with unreadable_is_rotten(), (self._folder.root / row.file).open("rb") as file:
-            return file.read(row.size)
+        file = OpenBlob(self._folder.path(row.file))
+        try:
+            with unreadable_is_rotten():
+                return file.read(row.size, 0)
+        finally:
+            file.close()
 
     def _verified(self, row: BlobRow, blob: Multihash, data: bytes | None) -> bytes:
         """Raises Rotten: it is missing, or is not what both hashes say."""

@@ -78,6 +78,7 @@ class Put:
 
     Attributes:
         note: what else is written in the transaction that stores and pins.
+        may_use_reserve: whether it may have the room that is kept for removals.
     """
 
     owner: str
@@ -85,6 +86,7 @@ class Put:
     expected: Multihash | None
     max_bytes: int | None = None
     note: Note = unnoted
+    may_use_reserve: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,8 +153,22 @@ class BlobWriter:
         )
         blob = self._identify(content, wanted.expected)
         with anyio.CancelScope(shield=True):
-            await self.db.write(lambda c: self._keep(c, content, wanted), durable=True)
+            await self._write(lambda c: self._keep(c, content, wanted), wanted)
         return blob
+
+    async def _write(self, fn: Callable[[Connection], T], wanted: Put) -> T:
+        if wanted.may_use_reserve:
+            return await self.make_room(fn, durable=True)
+        return await self.db.write(fn, durable=True)
+
+    async def make_room(self, fn: Callable[[Connection], T], *, durable: bool) -> T:
+        """See `BlobStore.make_room`."""
+        try:
+            return await self.db.write(fn, durable=durable)
+        except StorageFull:
+            if not await self._in_thread(self.folder.reserve.spend):
+                raise
+            return await self.db.write(fn, durable=durable)
 
     async def _put_large(self, first: _Block, rest: AsyncIterator[_Block], wanted: Put) -> BlobId:
         incoming = IncomingFile(self.folder, has_sha256=_is_sha256(wanted.expected))
@@ -183,7 +199,7 @@ class BlobWriter:
     ) -> _Block:
         """Write all blocks but the last one, which is returned."""
         size, block = _size(first), first
-        self.check_room(size)
+        self.check_room(size, may_use_reserve=wanted.may_use_reserve)
         usage: Usage | None = None
         while following := await anext(rest, _END):
             usage = usage or await self.db.read(lambda c: load_usage(c, wanted.owner))
@@ -193,7 +209,7 @@ class BlobWriter:
             # and whether they are is known at the end.
             if usage.max_bytes is not None and size > usage.max_bytes:
                 raise QuotaExceeded(wanted.owner, usage.max_bytes, size)
-            self.check_room(size)
+            self.check_room(size, may_use_reserve=wanted.may_use_reserve)
             await self._in_thread(lambda block=block: incoming.write(block))
             block = following
         return block
@@ -205,7 +221,7 @@ class BlobWriter:
         await self.db.write(lambda connection: doom(connection, [name]), durable=False)
         try:
             await self._in_thread(lambda: incoming.install(name))
-            unnamed = await self.db.write(lambda c: self._keep(c, content, wanted), durable=True)
+            unnamed = await self._write(lambda c: self._keep(c, content, wanted), wanted)
         except BaseException:
             await self._in_thread(incoming.discard)  # no renaming after the sweep
             await self.sweep([name])
@@ -221,7 +237,7 @@ class BlobWriter:
         if row is None:
             row = insert_blob(connection, content, now)
             total = add_usage(connection, WHOLE_STORE, 1, content.size)
-            self.check_room(total.num_bytes)
+            self.check_room(total.num_bytes, may_use_reserve=wanted.may_use_reserve)
             insert_first_pin(connection, wanted.owner, row, wanted.reason, now)
             return None
         unnamed = content.file
@@ -236,8 +252,10 @@ class BlobWriter:
     def _is_there(self, row: BlobRow) -> bool:
         return row.file is None or self.folder.has(row.file, row.size)
 
-    def check_room(self, num_bytes: int) -> None:
-        """Raises StorageFull: the store may not hold so much."""
+    def check_room(self, num_bytes: int, *, may_use_reserve: bool = False) -> None:
+        """Raises StorageFull: the store may not hold so much, or its disk is full."""
+        if not may_use_reserve:
+            self.folder.require_reserve()
         if self.max_bytes is not None and num_bytes > self.max_bytes:
             raise StorageFull(
                 f"{self.folder.root} may hold {self.max_bytes} bytes and would hold {num_bytes}: "

@@ -15,9 +15,13 @@ class LocalBlobs:
         self.store = store
         self.owner = owner
 
-    async def put(self, data: bytes | AsyncIterable[bytes], *, reason: str) -> BlobId:
+    async def put(
+        self, data: bytes | AsyncIterable[bytes], *, reason: str, may_use_reserve: bool = False
+    ) -> BlobId:
         """Store and pin, durably. Raises as `BlobStore.put`."""
-        return await self.store.put(data, owner=self.owner, reason=reason)
+        return await self.store.put(
+            data, owner=self.owner, reason=reason, may_use_reserve=may_use_reserve
+        )
 
     async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
         """A whole blob, verified. Raises as `BlobStore.get`."""

@@ -50,6 +50,7 @@ class LocalRegistry:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._db = store.db
+        self._store = store
         self._newest = store.newest_entries
         self._crypto = crypto
         self._max_entries = max_entries
@@ -74,9 +75,10 @@ class LocalRegistry:
             WriteConflict: what is here has a higher revision, or the same one with other data:
                 then the key signed both, and both are kept as evidence.
             RegistryFull: it is of another key than the `max_entries` that are here.
+            StorageFull: the disk is full.
         """
         entry.verify(self._crypto)
-        saving = asyncio.ensure_future(self._db.write(lambda c: self._save(c, entry), durable=True))
+        saving = asyncio.ensure_future(self._write(entry))
         saving.add_done_callback(partial(self._on_saved, entry))
         # A caller that is cancelled takes nothing back: what was committed has to be remembered.
         outcome, current = await asyncio.shield(saving)
@@ -96,6 +98,15 @@ class LocalRegistry:
             f"is here, and with {_short(entry.data)}, which is refused. Two writers share the "
             "key: read what is here, and sign a revision above it",
         )
+
+    async def _write(self, entry: SignedEntry) -> tuple[_Outcome, SignedEntry | None]:
+        def save(connection: Connection) -> tuple[_Outcome, SignedEntry | None]:
+            return self._save(connection, entry)
+
+        if self._max_entries is None:  # the owner's own: a removal publishes a directory, too
+            return await self._store.make_room(save, durable=True)
+        self._store.check_room(0)
+        return await self._db.write(save, durable=True)
 
     def _on_saved(
         self, entry: SignedEntry, saving: asyncio.Future[tuple[_Outcome, SignedEntry | None]]

@@ -205,7 +205,7 @@ class Scrubber:
     async def _check_file(self, row: BlobRow, pace: _Pace) -> tuple[Fault | None, bytes]:
         """What is wrong with a file, and the hashes of its groups as it is."""
         assert row.file is not None
-        file = OpenBlob(self.folder.root / row.file)
+        file = OpenBlob(self.folder.path(row.file))
         hasher = BlobHasher(has_sha256=False)
 
         def step(position: int) -> int:

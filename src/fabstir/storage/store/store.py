@@ -45,7 +45,7 @@ from fabstir.db.s5.pins import (
 )
 from fabstir.db.s5.scrubs import ScrubRound, load_round
 from fabstir.primitives.cid import BlobId, Multihash
-from fabstir.primitives.errors import CorruptBlob, NotFound, StorageFull
+from fabstir.primitives.errors import CorruptBlob, NotFound
 from fabstir.protocol.crypto import Crypto
 from fabstir.storage.ports import Registry
 from fabstir.storage.store._files import StoreFolder
@@ -112,6 +112,7 @@ class BlobStore:
         reason: str,
         expected: Multihash | None = None,
         max_bytes: int | None = None,
+        may_use_reserve: bool = False,
     ) -> BlobId:
         """Store and pin, durably, in one step. Bytes that are here already cost nothing.
 
@@ -121,6 +122,8 @@ class BlobStore:
             reason: why, for people; the first one of an owner stays.
             expected: what it must hash to; the identifier that comes back is of this kind.
             max_bytes: the caller's limit.
+            may_use_reserve: whether it may have the room that a full disk keeps for removals: what
+                takes the place of something, as a directory with fewer names does.
 
         Raises:
             HashMismatch: it hashes to something else.
@@ -129,7 +132,13 @@ class BlobStore:
             StorageError: the disk fails.
         """
         _check_owner(owner)
-        wanted = Put(owner=owner, reason=reason, expected=expected, max_bytes=max_bytes)
+        wanted = Put(
+            owner=owner,
+            reason=reason,
+            expected=expected,
+            max_bytes=max_bytes,
+            may_use_reserve=may_use_reserve,
+        )
         return await self._writer.put(data, wanted)
 
     async def adopt(
@@ -250,7 +259,7 @@ class BlobStore:
         )
 
     def check_room(self, num_bytes: int) -> None:
-        """Raises StorageFull: the whole store may not hold so much."""
+        """Raises StorageFull: the whole store may not hold so much, or its disk is full."""
         self._writer.check_room(num_bytes)
 
     async def owners(self) -> AsyncIterator[tuple[str, Usage]]:
@@ -290,7 +299,7 @@ class BlobStore:
             await self._writer.sweep([row.file for row in rows if row.file is not None])
             num_blobs += len(rows)
             num_bytes += sum(row.size for row in rows)
-        await to_thread.run_sync(self._files.fill_reserve)
+        await to_thread.run_sync(self._files.reserve.fill)
         return Collected(num_blobs=num_blobs, num_bytes=num_bytes)
 
     async def make_room(self, fn: Callable[[Connection], T], *, durable: bool) -> T:
@@ -299,11 +308,7 @@ class BlobStore:
         Raises:
             StorageFull: it needs more than is kept for that, or somebody else was faster.
         """
-        try:
-            return await self.db.write(fn, durable=durable)
-        except StorageFull:
-            await to_thread.run_sync(self._files.spend_reserve)
-            return await self.db.write(fn, durable=durable)
+        return await self._writer.make_room(fn, durable=durable)
 
     def scrub(
         self,
@@ -406,15 +411,16 @@ async def open_store(
 
     Raises:
         ConfigError: another process has it open, a newer version wrote it, or its database cannot
-            be used, or is gone while the files of its blobs are there.
+            be used, or is gone or empty while there was one, or files of its blobs are there.
+        StorageFull: the disk has no room even to open it.
         StorageError: its folders cannot be made.
     """
     files = StoreFolder(folder)
     await to_thread.run_sync(files.make)
     await to_thread.run_sync(files.check_database)
-    async with open_database(f"sqlite:///{files.database}", S5) as db:
+    url = f"sqlite:///{files.database}"
+    async with open_database(url, S5, reserve=files.reserve) as db:
         await to_thread.run_sync(files.tidy)
-        await to_thread.run_sync(files.fill_reserve)
         threads = CapacityLimiter(_NUM_THREADS)
         writer = BlobWriter(
             db=db, folder=files, crypto=crypto, threads=threads, max_bytes=max_bytes, clock=clock

@@ -36,7 +36,9 @@ class Failing(LocalBlobs):
     """Reasons that end so are refused."""
     keeps = False
 
-    async def put(self, data: bytes | AsyncIterable[bytes], *, reason: str) -> BlobId:
+    async def put(
+        self, data: bytes | AsyncIterable[bytes], *, reason: str, may_use_reserve: bool = False
+    ) -> BlobId:
         if self.fails_on and reason.endswith(self.fails_on):
             raise StorageError("the disk fails")
         return await super().put(data, reason=reason)
@@ -153,7 +155,9 @@ async def test_a_snapshot_that_was_broken_off_keeps_blobs_only_until_a_vacuum(
 
         num_puts = 0
 
-        async def put(self, data: bytes | AsyncIterable[bytes], *, reason: str) -> BlobId:
+        async def put(
+            self, data: bytes | AsyncIterable[bytes], *, reason: str, may_use_reserve: bool = False
+        ) -> BlobId:
             self.num_puts += 1
             if self.num_puts == 2:
                 raise StorageError("the disk fails")

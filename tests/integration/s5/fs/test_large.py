@@ -98,7 +98,9 @@ class CountedBlobs(LocalBlobs):
 
     directory_bytes = node_bytes = 0
 
-    async def put(self, data: bytes | AsyncIterable[bytes], *, reason: str) -> BlobId:
+    async def put(
+        self, data: bytes | AsyncIterable[bytes], *, reason: str, may_use_reserve: bool = False
+    ) -> BlobId:
         blob = await super().put(data, reason=reason)
         self.directory_bytes += blob.size if reason.endswith("directory") else 0
         self.node_bytes += blob.size if reason.endswith("node") else 0
