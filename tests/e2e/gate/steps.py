@@ -26,6 +26,9 @@ IMPATIENT = {
     "host.acknowledgement_timeout_seconds": "2",
 }
 
+FORGIVING = {"host.reconnect_grace_seconds": "10"}
+"""Long enough to come back, also after a start, and short enough to wait for."""
+
 
 def new_key() -> bytes:
     return secrets.token_bytes(32)

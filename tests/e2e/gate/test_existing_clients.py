@@ -6,7 +6,7 @@ import json
 import secrets
 
 import pytest
-from tests.e2e.gate.steps import new_key
+from tests.e2e.gate.steps import FORGIVING, new_key
 from tests.e2e.harness import HostStarter, Wallet, check_money, session_of, wait_until_over
 from tests.e2e.raw_client import RawClient, Refused, open_raw_client
 
@@ -21,9 +21,6 @@ from fabstir.protocol.envelope import NONCE_BYTES, seal_payload
 from fabstir.protocol.host_messages import ErrorMessage, StreamEnd
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
-
-FORGIVING = {"host.reconnect_grace_seconds": "10"}
-"""Long enough to come back after a start, and short enough to wait for."""
 
 
 async def test_a_message_that_names_another_session_is_for_the_one_whose_key_it_has(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.e2e.gate.steps import (
+    FORGIVING,
     PAYS_FOR_100,
     STORY,
     new_key,
@@ -13,6 +14,7 @@ from tests.e2e.gate.steps import (
     settled_as,
 )
 from tests.e2e.harness import (
+    HostStarter,
     Wallet,
     check_money,
     wait_until_over,
@@ -216,20 +218,19 @@ async def test_an_era_c_client_that_leaves_in_the_middle_pays_what_it_was_sent(
 
 
 async def test_a_client_that_leaves_before_its_answer_or_its_refusal_disturbs_nobody(
-    devnet: Devnet, host: HostProcess, wallet: Wallet, client: RawClient
+    devnet: Devnet, start_host: HostStarter, wallet: Wallet
 ) -> None:
-    job_id = await wallet.lock(host)
     key = new_key()
-    for prompt in ("word " * 1200, "Hello", STORY):
-        async with open_raw_client(host, devnet) as leaving:
-            session = await leaving.open(job_id, key)
-            await leaving.send(session.message(prompt, max_tokens=50))
-
-    session = await client.open(job_id, key)
-    answer = await session.ask("Hello")
-    await client.close()
+    async with start_host("forgiving", FORGIVING) as host:
+        job_id = await wallet.lock(host)
+        for prompt in ("word " * 1200, "Hello", STORY):
+            async with open_raw_client(host, devnet) as leaving:
+                session = await leaving.open(job_id, key)
+                await leaving.send(session.message(prompt, max_tokens=50))
+        async with open_raw_client(host, devnet) as client:
+            answer = await (await client.open(job_id, key)).ask("Hello")
+        job = await wait_until_over(devnet, job_id)
 
     assert answer.tokens > 0
-    job = await wait_until_over(devnet, job_id)
     assert answer.tokens <= job.tokens_used <= answer.tokens + 100
     await check_money(devnet, job_id, job.tokens_used)
