@@ -175,6 +175,10 @@ class S5Settings:
     """What portals charge, for the metrics: `https://portal.example=5.99`, USD per TB and month."""
     peers: tuple[str, ...] = ()
     """WebSocket URLs (ws://host:port/s5/p2p) of nodes to exchange blobs with."""
+    max_peers: Annotated[int, Between(1)] = 128
+    """Peers that dial in, in all: where there are more, idle ones give way."""
+    max_peers_per_address: Annotated[int, Between(1)] = 32
+    """Of one IPv4 address, or one IPv6 network of 64 bits."""
     replicas: Annotated[int, Between(1, 16)] = 1
     """Copies of every pinned blob, this node's own included."""
     repair_seconds: _Seconds = 300.0

@@ -160,6 +160,7 @@ async def _services(
         ),
         outboards=Outboards(store, await stack.enter_async_context(_results(parts))),
         find=parts.peers.find,
+        place=parts.peers.place,
         offer=parts.offer,
         serve_peer=parts.peers.serve,
         node_id=parts.node_key,

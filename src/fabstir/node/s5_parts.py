@@ -31,7 +31,7 @@ from fabstir.storage.fs import FileSystem
 from fabstir.storage.hidden import HiddenAccounts, HiddenDb
 from fabstir.storage.identity import load_or_create_identity
 from fabstir.storage.node import NodeRegistry, S5Node
-from fabstir.storage.peers import Offer, Peers, open_peers
+from fabstir.storage.peers import Offer, PeerLimits, Peers, open_peers
 from fabstir.storage.peers.urls import node_id, parse_peer_url
 from fabstir.storage.portals import (
     AccountFile,
@@ -277,13 +277,18 @@ async def open_s5_parts(
                 entries=open_local,
                 own_uris=() if url is None else (p2p_uri(url, identity),),
                 reach=reach,
+                limits=PeerLimits(
+                    max_inbound=s5.max_peers, max_inbound_per_address=s5.max_peers_per_address
+                ),
             )
         )
         swarm = Swarm(peers, pool, client, folder / FETCH_FOLDER)
         node = S5Node(store, [swarm, *([pool] if portals else [])])
         others = [*([peers.registry] if s5.peers else []), *([pool.registry] if portals else [])]
-        registry = NodeRegistry(local, others, broadcast=peers.broadcast)
-        open_registry = NodeRegistry(open_local, others, broadcast=peers.broadcast)
+        # Whoever dialled in is asked too, but that a stranger knows nothing says nothing.
+        hints = [] if s5.peers else [peers.registry]
+        registry = NodeRegistry(local, others, hints, broadcast=peers.broadcast)
+        open_registry = NodeRegistry(open_local, others, hints, broadcast=peers.broadcast)
         uploads = await enter(
             open_upload_queue(
                 store,

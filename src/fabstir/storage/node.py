@@ -256,24 +256,28 @@ class NodeRegistry:
         self,
         local: LocalRegistry,
         others: Sequence[Registry],
+        hints: Sequence[Registry] = (),
         *,
         broadcast: Callable[[SignedEntry], object] = lambda _entry: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
-            others: asked together, with REGISTRY_TIMEOUT; what they say is verified.
+            others: asked together, with REGISTRY_TIMEOUT; what they say is verified. Where they
+                fail, and nothing is here, that is an error.
+            hints: asked beside them; that they fail is none.
             broadcast: tells peers of an entry that was set here, and waits for nobody.
         """
         self.local = local
         self._others = others
+        self._hints = hints
         self._broadcast = broadcast
         self._fresh = _Recent[bytes](MAX_FRESH, FRESH_SECONDS, clock)
 
     async def get(self, public_key: bytes) -> SignedEntry | None:
         """See `ports.Registry`. Where others fail, what is here is used."""
         ours = await self.local.get(public_key)
-        if not self._others or public_key in self._fresh:
+        if not (self._others or self._hints) or public_key in self._fresh:
             return ours
         theirs, failure = await self._ask_others(public_key)
         if theirs is not None and theirs.is_newer(ours):
@@ -307,7 +311,7 @@ class NodeRegistry:
         found: list[SignedEntry] = []
         failures: list[StorageError] = []
 
-        async def ask(other: Registry) -> None:
+        async def ask(other: Registry, failures: list[StorageError]) -> None:
             try:
                 with anyio.fail_after(REGISTRY_TIMEOUT):
                     entry = await other.get(public_key)
@@ -322,9 +326,12 @@ class NodeRegistry:
 
         async with anyio.create_task_group() as tasks:
             for other in self._others:
-                tasks.start_soon(ask, other)
+                tasks.start_soon(ask, other, failures)
+            for hint in self._hints:
+                tasks.start_soon(ask, hint, list[StorageError]())
         newest = max(found, key=lambda entry: entry.revision, default=None)
-        return newest, failures[0] if len(failures) == len(self._others) else None
+        has_failed = bool(failures) and len(failures) == len(self._others)
+        return newest, failures[0] if has_failed else None
 
 
 class _Turn:

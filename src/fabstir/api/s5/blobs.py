@@ -29,6 +29,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.protocol.s5.limits import MAX_HAMT_NODE_BYTES
 from fabstir.protocol.s5.multikey import encode_multikey
+from fabstir.protocol.s5.wire import LocationType, StorageLocation
 from fabstir.storage.accounts import Caller
 from fabstir.storage.fs import guess_media_type
 
@@ -115,13 +116,25 @@ class BlobDoors:
         raise QuotaExceeded(caller.owner, quota, quota - room + num_bytes)
 
     async def here(self, request: Request) -> Response:
-        """A blob of this disk, or with `.obao` its verification tree; never fetched from elsewhere,
-        so that this URL can be given to peers as a place where it is."""
+        """A blob of this disk, or with `.obao` its verification tree. What is not here is not
+        fetched (this URL is what peers are told), but a client is sent to who has it."""
         text: str = request.path_params["name"]
-        name, is_outboard = text.removesuffix(OUTBOARD_SUFFIX), text.endswith(OUTBOARD_SUFFIX)
+        is_outboard = text.endswith(OUTBOARD_SUFFIX)
+        name = parse_blob_name(
+            text.removesuffix(OUTBOARD_SUFFIX) if is_outboard else text.partition(".")[0]
+        )
+        try:
+            blob = await self._find_here(name)
+        except (NotFound, CorruptBlob):
+            if wants_only_here(request):
+                raise
+            location = await self._services.place(name.hash)
+            url = None if location is None else _url_of(location, is_outboard=is_outboard)
+            if url is None:
+                raise
+            return Response(None, 307, {"Location": url, "Cache-Control": "no-store"})
         if is_outboard:
-            return await self._outboard(request, parse_blob_name(name))
-        blob = await self._find_here(parse_blob_name(name.partition(".")[0]))
+            return await self._outboard(request, name)
         return await self._serve_here(request, blob)
 
     async def outboard(self, request: Request) -> Response:
@@ -297,6 +310,16 @@ def _location(
         "expiry": expiry,
         "nodeId": encode_multibase(encode_multikey(public_key), "z"),
     }
+
+
+def _url_of(location: StorageLocation, *, is_outboard: bool) -> str | None:
+    """Where a location gives a blob, or its tree; None: it has none."""
+    if not is_outboard:
+        return location.parts[0]
+    if location.type != LocationType.FULL:
+        return None
+    url, *others = location.parts
+    return others[0] if others else url + OUTBOARD_SUFFIX
 
 
 def _representation(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -9,6 +11,10 @@ from fabstir.api.proving import prove
 from fabstir.api.s5.services import S5Services
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
+from fabstir.storage.peers.connection import TRY_AGAIN_LATER
+
+_MAX_REASON_BYTES: Final = 123
+"""Of a WebSocket's close frame (RFC 6455)."""
 
 
 class PeerDoor:
@@ -20,12 +26,17 @@ class PeerDoor:
     async def serve(self, socket: WebSocket) -> None:
         """One socket, from open to close."""
         await socket.accept()
-        await self._services.serve_peer(_Accepted(socket))
+        reason = await self._services.serve_peer(_Accepted(socket))
         if socket.application_state is WebSocketState.CONNECTED:
+            code = TRY_AGAIN_LATER if reason else 1000
             try:
-                await socket.close()
+                await socket.close(code, _short(reason))
             except (RuntimeError, WebSocketDisconnect, OSError):
                 return  # the peer was faster
+
+
+def _short(reason: str) -> str:
+    return reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
 
 
 class _Accepted:

@@ -55,8 +55,9 @@ class S5Services:
         own_registry: what is on this disk only, for nodes that ask each other.
         files: the owner's file system, behind /s5/fs.
         find: where peers say that a blob is: `Peers.find`.
+        place: where a blob can be fetched now: `Peers.place`.
         offer: where it is here, as peers are told; None: it is not.
-        serve_peer: the P2P protocol over one connection, until it is closed.
+        serve_peer: the P2P protocol over one connection, until it is closed: says why, or "".
         node_id: 32 bytes of ed25519, this node's key on the P2P network.
         p2p_uris: WebSocket URLs by which other nodes reach it.
         health: what GET /health answers.
@@ -75,8 +76,9 @@ class S5Services:
     uploads: ResumableUploads
     outboards: Outboards
     find: Callable[[Multihash], Awaitable[Sequence[StorageLocation]]]
+    place: Callable[[Multihash], Awaitable[StorageLocation | None]]
     offer: Callable[[Multihash], Awaitable[Offer | None]]
-    serve_peer: Callable[[MessageConnection], Awaitable[None]]
+    serve_peer: Callable[[MessageConnection], Awaitable[str]]
     node_id: bytes
     p2p_uris: tuple[str, ...]
     health: Callable[[], Awaitable[Json]]

@@ -36,6 +36,15 @@ ANSWERS_ABSENT: Final = 1
 """The extension that this project's nodes have: they answer what they do not have with `Absent`,
 so that nobody waits for a deadline. Other nodes read no further than the URIs of a handshake."""
 
+RELAYS: Final = 2
+"""The extension of this project's nodes that take a `Trace` behind a question: they ask their own
+peers too, and say with `Refused` which registry entry they do not keep."""
+
+MAX_HOPS: Final = 3
+"""How often a question is passed on: networks of people and their machines are not wider."""
+
+_TRACE_BYTES = 8
+_MAX_REASON_BYTES = 512
 _LEGACY_BLAKE3 = 0x1F
 _MULTIHASH_BYTES = 33
 _SIGNATURE_BYTES = 64
@@ -58,6 +67,8 @@ class Method(IntEnum):
     STREAM_QUERY = 0x49
     ABSENT = 0x61
     """Ours: sent only to who said ANSWERS_ABSENT."""
+    REFUSED = 0x62
+    """Ours: sent only to who said RELAYS."""
 
 
 class LocationType(IntEnum):
@@ -227,17 +238,43 @@ def sign_message(seed: bytes, message: HandshakeDone | AnnouncePeers, crypto: Cr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """What ties a question that nodes pass on together, so that it ends.
+
+    Attributes:
+        id: 8 random bytes of who asked first; a node that has seen it answers `Absent` at once.
+        hops: how often it may still be passed on, at most MAX_HOPS.
+    """
+
+    id: bytes
+    hops: int
+
+    @classmethod
+    def read(cls, items: Items) -> Self | None:
+        """What stands behind a question; None: nothing, or what other nodes may put there."""
+        if items.is_at_end():
+            return None
+        try:
+            trace_id = items.binary("the trace", low=_TRACE_BYTES, high=_TRACE_BYTES)
+            return cls(id=trace_id, hops=items.number("the hops", below=MAX_HOPS + 1))
+        except RemoteProtocolError:
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HashQuery:
     """Who has this blob?
 
     Attributes:
         types: the LocationTypes that the asker can use.
         legacy: whether the asker writes BLAKE3 as 1f; S5.js finds only answers that repeat it.
+        trace: only to who said RELAYS.
     """
 
     hash: Multihash
     types: tuple[int, ...]
     legacy: bool = False
+    trace: Trace | None = None
 
     @property
     def subject(self) -> bytes:
@@ -245,13 +282,19 @@ class HashQuery:
         return _write_multihash(self.hash, legacy=self.legacy)
 
     def encode(self) -> bytes:
-        return pack(int(Method.HASH_QUERY), self.subject, list(self.types))
+        head = pack(int(Method.HASH_QUERY), self.subject, list(self.types))
+        return head + _pack_trace(self.trace)
 
     @classmethod
     def read(cls, items: Items) -> Self:
         raw = items.binary("the hash", low=_MULTIHASH_BYTES, high=_MULTIHASH_BYTES)
         types = items.numbers("the types", most=MAX_QUERY_TYPES, below=256)
-        return cls(hash=_read_multihash(raw), types=types, legacy=raw[0] == _LEGACY_BLAKE3)
+        return cls(
+            hash=_read_multihash(raw),
+            types=types,
+            legacy=raw[0] == _LEGACY_BLAKE3,
+            trace=Trace.read(items),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,12 +425,26 @@ def sign_location(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryQuery:
-    """What is the newest registry entry of this key (32 bytes)?"""
+    """What is the newest registry entry of this key (32 bytes)?
+
+    Attributes:
+        trace: only to who said RELAYS.
+    """
 
     public_key: bytes
+    trace: Trace | None = None
 
     def encode(self) -> bytes:
-        return pack(int(Method.REGISTRY_QUERY), encode_multikey(self.public_key))
+        head = pack(int(Method.REGISTRY_QUERY), encode_multikey(self.public_key))
+        return head + _pack_trace(self.trace)
+
+    @classmethod
+    def read(cls, items: Items) -> Self:
+        return cls(public_key=_read_key(items), trace=Trace.read(items))
+
+
+def _pack_trace(trace: Trace | None) -> bytes:
+    return b"" if trace is None else pack(trace.id, trace.hops)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -422,12 +479,47 @@ class Absent:
 
     Attributes:
         subject: 33 bytes as the question had them: a multihash, or a registry key.
+        trace_id: of the question, 8 bytes; None: it had none.
     """
 
     subject: bytes
+    trace_id: bytes | None = None
 
     def encode(self) -> bytes:
-        return pack(int(Method.ABSENT), self.subject)
+        trace = () if self.trace_id is None else (self.trace_id,)
+        return pack(int(Method.ABSENT), self.subject, *trace)
+
+    @classmethod
+    def read(cls, items: Items) -> Self:
+        subject = items.binary("the subject", low=_MULTIHASH_BYTES, high=_MULTIHASH_BYTES)
+        if items.is_at_end():
+            return cls(subject=subject)
+        trace_id = items.binary("the trace", low=_TRACE_BYTES, high=_TRACE_BYTES)
+        return cls(subject=subject, trace_id=trace_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The sender does not keep a registry entry that it was told of.
+
+    Attributes:
+        public_key: 32 bytes, the entry's.
+        reason: for people, at most 512 bytes.
+    """
+
+    public_key: bytes
+    reason: str
+
+    def encode(self) -> bytes:
+        reason = self.reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+        return pack(int(Method.REFUSED), encode_multikey(self.public_key), reason)
+
+    @classmethod
+    def read(cls, items: Items) -> Self:
+        public_key = _read_key(items)
+        return cls(
+            public_key=public_key, reason=items.text("the reason", max_bytes=_MAX_REASON_BYTES)
+        )
 
 
 Message = (
@@ -440,6 +532,7 @@ Message = (
     | RegistryQuery
     | StreamQuery
     | Absent
+    | Refused
     | Unknown
 )
 """What one frame says. Everything signed was verified when it was decoded."""
@@ -474,12 +567,13 @@ def _read_items(items: Items, crypto: Crypto) -> Message:
         case Method.HASH_QUERY:
             return HashQuery.read(items)
         case Method.REGISTRY_QUERY:
-            return RegistryQuery(public_key=_read_key(items))
+            return RegistryQuery.read(items)
         case Method.STREAM_QUERY:
             return StreamQuery.read(items)
         case Method.ABSENT:
-            subject = items.binary("the subject", low=_MULTIHASH_BYTES, high=_MULTIHASH_BYTES)
-            return Absent(subject=subject)
+            return Absent.read(items)
+        case Method.REFUSED:
+            return Refused.read(items)
         case method:
             return Unknown(method=method)
 

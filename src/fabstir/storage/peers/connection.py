@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 import anyio
 from websockets.asyncio.client import ClientConnection
@@ -18,6 +18,12 @@ from fabstir.web.sockets import connect_websocket
 
 _QUEUED_FRAMES = 4
 """Received frames that wait for us before the peer's TCP connection fills: 4 MiB."""
+
+
+TRY_AGAIN_LATER: Final = 1013
+"""The code with which a WebSocket is closed that has no place here (RFC 6455's registry)."""
+
+_SHOWN_CHARS = 120
 
 
 class MessageConnection(Protocol):
@@ -46,6 +52,7 @@ class MessageConnection(Protocol):
         Raises:
             anyio.EndOfStream: the connection was closed.
             RemoteProtocolError: a text frame, or one longer than MAX_WIRE_BYTES.
+            PortalUnavailable: the other end has no place for this node.
         """
         ...
 
@@ -74,6 +81,9 @@ class _Dialled:
                 raise RemoteProtocolError(
                     f"a peer sent a frame longer than {MAX_WIRE_BYTES} bytes"
                 ) from exc
+            if exc.rcvd is not None and exc.rcvd.code == TRY_AGAIN_LATER:
+                reason = f"it has no place for this node ({exc.rcvd.reason[:_SHOWN_CHARS]!r})"
+                raise PortalUnavailable(self.url, reason) from exc
             raise anyio.EndOfStream from exc
         if isinstance(message, str):
             raise RemoteProtocolError("a peer sent a text frame; S5's are binary")

@@ -23,6 +23,9 @@ from fabstir.web.reach import Reach
 
 _MAX_CONNECTIONS = 32
 
+_NO_HEAD = {403, 405, 501}
+"""What servers answer that only give: signed URLs of object stores are good for GET alone."""
+
 
 @asynccontextmanager
 async def open_http(timeout: float, reach: Reach) -> AsyncGenerator[httpx.AsyncClient]:
@@ -81,6 +84,24 @@ async def fetch_whole(
     if _digest(bytes(data), blob.type, crypto) != blob.digest:
         raise PortalLied(url, f"it sent {len(data)} bytes that are not blob {blob.digest.hex()}")
     return bytes(data)
+
+
+async def gives(client: httpx.AsyncClient, url: str, *, is_strangers: bool) -> bool:
+    """Whether a URL has something now.
+
+    It is asked for what it has itself, or two nodes that each name the other would send a client
+    to and fro.
+
+    Args:
+        is_strangers: False: the URL is at a place from the settings.
+    """
+    extensions = {} if is_strangers else named_by_user(url)
+    headers = {"Cache-Control": "only-if-cached"}
+    try:
+        answer = await client.head(url, headers=headers, extensions=extensions)
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, AddressRefused):
+        return False
+    return answer.status_code == 200 or answer.status_code in _NO_HEAD
 
 
 def _refusal(url: str, status: int) -> PortalError:

@@ -18,8 +18,9 @@ from fabstir.primitives.errors import (
 )
 from fabstir.protocol.s5.wire import AnnouncePeers, Message, PeerInfo, sign_message
 from fabstir.storage.peers.connection import MessageConnection, dial
+from fabstir.storage.peers.inbound import InboundPlaces
 from fabstir.storage.peers.limits import PeerLimits
-from fabstir.storage.peers.session import OwnNode, PeerSession
+from fabstir.storage.peers.session import OwnNode, PeerSession, remote_address
 from fabstir.storage.peers.standing import Standing
 from fabstir.storage.peers.urls import PeerUrl, http_origin, node_id, parse_peer_url
 from fabstir.web.addresses import parse_strangers_url
@@ -58,7 +59,9 @@ class Network:
     Args:
         on_message: gets what peers say after their handshake, one message of a peer at a time.
         on_gone: told of each connection that ended.
+        on_ready: told of each whose handshake is done.
         reach: where peers that other peers name may be.
+        has_own_peers: whether the settings name some.
     """
 
     def __init__(
@@ -68,7 +71,9 @@ class Network:
         *,
         on_message: Callable[[PeerSession, Message], Awaitable[None]],
         on_gone: Callable[[PeerSession], None],
+        on_ready: Callable[[PeerSession], None],
         reach: Reach,
+        has_own_peers: bool,
         monotonic: Callable[[], float],
         jitter: random.Random,
     ) -> None:
@@ -77,15 +82,17 @@ class Network:
         self._limits = limits
         self._on_message = on_message
         self._on_gone = on_gone
+        self._on_ready = on_ready
         self._reach = reach
+        self._has_own_peers = has_own_peers
         self._places: dict[bytes, str] = {}
         self._monotonic = monotonic
         self._jitter = jitter
+        self._inbound = InboundPlaces(limits, monotonic)
         self._sessions: dict[PeerSession, bool] = {}
         """Those whose handshake is done; True: it dialled us."""
         self._dialled: dict[str, PeerUrl] = {}
         self._num_discovered = 0
-        self._num_inbound = 0
         self._became_ready = anyio.Event()
         self._found_in, self._found = anyio.create_memory_object_stream[PeerUrl](
             limits.max_discovered
@@ -95,6 +102,12 @@ class Network:
     def sessions(self) -> tuple[PeerSession, ...]:
         """The connected peers; one that is connected twice is there twice."""
         return tuple(self._sessions)
+
+    @property
+    def is_where_it_should_be(self) -> bool:
+        """Whether a peer of the settings is connected, if they name any: strangers do not stand in
+        for those."""
+        return not self._has_own_peers or any(session.place for session in self._sessions)
 
     def status(self) -> tuple[PeerStatus, ...]:
         """Every connected peer, and every one that is to be dialled."""
@@ -127,17 +140,14 @@ class Network:
         while len(self._sessions) < num_peers:
             await self._became_ready.wait()
 
-    def send_to_each(self, frame: bytes, *, but: bytes | None = None) -> set[PeerSession]:
-        """Send to every peer once, however often it is connected.
+    def one_each(self, *, but: bytes | None = None) -> list[PeerSession]:
+        """A connection of every peer, however often it is connected.
 
         Args:
-            but: the key of a peer that does not get it.
-
-        Returns:
-            The connections that take it.
+            but: the key of a peer that is left out.
         """
         one_each = {session.peer_key: session for session in self._sessions}
-        return {s for key, s in one_each.items() if key != but and s.send(frame)}
+        return [session for key, session in one_each.items() if key != but]
 
     def drop(self, peer_key: bytes) -> None:
         """Avoid a node that lied, and end its connections."""
@@ -163,18 +173,26 @@ class Network:
             for session in self._sessions:
                 session.close()
 
-    async def serve(self, connection: MessageConnection) -> None:
-        """Be a peer of whoever connected, until it leaves or breaks a rule."""
-        if self._num_inbound >= self._limits.max_inbound:
-            _logger.info("too many peers", extra={"peer": connection.url})
-            return
-        self._num_inbound += 1
+    async def serve(self, connection: MessageConnection) -> str:
+        """Be a peer of whoever connected, until it leaves or breaks a rule.
+
+        Returns:
+            Why this node ends it, for the other end; "": it left.
+        """
+        reason = self._inbound.make_room(remote_address(connection))
+        if reason:
+            _logger.info("too many peers", extra={"peer": connection.url, "reason": reason})
+            return reason
+        session = self._session(connection)
+        self._inbound.enter(session)
         try:
-            await self._talk(connection, is_inbound=True)
+            await self._talk(session, connection, is_inbound=True)
         except (RemoteProtocolError, PortalUnavailable) as fault:
             _logger.info("a peer is dropped", extra={"peer": connection.url, "reason": str(fault)})
+            return str(fault)
         finally:
-            self._num_inbound -= 1
+            self._inbound.leave(session)
+        return session.close_reason
 
     async def _keep(self, peer: PeerUrl) -> None:
         num_failures = 0
@@ -202,12 +220,12 @@ class Network:
         is_ready = anyio.Event()
         try:
             async with dial(peer.url, self._limits.handshake_timeout, reach) as connection:
-                await self._talk(
+                session = self._session(
                     connection,
                     place="" if reach else http_origin(peer.url),
                     expected_key=peer.public_key,
-                    is_ready=is_ready,
                 )
+                await self._talk(session, connection, is_ready=is_ready)
         except PortalUnavailable as error:
             _logger.info("a peer is away", extra={"peer": peer.url, "reason": error.reason})
             return False
@@ -224,16 +242,14 @@ class Network:
         pause = longest * (0.5 + self._jitter.random() / 2)
         return max(pause, self.standing.seconds_avoided(url))
 
-    async def _talk(
+    def _session(
         self,
         connection: MessageConnection,
         *,
-        is_inbound: bool = False,
         place: str = "",
         expected_key: bytes | None = None,
-        is_ready: anyio.Event | None = None,
-    ) -> None:
-        session = PeerSession(
+    ) -> PeerSession:
+        return PeerSession(
             connection,
             self._own,
             self._limits,
@@ -242,9 +258,18 @@ class Network:
             expected_key=expected_key,
         )
 
+    async def _talk(
+        self,
+        session: PeerSession,
+        connection: MessageConnection,
+        *,
+        is_inbound: bool = False,
+        is_ready: anyio.Event | None = None,
+    ) -> None:
         def on_ready() -> None:
             self._add(session, is_inbound=is_inbound)
             connection.known()
+            self._on_ready(session)
             if is_ready is not None:
                 is_ready.set()
 

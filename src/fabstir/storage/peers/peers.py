@@ -8,10 +8,8 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
-import anyio
 import httpx
 
 from fabstir.primitives.cid import Multihash
@@ -21,58 +19,38 @@ from fabstir.primitives.errors import (
     PortalError,
     PortalLied,
     PortalUnavailable,
-    StorageError,
 )
 from fabstir.protocol.crypto import Crypto
-from fabstir.protocol.s5.multikey import encode_multikey
 from fabstir.protocol.s5.registry import SignedEntry
 from fabstir.protocol.s5.wire import (
     Absent,
     AnnouncePeers,
     HashQuery,
-    LocationType,
     Message,
+    Refused,
     RegistryQuery,
     Signed,
     StorageLocation,
-    sign_location,
 )
+from fabstir.storage.peers.announcing import Announcements
+from fabstir.storage.peers.blobs import BlobLocations, Offer
 from fabstir.storage.peers.connection import MessageConnection
-from fabstir.storage.peers.http import fetch_whole, open_http
+from fabstir.storage.peers.entries import PEERS, PeerEntries, PeersRegistry
+from fabstir.storage.peers.http import fetch_whole, gives, open_http
 from fabstir.storage.peers.limits import PeerLimits
-from fabstir.storage.peers.locations import LocationCache
 from fabstir.storage.peers.network import Network, PeerStatus
-from fabstir.storage.peers.search import Searches
+from fabstir.storage.peers.relaying import Relaying
 from fabstir.storage.peers.session import OwnNode, PeerSession
-from fabstir.storage.peers.standing import Standing
-from fabstir.storage.peers.urls import is_http_url, node_id, parse_peer_url
+from fabstir.storage.peers.urls import PeerUrl, node_id, parse_peer_url
 from fabstir.storage.ports import Registry
 from fabstir.telemetry.background import running
-from fabstir.web.addresses import parse_strangers_url
-from fabstir.web.reach import SETTING, STRANGERS, Reach
+from fabstir.web.reach import STRANGERS, Reach
 
 _logger = logging.getLogger(__name__)
 
+_QUESTION_ID_BYTES = 8
+
 _DEFAULT_LIMITS = PeerLimits()
-
-_USABLE_TYPES = (LocationType.FULL, LocationType.FILE)
-"""What this node asks for: whole files by URL."""
-
-_PEERS = "S5 peers"
-"""What errors call all peers together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """How this node gives a blob.
-
-    Attributes:
-        type: FULL if `parts` also lead to the blob's tree.
-        parts: the URL; of FULL also the tree's, unless it is the URL with `.obao` behind it.
-    """
-
-    type: LocationType
-    parts: tuple[str, ...]
 
 
 class Peers:
@@ -86,39 +64,54 @@ class Peers:
         entries: Registry,
         limits: PeerLimits,
         reach: Reach,
+        has_own_peers: bool,
         client: httpx.AsyncClient,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         jitter: random.Random,
     ) -> None:
-        self.registry = PeersRegistry(self)
         self.network = Network(
             own,
             limits,
             on_message=self._take,
             on_gone=self._forget,
+            on_ready=self._greet,
             reach=reach,
+            has_own_peers=has_own_peers,
             monotonic=monotonic,
             jitter=jitter,
         )
         self._own = own
-        self._offer = offer
-        self._entries = entries
-        self._limits = limits
-        self._reach = reach
         self._client = client
-        self._clock = clock
-        self._givers = Standing(limits.avoid, monotonic)
-        """Of nodes whose locations give nothing: they may still be good peers."""
-        self._cache = LocationCache(limits, clock)
-        most = limits.max_locations
-        self._blob_searches = Searches[Multihash, StorageLocation](limits.max_searches, most)
-        self._key_searches = Searches[bytes, SignedEntry](limits.max_searches, most)
+        new_id = partial(own.token_bytes, _QUESTION_ID_BYTES)
+        relaying = Relaying(limits, lambda but: self.network.one_each(but=but), new_id)
+        self._blobs = BlobLocations(
+            own,
+            self.network,
+            relaying,
+            offer=offer,
+            limits=limits,
+            reach=reach,
+            clock=clock,
+            monotonic=monotonic,
+            new_id=new_id,
+        )
+        self._announcements = Announcements(self.network, limits, self._blobs.can_be_had)
+        self._entries = PeerEntries(
+            self.network,
+            relaying,
+            self._announcements,
+            entries=entries,
+            limits=limits,
+            monotonic=monotonic,
+            new_id=new_id,
+        )
+        self.registry = PeersRegistry(self.network, self._entries, self._announcements)
 
     @property
     def name(self) -> str:
         """For logs."""
-        return _PEERS
+        return PEERS
 
     @property
     def node_id(self) -> str:
@@ -133,37 +126,36 @@ class Peers:
         """Wait until so many connections are there; put it under a deadline."""
         await self.network.wait_connected(num_peers)
 
-    async def serve(self, connection: MessageConnection) -> None:
-        """Be a peer of whoever connected to `/s5/p2p`, until it leaves or breaks a rule."""
-        await self.network.serve(connection)
+    async def serve(self, connection: MessageConnection) -> str:
+        """Be a peer of whoever connected to `/s5/p2p`, until it leaves or breaks a rule.
+
+        Returns:
+            Why this node ends it, for the other end; "": it left.
+        """
+        return await self.network.serve(connection)
 
     async def find(self, blob: Multihash) -> Sequence[StorageLocation]:
         """Where a blob can be fetched, the fastest answer first; nothing of it is checked yet.
 
         Report what does not hold with `report_bad` or `report_unreachable`.
         """
-        if known := self._known(blob):
-            return known
-        until = anyio.current_time() + self._limits.query_deadline
-        async with self._blob_searches.ask(blob, partial(self._query, blob)) as search:
-            found = await search.collect(until, self._limits.settle)
-        return [location for location in found if self._is_usable(location)]
+        return await self._blobs.find(blob)
 
-    async def locate(self, blob: Multihash) -> AsyncGenerator[StorageLocation]:
+    def locate(self, blob: Multihash) -> AsyncGenerator[StorageLocation]:
         """As `find`, one after another: who asks for a further one waits for further peers."""
-        tried: set[tuple[bytes, tuple[str, ...]]] = set()
-        for location in self._known(blob):
-            tried.add((location.public_key, location.parts))
-            yield location
-        until = anyio.current_time() + self._limits.query_deadline
-        async with self._blob_searches.ask(blob, partial(self._query, blob)) as search:
-            index = 0
-            while (location := await search.answer(index, until)) is not None:
-                index += 1
-                key = (location.public_key, location.parts)
-                if key not in tried and self._is_usable(location):
-                    tried.add(key)
-                    yield location
+        return self._blobs.locate(blob)
+
+    async def place(self, blob: Multihash) -> StorageLocation | None:
+        """A location that gives the blob now; its bytes are not checked."""
+        async with aclosing(self.locate(blob)) as locations:
+            async for location in locations:
+                if location.public_key == self._own.public_key:
+                    continue  # another node remembers what this one had
+                is_strangers = not self.is_own_place(location)
+                if await gives(self._client, location.parts[0], is_strangers=is_strangers):
+                    return location
+                self.report_unreachable(location)
+        return None
 
     async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
         """A whole blob in memory, verified against its hash; for large ones see `find`.
@@ -205,23 +197,21 @@ class Peers:
         except PortalError:
             self.report_unreachable(location)
             raise
-        self._givers.served(location.public_key)
+        self._blobs.givers.served(location.public_key)
         return data
 
     def is_own_place(self, location: StorageLocation) -> bool:
         """Whether a peer of the settings signed it, for its own door where the settings have it:
         then it is fetched wherever that is."""
-        return self.network.is_own_place(location.public_key, location.parts[0])
+        return self._blobs.is_own_place(location)
 
     def report_bad(self, location: StorageLocation) -> None:
         """Its bytes are not the blob's: the node that signed it is dropped, and avoided."""
-        self._drop(location.public_key, f"{location.parts[0]} gives other bytes")
+        self._blobs.report_bad(location)
 
     def report_unreachable(self, location: StorageLocation) -> None:
         """It gave nothing: it is forgotten, and if that is usual, so are its node's others."""
-        self._cache.drop(location)
-        if self._givers.strike(location.public_key):
-            self._cache.drop_node(location.public_key)
+        self._blobs.report_unreachable(location)
 
     async def ask_registry(self, public_key: bytes) -> SignedEntry | None:
         """The newest entry of a key that peers have, verified.
@@ -230,183 +220,55 @@ class Peers:
             PortalUnavailable: no peer is connected.
         """
         self._require_peers()
-        frame = RegistryQuery(public_key=public_key).encode()
-        until = anyio.current_time() + self._limits.query_deadline
-        async with self._key_searches.ask(public_key, partial(self._send, frame)) as search:
-            found = await search.collect(until, self._limits.settle)
-        return max(found, key=lambda entry: entry.revision, default=None)
+        return await self._entries.ask(public_key)
 
-    def broadcast(self, entry: SignedEntry) -> int:
-        """Tell all peers of an entry; returns how many take it. Waits for nobody."""
-        return len(self._send(entry.encode()))
+    def broadcast(self, entry: SignedEntry) -> None:
+        """Tell all peers of an entry, once its blob can be had. Waits for nobody."""
+        self._announcements.announce(entry)
 
-    def _known(self, blob: Multihash) -> list[StorageLocation]:
-        return [location for location in self._cache.get(blob) if self._is_usable(location)]
-
-    def _is_usable(self, location: StorageLocation) -> bool:
-        node = location.public_key
-        return not (self.network.standing.is_avoided(node) or self._givers.is_avoided(node))
-
-    def _query(self, blob: Multihash) -> set[object]:
-        types = tuple(int(kind) for kind in _USABLE_TYPES)
-        return self._send(HashQuery(hash=blob, types=types).encode())
-
-    def _send(self, frame: bytes) -> set[object]:
-        return set(self.network.send_to_each(frame))
+    async def run(self, urls: Iterable[PeerUrl]) -> None:
+        """Keep connections, and tell peers what there is to tell, until it is cancelled."""
+        async with running(self._announcements.run):
+            await self.network.run(urls)
 
     def _require_peers(self) -> None:
         if not self.network.sessions:
-            raise PortalUnavailable(_PEERS, "none is connected")
+            raise PortalUnavailable(PEERS, "none is connected")
+
+    def _greet(self, session: PeerSession) -> None:
+        if session.relays:
+            self._announcements.tell_recent(session)
 
     def _forget(self, session: PeerSession) -> None:
-        self._blob_searches.gone(session)
-        self._key_searches.gone(session)
-
-    def _drop(self, node: bytes, reason: str) -> None:
-        _logger.warning("a peer lies", extra={"peer": node_id(node), "reason": reason})
-        self._cache.drop_node(node)
-        self.network.drop(node)
+        self._blobs.searches.gone(session)
+        self._entries.searches.gone(session)
 
     async def _take(self, session: PeerSession, message: Message) -> None:
         match message:
             case HashQuery():
-                await self._answer_query(session, message)
+                await self._blobs.answer(session, message)
             case StorageLocation():
-                self._take_location(session, message)
+                self._blobs.take(session, message)
             case RegistryQuery():
-                await self._answer_registry(session, message)
+                await self._entries.answer(session, message)
             case SignedEntry():
-                await self._take_entry(session, message)
+                await self._entries.take(session, message)
             case Absent():
                 self._take_absent(session, message)
+            case Refused():
+                self._entries.take_refusal(session, message)
             case Signed(message=AnnouncePeers(peers=peers)):
                 self.network.discover(session, peers)
             case _:
                 pass  # streams, handshakes out of turn, and what later nodes will say
 
-    async def _answer_query(self, session: PeerSession, query: HashQuery) -> None:
-        offer = await self._own_offer(query.hash)
-        if offer is not None and offer.type in query.types:
-            location = sign_location(
-                self._own.key,
-                query,
-                location_type=offer.type,
-                expiry=int(self._clock()) + self._limits.offer_lifetime,
-                parts=offer.parts,
-                crypto=self._own.crypto,
-            )
-            session.send(location.encode())
-            return
-        relayed = [
-            location
-            for location in self._known(query.hash)
-            if location.type in query.types
-            and location.legacy == query.legacy
-            and location.public_key != session.peer_key
-        ]
-        if relayed:
-            session.send(relayed[0].encode())
-        elif session.answers_absent:
-            session.send(Absent(subject=query.subject).encode())
-
-    async def _own_offer(self, blob: Multihash) -> Offer | None:
-        try:
-            return await self._offer(blob)
-        except StorageError:
-            _logger.warning("a peer's question cannot be answered", exc_info=True)
-            return None
-
-    def _take_location(self, session: PeerSession, location: StorageLocation) -> None:
-        if location.hash not in self._blob_searches:
-            return  # nobody asked, or too late
-        accepted = location if self._accepts(session, location) else None
-        if accepted is not None:
-            self._cache.add(accepted)
-        self._blob_searches.answer(location.hash, session, accepted)
-
-    def _accepts(self, session: PeerSession, location: StorageLocation) -> bool:
-        if location.expiry <= self._clock():
-            is_late = location.expiry + self._limits.clock_tolerance <= self._clock()
-            if is_late and self.network.standing.strike(session.peer_key):
-                self._drop(session.peer_key, "it sends expired locations")
-            return False
-        if location.type not in _USABLE_TYPES or not location.parts:
-            return False
-        url = location.parts[0]
-        return is_http_url(url) and self._may_be_fetched(location) and self._is_usable(location)
-
-    def _may_be_fetched(self, location: StorageLocation) -> bool:
-        """As far as it can be told without asking a name server; the client checks it again."""
-        if self.is_own_place(location):
-            return True
-        host = parse_strangers_url(location.parts[0]).host
-        if self._reach.may_be_reached(host):
-            return True
-        _logger.info(
-            "a location is not used: a peer names an address that strangers may not send us to",
-            extra={"url": location.parts[0], "setting": SETTING},
-        )
-        return False
-
-    async def _answer_registry(self, session: PeerSession, query: RegistryQuery) -> None:
-        entry = await self._own_entry(query.public_key)
-        if entry is not None:
-            session.send(entry.encode())
-        elif session.answers_absent:
-            session.send(Absent(subject=encode_multikey(query.public_key)).encode())
-
-    async def _own_entry(self, public_key: bytes) -> SignedEntry | None:
-        try:
-            return await self._entries.get(public_key)
-        except StorageError:
-            _logger.warning("the registry cannot be read", exc_info=True)
-            return None
-
-    async def _take_entry(self, session: PeerSession, entry: SignedEntry) -> None:
-        was_asked = entry.public_key in self._key_searches
-        self._key_searches.answer(entry.public_key, session, entry)
-        known = await self._own_entry(entry.public_key)
-        if known == entry:
-            return
-        if known is not None and known.revision > entry.revision:
-            session.send(known.encode())
-            return
-        if known is None and not was_asked and not session.new_keys.try_take():
-            return
-        try:
-            await self._entries.set(entry)
-        except StorageError as error:  # a fork too: the registry keeps both as evidence
-            _logger.info("a peer's entry is not kept", extra={"reason": str(error)})
-            return
-        self.network.send_to_each(entry.encode(), but=session.peer_key)
-
     def _take_absent(self, session: PeerSession, message: Absent) -> None:
         try:
             blob = Multihash.from_bytes(message.subject)
         except ValueError:
-            self._key_searches.answer(message.subject[1:], session, None)
+            self._entries.take_absent(session, message)
         else:
-            self._blob_searches.answer(blob, session, None)
-
-
-class PeersRegistry:
-    """`ports.Registry` of all peers together; what they keep is theirs."""
-
-    def __init__(self, peers: Peers) -> None:
-        self._peers = peers
-
-    async def get(self, public_key: bytes) -> SignedEntry | None:
-        """See `ports.Registry`: the newest that a connected peer has."""
-        return await self._peers.ask_registry(public_key)
-
-    async def set(self, entry: SignedEntry) -> None:
-        """Tell all connected peers; nobody acknowledges.
-
-        Raises:
-            PortalUnavailable: no peer takes it.
-        """
-        if not self._peers.broadcast(entry):
-            raise PortalUnavailable(_PEERS, "none takes a registry entry")
+            self._blobs.take_absent(session, blob, message)
 
 
 @asynccontextmanager
@@ -459,10 +321,11 @@ async def open_peers(
             entries=entries,
             limits=limits,
             reach=reach,
+            has_own_peers=bool(peer_urls),
             client=client,
             clock=clock,
             monotonic=monotonic,
             jitter=jitter or random.SystemRandom(),
         )
-        async with running(partial(peers.network.run, peer_urls)):
+        async with running(partial(peers.run, peer_urls)):
             yield peers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
@@ -13,13 +14,27 @@ Answer = TypeVar("Answer")
 
 
 class Search(Generic[Answer]):
-    """One question. `waiting` are those who have not answered."""
+    """One question. `waiting` are those who have not answered.
 
-    def __init__(self, waiting: set[object], max_answers: int) -> None:
+    Args:
+        on_silent: told of each who has not answered when the time was over.
+    """
+
+    def __init__(
+        self,
+        question_id: bytes,
+        waiting: set[object],
+        max_answers: int,
+        on_silent: Callable[[object], None],
+    ) -> None:
+        self.id = question_id
+        self.asked = frozenset(waiting)
         self.answers: list[Answer] = []
         self.num_users = 0
         self._waiting = waiting
         self._max_answers = max_answers
+        self._on_silent = on_silent
+        self._is_over = False
         self._changed = anyio.Event()
 
     def add(self, who: object, answer: Answer | None) -> None:
@@ -40,17 +55,28 @@ class Search(Generic[Answer]):
             with anyio.move_on_at(until) as scope:
                 await self._changed.wait()
             if scope.cancelled_caught:
+                if not self.answers:  # after the first one, nobody waited long for the others
+                    self._give_up()
                 break
         return self.answers[index] if index < len(self.answers) else None
 
+    def _give_up(self) -> None:
+        for who in () if self._is_over else self._waiting:
+            self._on_silent(who)
+        self._is_over = True
+
     async def collect(self, until: float, settle: float) -> list[Answer]:
         """All answers until `until`, or `settle` seconds after the first one."""
-        if await self.answer(0, until) is None:
-            return []
-        until = min(until, anyio.current_time() + settle)
-        while await self.answer(len(self.answers), until) is not None:
-            pass
-        return list(self.answers)
+        return [answer async for answer in self.each(until, settle)]
+
+    async def each(self, until: float, settle: float) -> AsyncGenerator[Answer]:
+        """As `collect`, each as it comes."""
+        index = 0
+        while (answer := await self.answer(index, until)) is not None:
+            if index == 0:
+                until = min(until, anyio.current_time() + settle)
+            index += 1
+            yield answer
 
 
 class Searches(Generic[Key, Answer]):
@@ -58,43 +84,84 @@ class Searches(Generic[Key, Answer]):
 
     Args:
         max_searches: further ones wait for one of these to end.
+        on_silent: told of each who did not answer in time.
+        new_id: makes the id of a question, 8 random bytes.
     """
 
-    def __init__(self, max_searches: int, max_answers: int) -> None:
-        self._running: dict[Key, Search[Answer]] = {}
+    def __init__(
+        self,
+        max_searches: int,
+        max_answers: int,
+        *,
+        on_silent: Callable[[object], None] = lambda _who: None,
+        new_id: Callable[[], bytes] = lambda: secrets.token_bytes(8),
+    ) -> None:
+        self._running: dict[Key, dict[object, Search[Answer]]] = {}
         self._max_answers = max_answers
+        self._on_silent = on_silent
+        self._new_id = new_id
         self._room = anyio.Semaphore(max_searches)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._running
 
+    def is_asked(self, key: Key, who: object) -> bool:
+        """Whether `who` was asked this a moment ago."""
+        return any(who in search.asked for search in self._running.get(key, {}).values())
+
+    def is_ours(self, key: Key) -> bool:
+        """Whether this node asks for itself."""
+        return None in self._running.get(key, {})
+
     @asynccontextmanager
     async def ask(
-        self, key: Key, send: Callable[[], set[object]]
+        self,
+        key: Key,
+        send: Callable[[bytes], set[object]],
+        *,
+        asker: object = None,
+        question_id: bytes | None = None,
     ) -> AsyncGenerator[Search[Answer]]:
         """Ask, or join who asks already.
 
         Args:
-            send: sends the question, and returns whom it reached.
+            send: sends the question with this id, and returns from whom an answer is waited for.
+            asker: for whom; None: this node itself. Others are not joined: a question that comes
+                around to where it began must not wait for itself.
+            question_id: None: a new one.
         """
         async with self._room:
-            search = self._running.get(key)
+            of_key = self._running.setdefault(key, {})
+            search = of_key.get(asker)
             if search is None:
-                search = self._running[key] = Search[Answer](send(), self._max_answers)
+                new_id = question_id or self._new_id()
+                waiting = send(new_id)
+                search = Search[Answer](new_id, waiting, self._max_answers, self._on_silent)
+                of_key[asker] = search
             search.num_users += 1
             try:
                 yield search
             finally:
                 search.num_users -= 1
                 if not search.num_users:
-                    del self._running[key]
+                    del of_key[asker]
+                if not of_key:
+                    self._running.pop(key, None)
 
-    def answer(self, key: Key, who: object, answer: Answer | None) -> None:
-        """Hand on what `who` says; nobody may have asked."""
-        if key in self._running:
-            self._running[key].add(who, answer)
+    def answer(
+        self, key: Key, who: object, answer: Answer | None, question_id: bytes | None = None
+    ) -> None:
+        """Hand on what `who` says; nobody may have asked.
+
+        Args:
+            question_id: of the only question that is answered; None: whoever asks for the key.
+        """
+        for search in self._running.get(key, {}).values():
+            if question_id in {None, search.id}:
+                search.add(who, answer)
 
     def gone(self, who: object) -> None:
         """`who` will answer nothing any more."""
-        for search in self._running.values():
-            search.add(who, None)
+        for of_key in self._running.values():
+            for search in of_key.values():
+                search.add(who, None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import anyio
+import anyio.abc
 
 from fabstir.primitives.errors import PortalUnavailable, RemoteProtocolError
 from fabstir.primitives.rates import TokenBucket
@@ -16,6 +18,7 @@ from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
 from fabstir.protocol.s5.wire import (
     ANSWERS_ABSENT,
     FEATURES,
+    RELAYS,
     Handshake,
     HandshakeDone,
     Message,
@@ -25,6 +28,7 @@ from fabstir.protocol.s5.wire import (
 )
 from fabstir.storage.peers.connection import MessageConnection
 from fabstir.storage.peers.limits import PeerLimits
+from fabstir.web.addresses import address_group
 
 _logger = logging.getLogger(__name__)
 
@@ -32,6 +36,13 @@ _CHALLENGE_BYTES = 32
 
 _MAX_EARLY = 16
 """Messages that come before the peer's answer to our challenge: S5.js signs while it asks."""
+
+_MAX_SILENCES = 3
+"""Questions that a peer leaves unanswered before nobody waits for it: S5.js answers none at all,
+and each of them would cost everybody the deadline."""
+
+_FLUSH = b""
+"""Stands in the outbox for the entries that are owed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +62,11 @@ class OwnNode:
     network: str | None
     crypto: Crypto
     token_bytes: Callable[[int], bytes]
+
+
+def remote_address(connection: MessageConnection) -> str:
+    """What the limits of a connection are counted under: IPv6 by its /64."""
+    return address_group(urlsplit(connection.url).hostname or "")
 
 
 class PeerSession:
@@ -73,11 +89,23 @@ class PeerSession:
         expected_key: bytes | None = None,
     ) -> None:
         self.url = connection.url
+        self.address = remote_address(connection)
+        """What its limits are counted under."""
         self.place = place
         self.peer_key = b""
         self.uris: tuple[str, ...] = ()
         self.answers_absent = False
+        self.relays = False
         self.num_received = 0
+        self.close_reason = ""
+        """Why this node ends it, for the other end; "": for nothing that it should know."""
+        self.num_silences = 0
+        """Questions in a row that it has not answered."""
+        self.last_use = monotonic()
+        """When it last said something beyond its handshake, or connected."""
+        self.is_known = False
+        """Whether its handshake is done and it said something since."""
+        self._monotonic = monotonic
         self._connection = connection
         self._own = own
         self._limits = limits
@@ -90,7 +118,10 @@ class PeerSession:
         self._bytes = TokenBucket(
             limits.bytes_per_second, limits.bytes_per_second * burst, monotonic
         )
-        self.new_keys = TokenBucket(limits.new_keys_per_second, limits.burst_new_keys, monotonic)
+        self._owed: OrderedDict[bytes, bytes] = OrderedDict()
+        self._is_flush_sent = False
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._places = anyio.Semaphore(limits.max_answers_at_once)
         self._outbox_in, self._outbox = anyio.create_memory_object_stream[bytes](
             limits.outbox_frames
         )
@@ -105,8 +136,52 @@ class PeerSession:
             return False
         return True
 
-    def close(self) -> None:
+    def tell(self, public_key: bytes, entry: bytes) -> bool:
+        """Send a registry entry as soon as the peer takes it, in place of an older one of its key
+        that waits; False: too many wait already."""
+        if public_key not in self._owed and len(self._owed) >= self._limits.max_owed_entries:
+            _logger.warning(
+                "a peer is too slow, and is not told of a registry entry", extra={"peer": self.url}
+            )
+            return False
+        self._owed[public_key] = entry
+        if not self._is_flush_sent:  # where the outbox is full, they come after its next frame
+            self._is_flush_sent = self.send(_FLUSH)
+        return True
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether it is known to answer, or may. A peer of the settings always may: Dart nodes are
+        silent where they have nothing."""
+        return bool(self.place) or self.num_silences < _MAX_SILENCES
+
+    def was_silent(self) -> None:
+        """It left a question unanswered."""
+        self.num_silences += 1
+
+    def has_answered(self) -> None:
+        """It said something that may be an answer."""
+        self.num_silences = 0
+
+    async def beside(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something for this peer while it is read on; where too much is going on for it
+        already, it is read on later. What is not done when it goes is not needed any more."""
+        tasks = self._tasks
+        if tasks is None:
+            return
+        await self._places.acquire()
+
+        async def run() -> None:
+            try:
+                await work()
+            finally:
+                self._places.release()
+
+        tasks.start_soon(run)
+
+    def close(self, reason: str = "") -> None:
         """End it soon."""
+        self.close_reason = reason
         self._scope.cancel()
 
     async def run(
@@ -123,6 +198,7 @@ class PeerSession:
         faults: list[RemoteProtocolError | PortalUnavailable] = []
         with self._scope, self._outbox_in, self._outbox:
             async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
                 tasks.start_soon(self._write)
                 try:
                     await self._talk(on_ready, on_message)
@@ -154,6 +230,7 @@ class PeerSession:
             if isinstance(message, Handshake):
                 await self._send_now(self._answer(message))
             else:
+                self.last_use, self.is_known = self._monotonic(), True
                 await on_message(message)
 
     async def _shake_hands(self) -> None:
@@ -177,7 +254,7 @@ class PeerSession:
                 f"{self._own.network!r}"
             )
         done = HandshakeDone(
-            challenge=message.challenge, uris=self._own.uris, extensions=ANSWERS_ABSENT
+            challenge=message.challenge, uris=self._own.uris, extensions=ANSWERS_ABSENT | RELAYS
         )
         return sign_message(self._own.key, done, self._own.crypto).encode()
 
@@ -193,6 +270,7 @@ class PeerSession:
         self.peer_key = public_key
         self.uris = done.uris
         self.answers_absent = bool(done.extensions & ANSWERS_ABSENT)
+        self.relays = bool(done.extensions & RELAYS)
 
     async def _next(self) -> Message:
         frame = await self._connection.receive()
@@ -209,10 +287,34 @@ class PeerSession:
 
     async def _write(self) -> None:
         async for frame in self._outbox:
-            try:
-                with anyio.fail_after(self._limits.send_timeout):
-                    await self._connection.send(frame)
-            except (anyio.BrokenResourceError, TimeoutError):
-                _logger.info("a peer takes no more messages", extra={"peer": self.url})
-                self._scope.cancel()
+            if frame == _FLUSH:
+                self._is_flush_sent = False
+            elif not await self._write_one(frame):
                 return
+            while self._owed:
+                _, entry = self._owed.popitem(last=False)
+                if not (await self._write_one(entry) and await self._write_waiting()):
+                    return
+
+    async def _write_waiting(self) -> bool:
+        """What stands in the outbox: answers do not wait for thousands of entries."""
+        while True:
+            try:
+                frame = self._outbox.receive_nowait()
+            except anyio.WouldBlock:
+                return True
+            if frame == _FLUSH:
+                self._is_flush_sent = False
+            elif not await self._write_one(frame):
+                return False
+
+    async def _write_one(self, frame: bytes) -> bool:
+        """Returns whether the peer takes it."""
+        try:
+            with anyio.fail_after(self._limits.send_timeout):
+                await self._connection.send(frame)
+        except (anyio.BrokenResourceError, TimeoutError):
+            _logger.info("a peer takes no more messages", extra={"peer": self.url})
+            self._scope.cancel()
+            return False
+        return True

@@ -235,6 +235,7 @@ async def open_door(
             uploads=uploads,
             outboards=Outboards(store, results),
             find=peers.find,
+            place=peers.place,
             offer=offer,
             serve_peer=peers.serve,
             node_id=NATIVE.ed25519_public_key(identity.node_key()),

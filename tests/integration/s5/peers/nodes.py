@@ -21,6 +21,7 @@ from fabstir.primitives.errors import NotFound, RemoteProtocolError
 from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
 from fabstir.protocol.s5.wire import LocationType
 from fabstir.storage.peers import Offer, PeerLimits, Peers, open_peers
+from fabstir.storage.peers.connection import TRY_AGAIN_LATER
 from fabstir.storage.store import BlobStore, LocalRegistry, open_store
 from fabstir.web.reach import Reach
 
@@ -100,16 +101,18 @@ async def open_node(
     network: str | None = None,
     reach: Reach = Reach(allow_private=True),  # noqa: B008 - it is frozen
     before_offer: Callable[[], Awaitable[object]] | None = None,
+    max_entries: int | None = None,
 ) -> AsyncGenerator[Node]:
     """A node whose key is 32 times `key`.
 
     Args:
         before_offer: waited for before this node says what it has.
+        max_entries: keys of which its registry keeps entries.
     """
     with listening_socket(port) as sock:
         own_port = sock.getsockname()[1]
         async with open_store(folder, NATIVE) as store:
-            registry = LocalRegistry(store, NATIVE)
+            registry = LocalRegistry(store, NATIVE, max_entries=max_entries)
 
             async def offer(blob: Multihash) -> Offer | None:
                 if before_offer is not None:
@@ -152,7 +155,9 @@ async def _serve(sock: socket.socket, store: BlobStore, peers: Peers) -> AsyncGe
         return http_answer(websocket, HTTPStatus.OK, body)
 
     async def talk(websocket: ServerConnection) -> None:
-        await peers.serve(Accepted(websocket))
+        reason = await peers.serve(Accepted(websocket))
+        if reason:
+            await websocket.close(TRY_AGAIN_LATER, reason[:100])
 
     async with serve(
         talk, sock=sock, process_request=download, max_size=MAX_WIRE_BYTES, close_timeout=0.1

@@ -59,9 +59,9 @@ class RawPeer:
         assert isinstance(announced.message, AnnouncePeers)
 
 
-def done(challenge: bytes, *, features: int = 3, extensions: int = 0) -> bytes:
+def done(challenge: bytes, *, features: int = 3, extensions: int = 0, seed: bytes = SEED) -> bytes:
     message = HandshakeDone(challenge=challenge, features=features, extensions=extensions)
-    return sign_message(SEED, message, NATIVE).encode()
+    return sign_message(seed, message, NATIVE).encode()
 
 
 @asynccontextmanager

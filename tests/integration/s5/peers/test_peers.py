@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 from tests.integration.s5.peers.nodes import QUICK, Node, open_node
+from tests.integration.s5.peers.raw_peer import dial_raw
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
@@ -140,21 +142,60 @@ async def test_of_two_entries_of_one_revision_the_first_stays_and_both_are_evide
         assert await a.registry.get(first.public_key) == first
 
 
-async def test_strangers_fill_no_registry(tmp_path: Path) -> None:
-    limits = replace(QUICK, burst_new_keys=2, new_keys_per_second=1e-9)
+async def test_hundreds_of_new_keys_at_once_all_arrive(tmp_path: Path) -> None:
+    """Peers read each other at their own pace; what waits is told, in the end, all of it."""
+    limits = replace(QUICK, outbox_frames=16, frames_per_second=5000.0)
+    entries = [sign_entry(number.to_bytes(32), 1, b"data", NATIVE) for number in range(1, 401)]
+    async with (
+        open_node(tmp_path / "a", 1, limits=limits) as a,
+        open_node(tmp_path / "b", 2, [a.url], limits=limits) as b,
+        open_node(tmp_path / "c", 3, [a.url], limits=limits) as c,
+    ):
+        await connected(b, c)
+
+        for one in entries:
+            b.peers.broadcast(one)
+
+        for one in entries:
+            await eventually_has(a, one)
+            await eventually_has(c, one)
+
+
+async def test_a_stranger_that_brings_more_keys_is_read_more_slowly(tmp_path: Path) -> None:
+    limits = replace(QUICK, burst_new_keys=2, new_keys_per_second=20.0)
+    entries = [sign_entry(bytes([i]) * 32, 1, b"", NATIVE) for i in range(1, 9)]
     async with (
         open_node(tmp_path / "a", 1, limits=limits) as a,
         open_node(tmp_path / "b", 2, [a.url]) as b,
     ):
         await connected(a, b)
-        entries = [sign_entry(bytes([i]) * 32, 1, b"", NATIVE) for i in range(1, 6)]
+        began = anyio.current_time()
 
         for one in entries:
             b.peers.broadcast(one)
-        await b.peers.registry.get(entry(1).public_key)  # answered after what came before
+        for one in entries:
+            await eventually_has(a, one)
 
-        kept = [one for one in entries if await a.registry.get(one.public_key)]
-        assert kept == entries[:2]
+    assert anyio.current_time() - began > 0.2
+
+
+async def test_an_entry_that_is_not_kept_is_refused_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [sign_entry(bytes([i]) * 32, 1, b"", NATIVE) for i in range(1, 4)]
+    async with (
+        open_node(tmp_path / "a", 1, max_entries=2) as a,
+        open_node(tmp_path / "b", 2, [a.url]) as b,
+    ):
+        await connected(a, b)
+        for one in entries:
+            b.peers.broadcast(one)
+        with anyio.fail_after(SOON):
+            while not (said := [r for r in caplog.records if "does not keep" in r.message]):
+                await anyio.sleep(0.01)
+
+    assert vars(said[0])["key"] == entries[2].public_key.hex()
+    assert "2" in vars(said[0])["reason"]
 
 
 async def test_a_peer_that_comes_back_is_found_again(tmp_path: Path) -> None:
@@ -227,19 +268,56 @@ async def test_peers_of_peers_are_dialled_and_must_prove_their_key(tmp_path: Pat
     assert ids == {a.peers.node_id, b.peers.node_id}
 
 
-async def test_only_so_many_may_dial_in(tmp_path: Path) -> None:
-    limits = replace(QUICK, max_inbound=1, max_discovered=0)
+async def test_an_idle_peer_gives_way_to_another_one(tmp_path: Path) -> None:
+    limits = replace(QUICK, max_inbound=2, max_discovered=0)
+    async with (
+        open_node(tmp_path / "a", 1, limits=limits) as a,
+        dial_raw(a.url) as silent,
+        dial_raw(a.url) as idle,
+        open_node(tmp_path / "b", 2, [a.url]) as b,
+    ):
+        await silent.challenge()
+        await connected(b)  # in the place of the silent one
+        with anyio.fail_after(SOON):
+            assert await silent.receive() is None
+        async with open_node(tmp_path / "c", 3, [a.url]) as c:
+            await connected(c)  # in the place of the idle one
+            with anyio.fail_after(SOON):
+                await idle.challenge()
+                assert await idle.receive() is None
+            blob = await b.put(b"still there")
+            assert await c.peers.get(blob, max_bytes=100) == b"still there"
+
+
+async def test_where_all_are_busy_the_next_one_is_told_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    limits = replace(QUICK, max_inbound_per_address=1, max_discovered=0)
     async with (
         open_node(tmp_path / "a", 1, limits=limits) as a,
         open_node(tmp_path / "b", 2, [a.url]) as b,
     ):
         await connected(a, b)
+        assert await b.peers.registry.get(b"\x07" * 32) is None
         async with open_node(tmp_path / "c", 3, [a.url]) as c:
-            with anyio.move_on_after(0.2) as waiting:
-                await c.peers.wait_connected()
+            with anyio.fail_after(SOON):
+                while not any("busy" in str(vars(r).get("reason")) for r in caplog.records):
+                    await anyio.sleep(0.01)
 
-        assert waiting.cancelled_caught
+            assert not c.peers.network.sessions
         assert len(a.peers.network.sessions) == 1
+
+
+async def test_sixty_four_idle_peers_shut_out_nobody(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(open_node(tmp_path / "a", 1))
+        for _ in range(64):
+            peer = await stack.enter_async_context(dial_raw(a.url))
+            await peer.challenge()
+
+        b = await stack.enter_async_context(open_node(tmp_path / "b", 2, [a.url]))
+        await connected(b)
 
 
 async def test_a_url_that_is_none_is_said_at_start(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
 from fabstir.protocol.s5.registry import sign_entry, sign_stream_message
 from fabstir.protocol.s5.wire import (
+    MAX_HOPS,
     Absent,
     AnnouncePeers,
     Handshake,
@@ -23,10 +24,12 @@ from fabstir.protocol.s5.wire import (
     HashQuery,
     LocationType,
     PeerInfo,
+    Refused,
     RegistryQuery,
     Signed,
     StorageLocation,
     StreamQuery,
+    Trace,
     Unknown,
     decode_message,
     sign_location,
@@ -42,8 +45,10 @@ uris = st.lists(st.text(max_size=40), max_size=3).map(tuple)
 challenges = st.binary(min_size=1, max_size=64)
 multihashes = st.builds(Multihash, raw32, st.sampled_from(HashType))
 type_lists = st.lists(st.integers(0, 255), max_size=16).map(tuple)
+trace_ids = st.binary(min_size=8, max_size=8)
+traces = st.one_of(st.none(), st.builds(Trace, id=trace_ids, hops=st.integers(0, MAX_HOPS)))
 queries = st.one_of(
-    st.builds(HashQuery, hash=multihashes, types=type_lists),
+    st.builds(HashQuery, hash=multihashes, types=type_lists, trace=traces),
     st.builds(HashQuery, hash=st.builds(Multihash, raw32), types=type_lists, legacy=st.just(True)),
 )
 signed_bodies = st.one_of(
@@ -83,13 +88,18 @@ messages = st.one_of(
     locations(),
     st.builds(sign_entry, raw32, st.integers(0, 99), st.binary(max_size=64), st.just(NATIVE)),
     st.builds(sign_stream_message, raw32, st.integers(0, 99), st.binary(), st.just(NATIVE)),
-    st.builds(RegistryQuery, public_key=raw32),
+    st.builds(RegistryQuery, public_key=raw32, trace=traces),
     st.builds(
         StreamQuery,
         public_key=raw32,
         after=st.one_of(st.none(), st.integers(0, (1 << 64) - 1)),
     ),
-    st.builds(Absent, subject=st.binary(min_size=33, max_size=33)),
+    st.builds(
+        Absent,
+        subject=st.binary(min_size=33, max_size=33),
+        trace_id=st.one_of(st.none(), trace_ids),
+    ),
+    st.builds(Refused, public_key=raw32, reason=st.text(max_size=100)),
 )
 
 
@@ -276,3 +286,10 @@ def test_no_location_beyond_the_limits_is_signed(
             parts=parts,
             crypto=NATIVE,
         )
+
+
+def test_what_other_nodes_put_behind_a_question_is_passed_over() -> None:
+    question = RegistryQuery(public_key=KEY)
+
+    for behind in (pack("more"), pack(b"x" * 9, 1), pack(b"x" * 8, MAX_HOPS + 1), b"\xc1", b"\xc4"):
+        assert decode_message(question.encode() + behind, NATIVE) == question

@@ -34,6 +34,7 @@ from fabstir.protocol.s5.wire import (
     PeerInfo,
     RegistryQuery,
     StreamQuery,
+    Trace,
     sign_location,
     sign_message,
 )
@@ -149,10 +150,12 @@ def chunk_sizes(given: Inputs) -> list[int]:
 
 
 def _query(given: Inputs) -> HashQuery:
+    trace = given.get("trace")
     return HashQuery(
         hash=Multihash(_hex(given["hash"])),
-        types=tuple(given["types"]),
+        types=tuple(given["types"]) if "types" in given else (),
         legacy=given["legacy"],
+        trace=None if trace is None else Trace(id=_hex(trace), hops=given["hops"]),
     )
 
 

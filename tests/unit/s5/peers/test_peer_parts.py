@@ -217,7 +217,7 @@ async def test_who_asks_the_same_shares_the_answers() -> None:
     searches = Searches[str, int](8, 2)
     asked: list[str] = []
 
-    def send() -> set[object]:
+    def send(_question_id: bytes) -> set[object]:
         asked.append("blob")
         return {"a", "b", "c", "d"}
 
@@ -239,7 +239,7 @@ async def test_who_asks_the_same_shares_the_answers() -> None:
 async def test_a_search_ends_with_its_deadline_or_its_settling() -> None:
     searches = Searches[str, int](8, 8)
 
-    async with searches.ask("blob", lambda: {"a", "b"}) as search:
+    async with searches.ask("blob", lambda _id: {"a", "b"}) as search:
         now = anyio.current_time()
         assert await search.answer(0, now) is None
         assert await search.collect(now, 10) == []
@@ -251,9 +251,9 @@ async def test_a_search_ends_with_its_deadline_or_its_settling() -> None:
 async def test_only_so_many_searches_run() -> None:
     searches = Searches[str, int](1, 8)
 
-    async with searches.ask("one", set):
+    async with searches.ask("one", lambda _id: set[object]()):
         with anyio.move_on_after(0.01) as waiting:
-            async with searches.ask("two", set):
+            async with searches.ask("two", lambda _id: set[object]()):
                 pytest.fail("it did not wait")
 
     assert waiting.cancelled_caught
