@@ -154,13 +154,30 @@ def gc(
         ),
     ] = GRACE_SECONDS,
 ) -> None:
-    """Remove what nobody has pinned for a while."""
+    """Remove what nobody has pinned for a while.
+
+    What a directory may need that cannot be read stays, and the directory is named.
+    """
     answer = _ask(ctx, "gc", {"grace_millis": round(grace * 1000)})
-    show(
-        ctx,
-        answer,
-        lambda: f"removed {answer['num_blobs']} blobs, {decimal(answer['num_bytes'])}",
-    )
+
+    def render() -> RenderableType:
+        said = f"removed {answer['num_blobs']} blobs, {decimal(answer['num_bytes'])}"
+        rows = [(entry["path"], entry["problem"]) for entry in answer["unreadable"]]
+        if not rows:
+            return said
+        kept = f"{answer['num_kept']} blobs that may be these directories' are kept until they"
+        return together(
+            said,
+            f"{kept} can be read, or are deleted (`fabstir s5 rm -r`):",
+            table("directory", "problem", rows=rows),
+        )
+
+    show(ctx, answer, render)
+    if answer["problem"]:
+        raise StorageError(
+            "the files' tree cannot be read, so only what nobody pinned was removed: "
+            f"{answer['problem']}"
+        )
 
 
 @app.command("export")

@@ -6,7 +6,7 @@ seconds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -37,6 +37,7 @@ from fabstir.storage.fs import (
     DirectoryInfo,
     FileInfo,
     ReadOnlyTree,
+    Vacuumed,
     open_tree,
     parse_path,
     refuse_twins,
@@ -56,6 +57,9 @@ MAX_LINES: Final = 10_000
 
 _MAX_LEFT_OUT = 10
 """Of what a folder has that is no file, so many are named."""
+
+_MAX_UNREADABLE = 10
+"""Of directories that cannot be read, so many are named."""
 
 _PINS_AT_ONCE = 256
 _PROGRESS_SECONDS = 0.1
@@ -280,9 +284,21 @@ class S5Commands:
     async def gc(self, asked: Asked) -> Json:
         """Release what the file system no longer names, then remove what nobody pins."""
         grace = asked.arguments.integer("grace_millis") / 1000
-        vacuumed = await self._s5.files.vacuum(self._s5.store.pins(FILES), min_age=grace)
+        problem: str | None = None
+        vacuumed = Vacuumed(num_pins=0, num_released=0, released_bytes=0)
+        try:
+            vacuumed = await self._s5.files.vacuum(self._s5.store.pins(FILES), min_age=grace)
+        except (StorageError, RemoteProtocolError) as error:
+            # What nobody pins goes all the same.
+            problem = str(error)
         collected = await self._s5.store.collect(grace_seconds=grace)
-        return {**asdict(collected), "num_released": vacuumed.num_released}
+        return {
+            **asdict(collected),
+            "num_released": vacuumed.num_released,
+            "num_kept": vacuumed.num_kept,
+            "unreadable": _shown_unreadable(vacuumed.unreadable),
+            "problem": problem,
+        }
 
     async def export(self, asked: Asked) -> Json:
         """Write all blobs into a file of this machine."""
@@ -304,23 +320,32 @@ class S5Commands:
             imported = await self._s5.store.import_(
                 file, self._s5.registry, owner=PINNED, on_progress=on_progress
             )
+        problem: str | None = None
         try:
-            await self._give_to_files()
+            unreadable = await self._give_to_files()
         except (StorageError, RemoteProtocolError) as error:
             # Nothing is lost: what was imported stays pinned, only not for the files.
-            return {**asdict(imported), "problem": str(error)}
-        return {**asdict(imported), "problem": None}
+            problem = str(error)
+        else:
+            if unreadable:
+                problem = "; ".join(f"{path!a}: {why}" for path, why in unreadable.items())
+        return {**asdict(imported), "problem": problem}
 
-    async def _give_to_files(self) -> None:
-        """Let the files own what their tree names: then `vacuum` keeps it, and releases it."""
+    async def _give_to_files(self) -> dict[str, str]:
+        """Let the files own what their tree names: then `vacuum` keeps it, and releases it.
+
+        Returns:
+            Which directories could not be read, and why.
+        """
         store, files = self._s5.store, self._s5.files
         named = await files.named()
-        pins = iter([pin async for pin in store.pins(PINNED) if pin.blob.digest in named])
+        pins = iter([pin async for pin in store.pins(PINNED) if pin.blob.digest in named.digests])
         while some := list(islice(pins, _PINS_AT_ONCE)):
             blobs = [pin.blob.multihash for pin in some]
             await store.pin(FILES, blobs, reason=files.reason("restored"))
             imported = [pin.blob.multihash for pin in some if pin.reason == IMPORTED]
             await store.unpin(PINNED, imported)
+        return _first(named.unreadable)
 
     # -- elsewhere --------------------------------------------------------------------------------
 
@@ -447,6 +472,14 @@ def _described(info: FileInfo | DirectoryInfo) -> dict[str, Json]:
         "is_encrypted": info.is_encrypted,
         "num_versions": info.num_versions,
     }
+
+
+def _first(unreadable: Mapping[str, str]) -> dict[str, str]:
+    return dict(islice(unreadable.items(), _MAX_UNREADABLE))
+
+
+def _shown_unreadable(unreadable: Mapping[str, str]) -> list[Json]:
+    return [{"path": path, "problem": problem} for path, problem in _first(unreadable).items()]
 
 
 def _found(finding: Finding, outcome: str) -> dict[str, Json]:

@@ -244,6 +244,10 @@ class NodeBlobs:
         """See `ports.Blobs`."""
         await self._node.store.unpin(self.owner, blobs)
 
+    async def relabel(self, blobs: Iterable[Multihash], *, reason: str) -> None:
+        """See `ports.Blobs`."""
+        await self._node.store.relabel(self.owner, blobs, reason=reason)
+
 
 class NodeRegistry:
     """`ports.Registry` over a node: what is here, unless others have something newer.

@@ -63,6 +63,11 @@ class Blobs(Protocol):
         """Drop this owner's pins; what nobody pins is collected later. Unknown ones are ignored."""
         ...
 
+    async def relabel(self, blobs: Iterable[Multihash], *, reason: str) -> None:
+        """Say anew why this owner keeps blobs. Those that it has not pinned are passed over; where
+        no reasons are kept, nothing happens."""
+        ...
+
 
 class Registry(Protocol):
     """Signed, revised pointers by public key."""

@@ -65,7 +65,7 @@ class Pin:
 
     Attributes:
         blob: its BLAKE3 identifier, also where it was pinned by its SHA-256.
-        reason: as it was first pinned.
+        reason: as it was first pinned, or said anew since.
         created_at: when the owner last stored or pinned it, in seconds of the store's clock:
             whoever releases what is no longer needed leaves alone what somebody just used again.
     """
@@ -94,6 +94,11 @@ _RENEW_PIN = (
     update(pins)
     .where(pins.c.owner == bindparam("of_owner"), pins.c.blob_id == bindparam("of_blob"))
     .values(created_at=bindparam("at"))
+)
+_RELABEL_PIN = (
+    update(pins)
+    .where(pins.c.owner == bindparam("of_owner"), pins.c.blob_id == bindparam("of_blob"))
+    .values(reason=bindparam("why"))
 )
 _INSERT_PIN = insert(pins)
 _COUNT_PIN = (
@@ -165,6 +170,11 @@ def delete_pin(connection: Connection, owner: str, row: BlobRow, now: float) -> 
     connection.execute(_DISCOUNT_PIN, {"of_blob": row.id, "at": now})
     add_usage(connection, owner, -1, -row.size)
     return True
+
+
+def relabel_pin(connection: Connection, owner: str, row: BlobRow, reason: str) -> None:
+    """Another reason for a pin, if the owner has it."""
+    connection.execute(_RELABEL_PIN, {"of_owner": owner, "of_blob": row.id, "why": reason})
 
 
 def add_usage(connection: Connection, owner: str, num_blobs: int, num_bytes: int) -> Usage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, String, case, func, select
 
 from fabstir.db.s5.blobs import blobs
 from fabstir.db.s5.pins import owners, pins
@@ -28,11 +28,20 @@ class UsageLine:
 def load_usage_lines(connection: Connection, limit: int) -> list[UsageLine]:
     """By owner, then the largest first. Reads every pin: a second for a million of them."""
     total = func.sum(blobs.c.size)
+    # The file system writes fs:TREE:DIRECTORY:what; people want to know of trees.
+    reason = case(
+        (
+            pins.c.reason.like(f"fs:{'_' * 8}:{'_' * 16}:%"),
+            func.substr(pins.c.reason, 1, 12, type_=String)
+            + func.substr(pins.c.reason, 30, type_=String),
+        ),
+        else_=pins.c.reason,
+    )
     rows = connection.execute(
-        select(pins.c.owner, pins.c.reason, func.count(), total, owners.c.max_bytes)
+        select(pins.c.owner, reason, func.count(), total, owners.c.max_bytes)
         .join(blobs, blobs.c.id == pins.c.blob_id)
         .outerjoin(owners, owners.c.owner == pins.c.owner)
-        .group_by(pins.c.owner, pins.c.reason)
+        .group_by(pins.c.owner, reason, owners.c.max_bytes)
         .order_by(pins.c.owner, total.desc())
         .limit(limit)
     )

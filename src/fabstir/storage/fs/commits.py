@@ -255,7 +255,7 @@ class Commits:
             await self._wait(attempt)
             loaded = await self._directories.load_or_begin(child, path)
             if loaded.blob is not None:
-                await self._directories.keep(loaded.blob)
+                await self._directories.keep(loaded.blob, child.cid.link)
                 return self._reference(child)
             if await self._publish(Plan(plan.path), loaded, _Edit()):
                 return self._reference(child)
@@ -327,6 +327,9 @@ class Commits:
         blob = await self._directories.store_directory(
             directory, encoded, capability, plan.unstored
         )
+        if not plan.unstored:  # then they were stored before it was known where they will be
+            reason = self._directories.reason("file", capability.cid.link)
+            await self._directories.relabel(plan.new_files(), reason)
         plan.unstored.clear()
         is_sealed = capability.cid.encryption_key is not None
         try:

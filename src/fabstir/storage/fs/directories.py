@@ -70,6 +70,9 @@ _ENCODED_WEIGHT: Final = 3
 _MAX_READS = 5
 """How often a directory is read again whose blob was replaced between entry and blob."""
 
+LABEL_BYTES: Final = 8
+"""Of a directory's link, beside the pins of what is in it."""
+
 FILE_KEY, DIRECTORY_KEY = "f:", "d:"
 """What the keys of a HAMT begin with."""
 
@@ -415,8 +418,13 @@ class Directories:
         sealed = self._sealed(encoded.data, capability)
         digest = self.crypto.blake3(sealed)
         try:
-            own = Unstored(sealed, self.reason("directory"), may_use_reserve=True)
-            await put_all(self.blobs, [own, *beside])
+            link = capability.cid.link
+            files = [
+                replace(file, reason=self.reason("file", link)) if file.is_own else file
+                for file in beside
+            ]
+            own = Unstored(sealed, self.reason("directory", link), may_use_reserve=True)
+            await put_all(self.blobs, [own, *files])
         except StorageError:
             if capability.cid.encryption_key is not None:
                 await self.release([Multihash(digest)])
@@ -457,10 +465,11 @@ class Directories:
         entry = await self._newest(capability.cid.link, path)
         return 0 if entry is None or not entry.data else entry.revision
 
-    async def keep(self, blob: Multihash) -> None:
+    async def keep(self, blob: Multihash, link: bytes) -> None:
         """Pin a directory again that may have been let go of."""
         data = await self.blobs.get(blob, max_bytes=_sealed_limit(MAX_MUTABLE_BYTES))
-        await self.blobs.put(data, reason=self.reason("directory"), may_use_reserve=True)
+        reason = self.reason("directory", link)
+        await self.blobs.put(data, reason=reason, may_use_reserve=True)
 
     async def release(self, blobs: Iterable[Multihash]) -> None:
         """Drop pins of blobs that nothing names any more.
@@ -472,9 +481,24 @@ class Directories:
         except StorageError as exc:
             _LOG.warning("old blobs stay until the next vacuum", extra={"reason": str(exc)})
 
-    def reason(self, what: str) -> str:
-        """Why a blob of this tree is pinned."""
-        return f"{self.label}:{what}"
+    async def relabel(self, blobs: Iterable[Multihash], reason: str) -> None:
+        """Say for which directory blobs are kept, or that this is not known.
+
+        Raises:
+            StorageError: what a vacuum may take for garbage would be wrong.
+        """
+        wanted = list(blobs)
+        if wanted:
+            await self.blobs.relabel(wanted, reason=reason)
+
+    def reason(self, what: str, link: bytes = b"") -> str:
+        """Why a blob of this tree is pinned, and for which directory alone, if for one."""
+        return f"{self.label}:{link[:LABEL_BYTES].hex()}:{what}" if link else f"{self.label}:{what}"
+
+    def label_of(self, reason: str) -> tuple[str, str]:
+        """What a pin of this tree is: the label of its directory ("": unknown), and the word."""
+        directory, _, what = reason.removeprefix(f"{self.label}:").rpartition(":")
+        return directory, what
 
     def _sealed(self, data: bytes, capability: Capability) -> bytes:
         key = capability.cid.encryption_key

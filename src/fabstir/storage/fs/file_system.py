@@ -43,7 +43,7 @@ from fabstir.storage.fs.running import Running
 from fabstir.storage.fs.snapshots import Snapshot, Snapshots
 from fabstir.storage.fs.tree import ReadOnlyTree
 from fabstir.storage.fs.uploads import SHORT_BYTES, Uploads, Wish, gather_short
-from fabstir.storage.fs.vacuum import Vacuum, Vacuumed
+from fabstir.storage.fs.vacuum import Named, Vacuum, Vacuumed
 from fabstir.storage.fs.values import (
     OWN_PREFIX,
     DirectoryInfo,
@@ -421,24 +421,27 @@ class FileSystem(ReadOnlyTree):
         writing no longer names, the rest of the tree may. Other processes may write meanwhile, if
         none of their writes takes longer than `min_age`.
 
+        What a directory may need that cannot be read stays, and the answer says which one it is;
+        what only the others needed goes.
+
         Args:
             pins: of the owner whose `Blobs` this file system has: `store.pins(owner)`.
             min_age: seconds for which a new pin is left alone.
 
         Raises:
-            CorruptBlob, AccessDenied, PortalError: a part of the tree cannot be read, so nothing
-                is released.
-            WriteConflict: the tree never stood still, or a snapshot is being made; nothing is
+            CorruptBlob, AccessDenied, RemoteProtocolError, PortalError: the root, or the index of
+                snapshots, cannot be read, so nothing is released.
+            WriteConflict: the root never stood still, or a snapshot is being made; nothing is
                 released.
         """
         return await self._vacuum.run(pins, min_age)
 
-    async def named(self) -> set[bytes]:
-        """The digests of all blobs that the tree, its history and its snapshots need.
+    async def named(self) -> Named:
+        """The blobs that the tree, its history and its snapshots need, as far as it can be read.
 
         Raises:
-            CorruptBlob, AccessDenied, PortalError: a part of the tree cannot be read.
-            WriteConflict: the tree never stood still, or a snapshot is being made.
+            CorruptBlob, AccessDenied, RemoteProtocolError, PortalError: its root cannot be.
+            WriteConflict: it never stood still, or a snapshot is being made.
         """
         return await self._vacuum.named()
 

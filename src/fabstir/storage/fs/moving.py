@@ -28,11 +28,13 @@ from fabstir.storage.fs.changes import (
     TakeAway,
 )
 from fabstir.storage.fs.commits import Commits
+from fabstir.storage.fs.contents import blob_of
 from fabstir.storage.fs.directories import Directories, Loaded
-from fabstir.storage.fs.keys import MOVING, child_of, plain_extra, sealed_write_key
-from fabstir.storage.fs.ownership import mark_shared
+from fabstir.storage.fs.keys import MOUNTED, MOVING, child_of, plain_extra, sealed_write_key
+from fabstir.storage.fs.ownership import mark_shared, own_blobs
 from fabstir.storage.fs.paths import Segments, format_path
 from fabstir.storage.fs.plans import Plan
+from fabstir.storage.fs.values import versions_of
 
 
 class Place:
@@ -97,11 +99,42 @@ class Moving:
                 raise WriteConflict(source.path, "somebody changed it while it was moved")
             return marked
 
+        if await self._is_mounted(source) or await self._is_mounted(target):
+            await self._hold(file)
         await self._commit(source, {source.segments[-1]: EditFile(path=source.path, edit=mark)})
+        own = list(own_blobs(file))
+        await self._directories.relabel(own, self._directories.reason("file"))
         placed = self._placed(target, marked, overwrite=overwrite)
         await self._commit(target, {target.segments[-1]: placed})
         taken = TakeAway(path=source.path, file=marked, is_strict=False)
         await self._commit(source, {source.segments[-1]: taken})
+        link = target.parent.capability.cid.link
+        await self._directories.relabel(own, self._directories.reason("file", link))
+
+    async def _is_mounted(self, place: Place) -> bool:
+        """Whether a place is in a directory that belongs to another tree."""
+        loaded = await self._directories.load(self._root, "")
+        for depth, name in enumerate(place.segments[:-1], 1):
+            ref = (await self._directories.slot(loaded, name))[1].directory
+            if ref is None or MOUNTED in ref.extra:
+                return ref is not None
+            child = child_of(loaded.capability, name, ref, self._directories.crypto)
+            loaded = await self._directories.load(child, format_path(place.segments[:depth]))
+        return False
+
+    async def _hold(self, file: FileRef) -> None:
+        """Keep the blobs of a file and its history here, whoever did so far.
+
+        Who kept them for their place in one tree, this identity's other machines or the owner of a
+        mounted directory, lets them go when they are not there any more, and cannot always look
+        into the other tree.
+
+        Raises:
+            NotFound, PortalError: nobody has one of them now.
+        """
+        for version in versions_of(file):
+            pieces = self._directories.blobs.read(blob_of(version))
+            await self._directories.blobs.put(pieces, reason=self._directories.reason("file"))
 
     def _placed(self, target: Place, file: FileRef, *, overwrite: bool) -> PutFile:
         return PutFile(

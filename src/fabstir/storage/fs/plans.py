@@ -35,13 +35,16 @@ class Plan:
         """Plan a change of the last name of a path. Changes of one name follow one another."""
         self.at(path[:-1]).changes.setdefault(path[-1], []).append(change)
 
-    def blobs(self) -> set[Multihash]:
-        """The blobs that were stored for this plan, as far as nothing else names them."""
-        found = {
+    def new_files(self) -> set[Multihash]:
+        """The blobs that were stored for this directory's files, if nothing else can name them."""
+        return {
             blob
             for changes in self.changes.values()
             for change in changes
             if isinstance(change, PutFile) and change.is_new
             for blob in own_blobs(change.file)
         }
-        return found.union(*(plan.blobs() for plan in self.below.values()))
+
+    def blobs(self) -> set[Multihash]:
+        """The blobs that were stored for this plan, as far as nothing else names them."""
+        return self.new_files().union(*(plan.blobs() for plan in self.below.values()))

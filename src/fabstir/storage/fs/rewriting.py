@@ -149,7 +149,7 @@ class _Nodes:
     async def flush(self) -> None:
         """Store what waits."""
         waiting, self.waiting = self.waiting, []
-        reason = self.directories.reason("node")
+        reason = self.directories.reason("node", self.loaded.capability.cid.link)
         await put_all(
             self.directories.blobs,
             [Unstored(node, reason, may_use_reserve=True) for node in waiting],

@@ -12,12 +12,17 @@ from fabstir.storage.ports import Blobs
 
 @dataclass(frozen=True, slots=True)
 class Unstored:
-    """The bytes of a blob that is to be stored, and why it will be pinned."""
+    """The bytes of a blob that is to be stored, and why it will be pinned.
+
+    Attributes:
+        may_use_reserve: see `ports.Blobs.put`.
+        is_own: whether one entry alone can name it.
+    """
 
     data: bytes
     reason: str
     may_use_reserve: bool = False
-    """See `ports.Blobs.put`."""
+    is_own: bool = False
 
 
 async def put_all(blobs: Blobs, unstored: Sequence[Unstored]) -> None:

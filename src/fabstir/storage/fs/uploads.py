@@ -11,6 +11,7 @@ from fabstir.storage.fs.changes import PutFile
 from fabstir.storage.fs.contents import Data, Stored, prepare_content, store_content
 from fabstir.storage.fs.directories import Directories
 from fabstir.storage.fs.media_types import guess_media_type
+from fabstir.storage.fs.ownership import own_blobs
 from fabstir.storage.fs.paths import Segments, format_path
 from fabstir.storage.fs.running import Write
 from fabstir.storage.fs.together import Unstored, put_all
@@ -84,8 +85,10 @@ class Uploads:
             crypto=self._directories.crypto,
             random=self._directories.random,
         )
-        unstored = Unstored(prepared.data, self._directories.reason("file"))
-        return unstored, self._change(wish, prepared.stored, write)
+        change = self._change(wish, prepared.stored, write)
+        is_own = any(own_blobs(change.file))
+        unstored = Unstored(prepared.data, self._directories.reason("file"), is_own=is_own)
+        return unstored, change
 
     async def store_all(self, unstored: list[Unstored]) -> None:
         """Store many short contents together. Raises as `store`; some may be kept then."""

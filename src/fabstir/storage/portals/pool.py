@@ -246,6 +246,9 @@ class PortalPool:
         if portals and len(failures) == len(portals):
             raise conclude(f"{len(wanted)} blobs were released nowhere", failures)
 
+    async def relabel(self, blobs: Iterable[Multihash], *, reason: str) -> None:
+        """See `ports.Blobs`: portals keep no reasons."""
+
     async def usage(self) -> list[PortalUsage]:
         """What is stored at each portal, and what it costs; never raises for one that fails."""
         found: dict[str, PortalUsage] = {}

@@ -34,3 +34,7 @@ class LocalBlobs:
     async def release(self, blobs: Iterable[Multihash]) -> None:
         """Drop this owner's pins."""
         await self.store.unpin(self.owner, blobs)
+
+    async def relabel(self, blobs: Iterable[Multihash], *, reason: str) -> None:
+        """See `ports.Blobs`."""
+        await self.store.relabel(self.owner, blobs, reason=reason)

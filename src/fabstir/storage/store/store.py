@@ -41,6 +41,7 @@ from fabstir.db.s5.pins import (
     load_owners,
     load_pins,
     load_usage,
+    relabel_pin,
     save_quota,
 )
 from fabstir.db.s5.scrubs import ScrubRound, load_round
@@ -235,6 +236,19 @@ class BlobStore:
 
             num_unpinned += await self.make_room(unpin, durable=False)
         return num_unpinned
+
+    async def relabel(self, owner: str, blobs: Iterable[Multihash], *, reason: str) -> None:
+        """Say anew why an owner keeps blobs; those that it has not pinned are passed over. A power
+        cut may take it back."""
+        remaining = iter(blobs)
+        while page := list(islice(remaining, _PAGE)):
+
+            def relabel(connection: Connection, page: list[Multihash] = page) -> None:
+                for blob in page:
+                    if (row := find_blob(connection, blob)) is not None:
+                        relabel_pin(connection, owner, row, reason)
+
+            await self.db.write(relabel, durable=False)
 
     async def pins(self, owner: str | None = None) -> AsyncIterator[Pin]:
         """Everything that an owner (None: anybody) keeps, in the order in which it came."""
