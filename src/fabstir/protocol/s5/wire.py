@@ -318,6 +318,11 @@ class StorageLocation:
     signature: bytes
     legacy: bool = False
 
+    @property
+    def subject(self) -> bytes:
+        """The multihash as the question had it."""
+        return _write_multihash(self.hash, legacy=self.legacy)
+
     def encode(self) -> bytes:
         return self._signed_part() + encode_multikey(self.public_key) + self.signature
 
@@ -326,7 +331,7 @@ class StorageLocation:
         return b"".join(
             (
                 bytes([Method.STORAGE_LOCATION]),
-                _write_multihash(self.hash, legacy=self.legacy),
+                self.subject,
                 bytes([self.type]),
                 self.expiry.to_bytes(4, "little"),
                 bytes([len(texts)]),

@@ -22,7 +22,7 @@ from fabstir.protocol.s5.wire import (
 from fabstir.storage.peers.limits import PeerLimits
 from fabstir.storage.peers.locations import LocationCache
 from fabstir.storage.peers.network import Network
-from fabstir.storage.peers.relaying import Relaying, say_absent
+from fabstir.storage.peers.relaying import Relaying, asker_of, say_absent
 from fabstir.storage.peers.search import Searches
 from fabstir.storage.peers.session import OwnNode, PeerSession
 from fabstir.storage.peers.standing import Standing
@@ -75,7 +75,8 @@ class BlobLocations:
         self.givers = Standing(limits.avoid, monotonic)
         """Of nodes whose locations give nothing: they may still be good peers."""
         self._cache = LocationCache(limits, clock)
-        self.searches = Searches[Multihash, StorageLocation](
+        # By the hash as the question has it: an answer in the other form answers another question.
+        self.searches = Searches[bytes, StorageLocation](
             limits.max_searches, limits.max_locations, on_silent=on_silent, new_id=new_id
         )
 
@@ -84,7 +85,7 @@ class BlobLocations:
         if known := self._known(blob):
             return known
         until = anyio.current_time() + self._limits.query_deadline
-        async with self.searches.ask(blob, partial(self._query, blob)) as search:
+        async with self.searches.ask(blob.to_bytes(), partial(self._query, blob)) as search:
             found = await search.collect(until, self._limits.settle)
         return [location for location in found if self._is_for_us(location)]
 
@@ -95,7 +96,7 @@ class BlobLocations:
             tried.add((location.public_key, location.parts))
             yield location
         until = anyio.current_time() + self._limits.query_deadline
-        async with self.searches.ask(blob, partial(self._query, blob)) as search:
+        async with self.searches.ask(blob.to_bytes(), partial(self._query, blob)) as search:
             index = 0
             while (location := await search.answer(index, until)) is not None:
                 index += 1
@@ -132,8 +133,7 @@ class BlobLocations:
         if known is not None and self._is_usable(known):
             session.send(known.encode())
             return
-        is_echo = query.trace is None and self.searches.is_asked(query.hash, session)
-        trace = None if is_echo else self._relaying.trace(query, session)
+        trace = self._relaying.trace(query, session)
         if trace is None:
             say_absent(session, query.subject, query.trace)
         else:
@@ -148,7 +148,9 @@ class BlobLocations:
 
         async with (
             self._relaying.room,
-            self.searches.ask(query.hash, send, asker=trace.id, question_id=trace.id) as search,
+            self.searches.ask(
+                query.subject, send, asker=asker_of(session, query), question_id=trace.id
+            ) as search,
         ):
             async for location in search.each(until, self._limits.settle):
                 if _answers(location, query, session):
@@ -175,18 +177,18 @@ class BlobLocations:
 
     def take(self, session: PeerSession, location: StorageLocation) -> None:
         """What a peer answers."""
-        if location.hash not in self.searches:
+        if location.subject not in self.searches:
             return  # nobody asked, or too late
         session.has_answered()
         accepted = location if self._is_sound(session, location) else None
         if accepted is not None and self._may_be_fetched(accepted):
             self._cache.add(accepted)
-        self.searches.answer(location.hash, session, accepted)
+        self.searches.answer(location.subject, session, accepted)
 
-    def take_absent(self, session: PeerSession, blob: Multihash, message: Absent) -> None:
+    def take_absent(self, session: PeerSession, message: Absent) -> None:
         """A peer has it not."""
         session.has_answered()
-        self.searches.answer(blob, session, None, message.trace_id)
+        self.searches.answer(message.subject, session, None, message.trace_id)
 
     def _known(self, blob: Multihash) -> list[StorageLocation]:
         return [location for location in self._cache.get(blob) if self._is_usable(location)]

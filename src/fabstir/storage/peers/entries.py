@@ -18,7 +18,7 @@ from fabstir.storage.peers.announcing import Announcements
 from fabstir.storage.peers.blobs import on_silent
 from fabstir.storage.peers.limits import PeerLimits
 from fabstir.storage.peers.network import Network
-from fabstir.storage.peers.relaying import Relaying, say_absent
+from fabstir.storage.peers.relaying import Relaying, asker_of, say_absent
 from fabstir.storage.peers.search import Searches
 from fabstir.storage.peers.session import PeerSession
 from fabstir.storage.ports import Registry
@@ -74,9 +74,8 @@ class PeerEntries:
     async def answer(self, session: PeerSession, query: RegistryQuery) -> None:
         """Say what this node has. For who has only this node to ask, the others are asked first."""
         ours = await self._own(query.public_key)
-        is_echo = query.trace is None and self.searches.is_asked(query.public_key, session)
         may_ask = ours is None or (query.trace is None and not self._is_fresh(query.public_key))
-        trace = self._relaying.trace(query, session) if may_ask and not is_echo else None
+        trace = self._relaying.trace(query, session) if may_ask else None
         if trace is None and not self._announcements.is_held(ours):
             self._say(session, query, ours)
         else:
@@ -120,7 +119,7 @@ class PeerEntries:
         async with (
             self._relaying.room,
             self.searches.ask(
-                query.public_key, send, asker=trace.id, question_id=trace.id
+                query.public_key, send, asker=asker_of(session, query), question_id=trace.id
             ) as search,
         ):
             found = await search.collect(until, self._limits.settle)

@@ -50,6 +50,9 @@ _logger = logging.getLogger(__name__)
 
 _QUESTION_ID_BYTES = 8
 
+_KEY_TYPE = b"\xed"
+"""What a registry key begins with, and no hash."""
+
 _DEFAULT_LIMITS = PeerLimits()
 
 
@@ -263,12 +266,10 @@ class Peers:
                 pass  # streams, handshakes out of turn, and what later nodes will say
 
     def _take_absent(self, session: PeerSession, message: Absent) -> None:
-        try:
-            blob = Multihash.from_bytes(message.subject)
-        except ValueError:
+        if message.subject.startswith(_KEY_TYPE):
             self._entries.take_absent(session, message)
         else:
-            self._blobs.take_absent(session, blob, message)
+            self._blobs.take_absent(session, message)
 
 
 @asynccontextmanager

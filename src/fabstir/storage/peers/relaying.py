@@ -2,7 +2,7 @@
 
 A question goes to every peer but the one that asked, at most MAX_HOPS times. It carries an id, and
 who has seen that answers at once that it has nothing, so none goes round. Nodes that know no ids
-get and send plain questions; one that comes back from a peer that was just asked ends here.
+get and send plain questions, of which each peer has one of a kind going on at a time.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ class Relaying:
         self._seen[question_id] = None
         if len(self._seen) > self._limits.max_seen_questions:
             self._seen.popitem(last=False)
+
+
+def asker_of(session: PeerSession, query: HashQuery | RegistryQuery) -> object:
+    """For whom a question is passed on; plain ones of a peer for the same thing are one."""
+    return session if query.trace is None else query.trace.id
 
 
 def say_absent(session: PeerSession, subject: bytes, trace: Trace | None) -> None:

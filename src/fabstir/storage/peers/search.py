@@ -28,7 +28,6 @@ class Search(Generic[Answer]):
         on_silent: Callable[[object], None],
     ) -> None:
         self.id = question_id
-        self.asked = frozenset(waiting)
         self.answers: list[Answer] = []
         self.num_users = 0
         self._waiting = waiting
@@ -104,10 +103,6 @@ class Searches(Generic[Key, Answer]):
 
     def __contains__(self, key: Key) -> bool:
         return key in self._running
-
-    def is_asked(self, key: Key, who: object) -> bool:
-        """Whether `who` was asked this a moment ago."""
-        return any(who in search.asked for search in self._running.get(key, {}).values())
 
     def is_ours(self, key: Key) -> bool:
         """Whether this node asks for itself."""
