@@ -183,7 +183,9 @@ async def _on_missing(request: Request, _error: Exception) -> Response:
     return _error_response(404, "not_found", f"there is no {request.url.path}")
 
 
-async def _on_method(request: Request, _error: Exception) -> Response:
+async def _on_method(request: Request, error: Exception) -> Response:
+    if request.method == "OPTIONS":  # asks for just the methods that there are
+        return Response(status_code=204, headers=getattr(error, "headers", None))
     return _error_response(
         405, "method_not_allowed", f"{request.url.path} does not take {request.method}"
     )

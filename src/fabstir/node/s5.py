@@ -169,6 +169,7 @@ async def _services(
         version=f"fabstir/{__version__}",
         authorities=authorities,
         is_public=s5.public,
+        public_url=s5.url.rstrip("/"),
         is_secure=url.startswith("https://"),
         crypto=NATIVE,
         limits=Limits(max_upload_bytes=s5.max_upload_bytes),

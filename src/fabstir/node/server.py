@@ -27,6 +27,7 @@ from websockets.exceptions import WebSocketException
 from fabstir.node.connections import Connections, DoorLimits, OpenConnection
 from fabstir.node.forwarded import ForwardedPlaces
 from fabstir.node.http_protocol import HttpProtocol
+from fabstir.node.request_target import RequestTargets
 from fabstir.node.websocket_protocol import WebSocketProtocol
 from fabstir.primitives.errors import ConfigError
 
@@ -132,7 +133,7 @@ async def open_server(
     """
     connections = Connections() if connections is None else connections
     config = uvicorn.Config(
-        _behind_proxies(app, connections.limits),
+        _behind_proxies(RequestTargets(app), connections.limits),
         http=HttpProtocol,
         log_config=None,
         access_log=False,

@@ -93,7 +93,9 @@ async def on_missing(request: Request, _error: Exception) -> Response:
 
 
 async def on_method(request: Request, error: Exception) -> Response:
-    """A route, but not for this method."""
+    """A route, but not for this method. OPTIONS asks for just those that it has."""
     message = f"{request.url.path[:200]} does not take {request.method}"
     headers: Mapping[str, str] = getattr(error, "headers", None) or {}
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers=headers)
     return json_response(error_body("method_not_allowed", message), 405, headers)

@@ -64,6 +64,7 @@ class S5Services:
         version: of this software.
         authorities: every `host[:port]` by which this node is reached.
         is_public: whether strangers may connect. If not, pages of other origins may only read.
+        public_url: what `s5.url` says, without a slash at its end; "": nothing.
         is_secure: whether it is reached by https, so that cookies are kept to it.
     """
 
@@ -88,3 +89,4 @@ class S5Services:
     is_secure: bool
     crypto: Crypto = field(repr=False)
     limits: Limits = field(default_factory=Limits)
+    public_url: str = ""

@@ -85,8 +85,11 @@ class TusDoors:
             message = "this node has the blob already, and keeps it for this account now"
             headers = {"Tus-Resumable": VERSION, "Upload-Cid": cid}
             return json_response(error_body("conflict", message, {"cid": cid}), 409, headers)
-        # Absolute, because clients of S5 lose the port of a relative one (lib5's TUS client).
-        location = f"{request.url.scheme}://{request.url.netloc}{PATH}/{upload.id}"
+        # Absolute, because clients of S5 lose the port of a relative one (lib5's TUS client). Where
+        # the node has a URL of its own, that one: a proxy before it speaks plain HTTP to it, and
+        # what of the client's request it passes on is the proxy's own matter.
+        asked = f"{request.url.scheme}://{request.url.netloc}"
+        location = f"{self._services.public_url or asked}{PATH}/{upload.id}"
         return Response(status_code=201, headers=_headers(upload) | {"Location": location})
 
     async def status(self, request: Request) -> Response:

@@ -161,6 +161,7 @@ async def open_door(
     port: int = 0,
     lifetime: int = 3600,
     num_max_bytes: int | None = None,
+    public_url: str = "",
 ) -> AsyncGenerator[Door]:
     """Serve a node from a folder for the length of the block."""
     listener = bind("127.0.0.1", port, setting="s5.port")
@@ -244,6 +245,7 @@ async def open_door(
             version=__version__,
             authorities=frozenset({f"127.0.0.1:{port}", f"localhost:{port}"}),
             is_public=is_public,
+            public_url=public_url,
             is_secure=False,
             crypto=NATIVE,
             limits=Limits(entry_burst=100_000) if limits is None else limits,
