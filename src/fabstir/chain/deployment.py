@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from platformdirs import user_data_path
 
+from fabstir.db.files import replace_private
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import Address, ChainId, parse_address
 
@@ -66,10 +67,7 @@ def load_deployment(path: Path) -> Deployment:
 def save_deployment(path: Path, deployment: Deployment) -> None:
     """Write the file whole or not at all; the same deployment always gives the same bytes."""
     values = {field.name: getattr(deployment, field.name) for field in fields(deployment)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
-    part.replace(path)
+    replace_private(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def _parse_field(path: Path, name: str, values: dict[str, Any]) -> Any:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fabstir.chain._account import Account
 from fabstir.crypto import NATIVE, checksum_address
-from fabstir.db.files import create_private
+from fabstir.db.files import OpenToOthers, create_private, read_secret
 from fabstir.db.outbox import SignedVersion
 from fabstir.primitives.errors import KeystoreError
 from fabstir.primitives.ids import Address, ChainId, Hash32
@@ -124,6 +123,10 @@ async def load_keystore(path: Path, password: str) -> Signer:
     return Signer(await asyncio.to_thread(_decrypt, path, text, password))
 
 
+_MAX_SECRET_BYTES = 1 << 20
+"""A keystore has less than 1 KiB."""
+
+
 def read_secret_file(path: Path) -> str:
     """The text of a file that only its owner may read, without the line end.
 
@@ -131,8 +134,12 @@ def read_secret_file(path: Path) -> str:
         KeystoreError: it is missing, not text, or group or others may read it.
     """
     try:
-        mode = path.stat().st_mode
-        text = path.read_text("utf-8")
+        text = read_secret(path, _MAX_SECRET_BYTES).decode()
+    except OpenToOthers as exc:
+        raise KeystoreError(
+            f"{path} can be read by other users (mode {exc.mode:04o}), so it may be known to them: "
+            f"run `chmod 600 {path}`, or make a new key"
+        ) from exc
     except FileNotFoundError as exc:
         raise KeystoreError(
             f"there is no {path}: make a wallet with `fabstir keys new`, or correct the wallet.* "
@@ -142,11 +149,6 @@ def read_secret_file(path: Path) -> str:
         raise KeystoreError(f"{path} cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise KeystoreError(f"{path} is not a text file") from exc
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise KeystoreError(
-            f"{path} can be read by other users (mode {stat.S_IMODE(mode):04o}), so it may be "
-            f"known to them: run `chmod 600 {path}`, or make a new key"
-        )
     return text.rstrip("\r\n")
 
 

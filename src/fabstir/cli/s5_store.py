@@ -217,6 +217,11 @@ def import_(
         return f"{came} from {file}"
 
     show(ctx, answer, render)
+    if answer["num_refused"]:
+        raise StorageError(
+            f"{answer['num_refused']} registry entries are of further keys than this node takes: "
+            "raise s5.max_registry_entries and import it again, which goes on"
+        )
     if answer["problem"]:
         raise StorageError(
             f"everything is pinned, but the tree of this identity cannot be read as a whole, so "

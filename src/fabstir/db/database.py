@@ -31,7 +31,7 @@ from fabstir.db._writer import (
     is_io_error,
     is_of_the_disk,
 )
-from fabstir.db.files import free_bytes, is_full
+from fabstir.db.files import free_bytes, is_full, make_private_folder
 from fabstir.db.lock import locked
 from fabstir.db.reserve import Reserve
 from fabstir.db.schema import JOURNAL, Schema
@@ -111,6 +111,19 @@ class Database:
             if is_of_the_disk(exc):
                 raise disk_error(exc, self.path, "read") from exc
             raise
+
+
+def make_data_folder(folder: Path) -> None:
+    """Make the folder of a journal, as `make_private_folder`.
+
+    Raises:
+        ConfigError: it cannot be made.
+        StorageFull: the disk has no room for it.
+    """
+    try:
+        make_private_folder(folder)
+    except OSError as exc:
+        raise _opening_error(exc, folder) from exc
 
 
 @asynccontextmanager
@@ -236,8 +249,8 @@ def _opening_error(error: SQLAlchemyError | OSError, path: Path) -> FabstirError
                 "free to this user). Free disk space, and do it again"
             )
         return ConfigError(
-            f"{path} cannot be used as the database: {error.strerror}. See who owns it, or choose "
-            "another place"
+            f"{path} cannot be made or opened: {error.strerror}. See who owns it, or choose "
+            "another place (paths.data_dir)"
         )
     if isinstance(error, DatabaseError) and is_of_the_disk(error):
         found = disk_error(error, path, "used as the database")

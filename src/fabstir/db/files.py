@@ -86,22 +86,25 @@ def make_private_folder(folder: Path) -> None:
         folder.chmod(0o700)
 
 
-def open_own(path: Path, flags: int) -> int:
-    """Open a file of ours (mode 0600 if it is made): never through a link, and only a plain one.
+def open_own(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Open a file of ours: never through a link, and only a plain one.
+
+    Args:
+        mode: what one that is made gets, less the umask.
 
     Raises:
         OSError: also ELOOP for a link, and EINVAL for a pipe or a device, which may never answer.
     """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
     return descriptor
 
 
-def append_to(path: Path) -> BinaryIO:
-    """A file of ours to add to, as `open_own`; each write goes out at once."""
-    return os.fdopen(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab", buffering=0)
+def append_to(path: Path, mode: int = 0o600) -> BinaryIO:
+    """A file of ours to add to, as `open_own`."""
+    return os.fdopen(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode), "ab")
 
 
 def write_own(path: Path, content: bytes) -> None:

@@ -13,12 +13,14 @@ import logging
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 
+from fabstir.db.files import replace_private
 from fabstir.engines._http import EngineAddress
 from fabstir.engines._process import LlamaCppConfig, ThreadCounts, open_child
 
@@ -84,10 +86,8 @@ async def _speeds(
         return known
     measured = await _measure(config, tried, on_progress)
     if len(measured) == len(tried):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(measured))
-        part.replace(file)
+        with suppress(OSError):  # it is measured again then
+            replace_private(file, json.dumps(measured).encode())
     return measured
 
 

@@ -13,7 +13,7 @@ from fabstir.chain.keystore import Signer, load_keystore, read_secret_file
 from fabstir.chain.rpc import Chain, open_chain
 from fabstir.chain.transactions import TransactionOptions, TransactionQueue, open_transaction_queue
 from fabstir.config import Settings
-from fabstir.db import Database, open_database
+from fabstir.db import Database, make_data_folder, open_database
 from fabstir.node.registration import Registrar
 
 
@@ -45,7 +45,7 @@ async def open_market(settings: Settings) -> AsyncGenerator[HostMarket]:
     chain_id, data_dir = settings.chain.chain_id, settings.paths.data_dir
     password = read_secret_file(settings.wallet.password_file)
     signer = await load_keystore(settings.wallet.keystore, password)
-    data_dir.mkdir(parents=True, exist_ok=True)
+    make_data_folder(data_dir)
     deployment = load_deployment(locate_deployment(settings.chain.deployment, chain_id, data_dir))
     options = TransactionOptions(timeout=settings.chain.confirm_timeout_seconds)
     rpc_url = settings.chain.rpc_url

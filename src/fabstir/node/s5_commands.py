@@ -318,7 +318,7 @@ class S5Commands:
         file = Path(asked.arguments.text("file"))
         async with _reporting(asked, await to_thread.run_sync(_size, file)) as on_progress:
             imported = await self._s5.store.import_(
-                file, self._s5.registry, owner=PINNED, on_progress=on_progress
+                file, self._s5.open_registry, owner=PINNED, on_progress=on_progress
             )
         problem: str | None = None
         try:

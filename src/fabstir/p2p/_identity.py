@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -11,8 +9,11 @@ from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.serialization import deserialize_private_key
 
-from fabstir.db.files import create_private
+from fabstir.db.files import OpenToOthers, create_private, read_secret
 from fabstir.primitives.errors import KeystoreError
+
+_MAX_KEY_BYTES = 4096
+"""An Ed25519 key has 68."""
 
 
 def load_or_create_identity(path: Path) -> KeyPair:
@@ -25,9 +26,9 @@ def load_or_create_identity(path: Path) -> KeyPair:
     try:
         if not path.exists():
             create_private(path, create_new_key_pair().private_key.serialize())
-        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise KeystoreError(f"{path} can be read by other users: chmod 600 it")
-        encoded = path.read_bytes()
+        encoded = read_secret(path, _MAX_KEY_BYTES)
+    except OpenToOthers as exc:
+        raise KeystoreError(f"{path} can be read by other users: chmod 600 it") from exc
     except OSError as exc:
         raise KeystoreError(
             f"cannot use the libp2p key file {path} ({exc}): correct p2p.identity"

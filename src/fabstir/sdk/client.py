@@ -18,7 +18,7 @@ from fabstir.chain.rpc import open_chain
 from fabstir.chain.transactions import TransactionOptions, open_transaction_queue
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE as NATIVE_CRYPTO
-from fabstir.db import open_database
+from fabstir.db import make_data_folder, open_database
 from fabstir.p2p import P2PConfig, open_p2p
 from fabstir.sdk.checkpoints import CheckpointReader
 from fabstir.sdk.deposits import Deposits
@@ -75,7 +75,7 @@ async def _open_parts(
         enter = stack.enter_async_context
         wallet = await _load_wallet(settings)
         data_dir, chain_settings = settings.paths.data_dir, settings.chain
-        data_dir.mkdir(parents=True, exist_ok=True)
+        make_data_folder(data_dir)
         deployment = load_deployment(
             locate_deployment(chain_settings.deployment, chain_settings.chain_id, data_dir)
         )

@@ -22,7 +22,14 @@ from typing import BinaryIO, Final
 import anyio
 from anyio import to_thread
 
-from fabstir.db.files import install, is_full
+from fabstir.db.files import (
+    append_to,
+    install,
+    is_full,
+    make_private_folder,
+    open_own,
+    write_own,
+)
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import (
     RemoteProtocolError,
@@ -60,12 +67,12 @@ class PartFile:
             StorageError: it cannot be written.
         """
         with self._named_errors():
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            make_private_folder(self.target.parent)
+            self._file = open_own(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             self._lock()
             self._require_room()
             os.ftruncate(self._file, self.blob.size)
-            self._journal = self._beside("done").open("ab", buffering=0)
+            self._journal = append_to(self._beside("done"))
             size = self._journal.tell()
             self._journal.truncate(size - size % _NUMBER_BYTES)
 
@@ -86,7 +93,7 @@ class PartFile:
     def save_tree(self, tree: GroupTree) -> None:
         """Keep the outboard for the next try."""
         with self._named_errors():
-            self._beside("obao").write_bytes(tree.encode())
+            write_own(self._beside("obao"), tree.encode())
 
     def sound_groups(self, tree: GroupTree, on_checked: Callable[[int], None]) -> list[int]:
         """Which groups are in it; every byte is read and hashed again.
@@ -121,6 +128,7 @@ class PartFile:
             # After the bytes: what is noted was written, as far as a kill goes.
             assert self._journal is not None
             self._journal.write(_encode(right))
+            self._journal.flush()
         return wrong
 
     def whole_size(self) -> int:
@@ -131,10 +139,8 @@ class PartFile:
 
     def append_whole(self, data: bytes) -> None:
         """Add to the unverified file."""
-        with self._named_errors(), self._beside("whole").open("ab", buffering=0) as file:
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
+        with self._named_errors(), append_to(self._beside("whole"), 0o666) as file:
+            file.write(data)
 
     def discard_whole(self) -> None:
         """Forget the unverified file."""
@@ -169,7 +175,7 @@ class PartFile:
         with self._named_errors():
             os.ftruncate(self._file, 0)
             os.ftruncate(self._file, self.blob.size)
-            self._beside("done").write_bytes(b"")
+            write_own(self._beside("done"), b"")
 
     def _beside(self, suffix: str) -> Path:
         return self.target.with_name(f"{self._stem}.{suffix}")

@@ -7,15 +7,13 @@ from these 16 bytes, so the file is made once, never overwritten, and its conten
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-import stat
 from pathlib import Path
 from typing import Final
 
 from mnemonic import Mnemonic
 
-from fabstir.db.files import create_private
+from fabstir.db.files import OpenToOthers, create_private, read_secret
 from fabstir.primitives.errors import KeystoreError
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.derivation import ENTROPY_BYTES, Identity
@@ -56,18 +54,16 @@ def load_identity(path: Path, crypto: Crypto) -> Identity:
         KeystoreError: there is no file, others may read it, or it holds no identity.
     """
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(_MAX_IDENTITY_BYTES)
+        content = read_secret(path, _MAX_IDENTITY_BYTES)
+    except OpenToOthers as exc:
+        raise KeystoreError(
+            f"{path} can be read by other users (mode {exc.mode:04o}), so it may be known to them: "
+            f"run `chmod 600 {path}`, or make a new identity"
+        ) from exc
     except OSError as exc:
         raise KeystoreError(
             f"the S5 identity {path} cannot be read ({exc.strerror}): correct s5.identity"
         ) from exc
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise KeystoreError(
-            f"{path} can be read by other users (mode {stat.S_IMODE(mode):04o}), so it may be "
-            f"known to them: run `chmod 600 {path}`, or make a new identity"
-        )
     try:
         return Identity(decode_entropy_hex(content.decode("ascii")), crypto)
     except ValueError:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import stat
 from pathlib import Path
 from typing import Final
 
-from fabstir.db.files import create_private
+from fabstir.db.files import OpenToOthers, create_private, read_secret
 from fabstir.primitives.errors import KeystoreError
 
 OWNER_TOKEN_FILE: Final = "owner.token"  # noqa: S105 - a file's name
@@ -27,17 +25,23 @@ def load_owner_token(folder: Path) -> str:
     """
     path = folder / OWNER_TOKEN_FILE
     try:
-        return _read(path)
-    except FileNotFoundError:
-        create_private(path, secrets.token_urlsafe(_TOKEN_BYTES).encode() + b"\n")
-        return _read(path)
+        try:
+            return _read(path)
+        except FileNotFoundError:
+            create_private(path, secrets.token_urlsafe(_TOKEN_BYTES).encode() + b"\n")
+            return _read(path)
+    except OSError as exc:
+        raise KeystoreError(
+            f"the owner's token {path} cannot be read or made ({exc.strerror}): free disk space, "
+            "or see who owns the folder"
+        ) from exc
 
 
 def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        if os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-            raise KeystoreError(f"{path} can be read by others: chmod 600 {path}")
-        token = file.read(_MAX_FILE_BYTES).decode("ascii", "replace").strip()
+    try:
+        token = read_secret(path, _MAX_FILE_BYTES).decode("ascii", "replace").strip()
+    except OpenToOthers as exc:
+        raise KeystoreError(f"{path} can be read by others: chmod 600 {path}") from exc
     if len(token) < _MIN_CHARS or not token.isprintable() or " " in token:
         raise KeystoreError(f"{path} holds no token: delete it, and a new one is made")
     return token

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+from anyio import to_thread
 from sqlalchemy import Connection
 
+from fabstir.db.files import make_private_folder
 from fabstir.db.s5.pins import WHOLE_STORE, load_usage
 from fabstir.db.s5.tus import (
     TusRow,
@@ -410,7 +412,7 @@ async def open_resumable_uploads(
     clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[ResumableUploads]:
     """Take and keep uploads in `folder` for the length of the block, sweeping out old ones."""
-    await anyio.Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    await to_thread.run_sync(make_private_folder, folder)
     uploads = ResumableUploads(store, folder, lifetime=lifetime, clock=clock)
     await uploads.remove_strays()
 

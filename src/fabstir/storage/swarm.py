@@ -10,6 +10,7 @@ from typing import Final
 import httpx
 from anyio import open_file, to_thread
 
+from fabstir.db.files import make_private_folder
 from fabstir.primitives.cid import BlobId, HashType, Multihash
 from fabstir.primitives.errors import ConfigError, NotFound, PortalLied, StorageError
 from fabstir.protocol.s5.wire import StorageLocation
@@ -59,7 +60,7 @@ class Swarm:
             yield data[start:end]
             return
         file = self._folder / blob.digest.hex()
-        await to_thread.run_sync(lambda: self._folder.mkdir(mode=0o700, exist_ok=True))
+        await to_thread.run_sync(lambda: make_private_folder(self._folder))
         try:
             await self._fetch(blob, file)
             async for piece in _pieces(file, start, blob.size if end is None else end):

@@ -15,9 +15,9 @@ from typing import Final
 
 from anyio import to_thread
 
-from fabstir.db.files import replace_private
+from fabstir.db.files import OpenToOthers, is_full, read_secret, replace_private
 from fabstir.primitives.encoding import parse_json
-from fabstir.primitives.errors import ConfigError, RemoteProtocolError
+from fabstir.primitives.errors import ConfigError, RemoteProtocolError, StorageError, StorageFull
 from fabstir.protocol.fields import Fields
 from fabstir.storage.portals.answers import decode_base64url, encode_base64url
 
@@ -76,19 +76,35 @@ class AccountFile:
             url: {"seed": encode_base64url(kept.seed), "token": kept.token}
             for url, kept in sorted(accounts.items())
         }
-        replace_private(self._path, json.dumps({"accounts": entries}, indent=1).encode())
+        content = json.dumps({"accounts": entries}, indent=1).encode()
+        try:
+            replace_private(self._path, content)
+        except OSError as exc:
+            kind = StorageFull if is_full(exc) else StorageError
+            raise kind(
+                f"the accounts at portals cannot be kept in {self._path} ({exc.strerror}): free "
+                "disk space, or see who owns the folder"
+            ) from exc
 
     def _read(self) -> dict[str, PortalAccount]:
         try:
-            raw = self._path.read_bytes()
+            raw = read_secret(self._path, _MAX_FILE_BYTES)
         except FileNotFoundError:
             return {}
+        except OpenToOthers as exc:
+            raise ConfigError(
+                f"{self._path} holds keys and can be read by others: chmod 600 {self._path}"
+            ) from exc
+        except OSError as exc:
+            raise ConfigError(
+                f"{self._path} cannot be read ({exc.strerror}): see who owns it"
+            ) from exc
         try:
             return _parse(raw)
         except (RemoteProtocolError, ValueError) as exc:
             raise ConfigError(
-                f"{self._path} is not a file of portal accounts ({exc}): restore it from a copy, "
-                "or move it away and register again"
+                f"{self._path} is not a file of portal accounts ({exc}): keep it, and restore it from "
+                "a copy; new accounts at the portals would not have the files of the old ones"
             ) from exc
 
 

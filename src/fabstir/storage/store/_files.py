@@ -21,7 +21,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -175,8 +175,15 @@ class StoreFolder:
             except StorageError as exc:
                 _LOG.error("a file is not removed", extra={"reason": str(exc)})
                 continue
-            with disk_errors(path), suppress(FileNotFoundError):
-                _unlink_below(path)
+            with disk_errors(path):
+                try:
+                    _unlink_below(path)
+                except FileNotFoundError:
+                    pass
+                except (NotADirectoryError, IsADirectoryError) as exc:
+                    _LOG.error(
+                        "a file is not removed", extra={"path": str(path), "reason": exc.strerror}
+                    )
 
     def has(self, name: str, size: int) -> bool:
         """Whether the file is there, with the size it should have."""

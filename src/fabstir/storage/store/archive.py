@@ -15,6 +15,7 @@ archive decides what is in it.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from anyio import to_thread
 
 from fabstir.crypto import Blake3
-from fabstir.db.files import install
+from fabstir.db.files import install, open_own
 from fabstir.db.s5.blobs import load_page, load_pinned
 from fabstir.db.s5.registry import load_entries
 from fabstir.primitives.cid import BlobId
@@ -33,6 +34,7 @@ from fabstir.primitives.errors import (
     CorruptBlob,
     HashMismatch,
     NotFound,
+    RegistryFull,
     RemoteProtocolError,
     StorageError,
     WriteConflict,
@@ -87,12 +89,14 @@ class Imported:
         num_entries: registry entries that are the newest ones here now.
         num_outdated: those that are not: another one of their revision or above is here, or the
             blob that they name is not.
+        num_refused: those of keys for which the registry has no room.
     """
 
     num_blobs: int
     num_bytes: int
     num_entries: int
     num_outdated: int
+    num_refused: int = 0
 
 
 class ArchiveReader:
@@ -221,7 +225,9 @@ async def export_archive(
     part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
     with disk_errors(file.parent):
         try:
-            with part.open("xb") as stream:
+            # 0600: what is in clear, and whose entries there are, is its owner's alone.
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            with os.fdopen(open_own(part, flags), "w+b") as stream:
                 export = _Export(store, stream, on_progress)
                 if owner is not None:
                     async for pin in store.pins(owner):
@@ -315,7 +321,10 @@ async def import_archive(
             await to_thread.run_sync(reader.begin)
             while part := await to_thread.run_sync(reader.next_part):
                 if isinstance(part, SignedEntry):
-                    taken.note_entry(is_newest=await _set(store, registry, part))
+                    try:
+                        taken.note_entry(is_newest=await _set(store, registry, part))
+                    except RegistryFull:
+                        taken.num_refused += 1
                     continue
                 content = _content(reader)
                 try:
@@ -341,6 +350,7 @@ async def import_archive(
         num_bytes=taken.num_bytes,
         num_entries=taken.num_entries,
         num_outdated=taken.num_outdated,
+        num_refused=taken.num_refused,
     )
 
 
@@ -352,6 +362,7 @@ class _Taken:
     num_bytes: int = 0
     num_entries: int = 0
     num_outdated: int = 0
+    num_refused: int = 0
     damaged: list[str] = field(default_factory=list[str])
 
     def note_blob(self, blob: BlobId) -> None:

@@ -404,6 +404,7 @@ async def test_a_broken_file_of_accounts_is_named_not_overwritten(
 ) -> None:
     path = tmp_path / "accounts.json"
     path.write_bytes(content)
+    path.chmod(0o600)
 
     with pytest.raises(ConfigError, match="restore it"):
         await AccountFile(path).save(PortalAccount("https://a.example", bytes(32)))
