@@ -21,6 +21,8 @@ from fabstir.node.guarded_transport import GuardedTransport
 HEAD_SECONDS: Final = 30.0
 """From a connection, or a head's first byte, to the head's end; Apache and nginx take 20 to 60."""
 
+_ENDING: Final = b"this node is being stopped before this was done: send it again soon\n"
+
 
 class HttpProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 with those limits, until the connection is upgraded to a WebSocket."""
@@ -72,6 +74,31 @@ class HttpProtocol(H11Protocol):
             super().shutdown()
         except h11.LocalProtocolError:  # it broke the protocol, and is being closed for that
             self.transport.abort()
+
+    def say_ending(self) -> bool:
+        """Answer a request that is not answered yet, in the handler's place: the server ends.
+
+        Returns:
+            Whether there was one.
+        """
+        if self.conn.our_state is not h11.SEND_RESPONSE:
+            return False
+        headers = [
+            *((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(_ENDING))),
+            *((b"retry-after", b"5"), (b"connection", b"close")),
+        ]
+        for event in (
+            h11.Response(status_code=503, headers=headers, reason=b"Service Unavailable"),
+            h11.Data(data=_ENDING),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.write_eof()
+        # The handler is told that its client has left, and what it still says is dropped.
+        self.cycle.response_started = self.cycle.response_complete = True
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        return True
 
     @property
     def _guarded(self) -> GuardedTransport:

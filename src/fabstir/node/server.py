@@ -19,7 +19,8 @@ import anyio
 import h11
 import uvicorn
 from anyio.abc import TaskGroup
-from starlette.types import ASGIApp
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
 from websockets.exceptions import WebSocketException
@@ -54,6 +55,9 @@ is a descriptor."""
 
 REFUSAL_SECONDS = 1.0
 """For a client that is refused to send its head: an answer before it would be lost."""
+
+TOLD_ENDING_SECONDS = 1.0
+"""For clients that are told that the server ends to read it: cutting them off may take it back."""
 
 FINISH_SECONDS = 2.0
 """For answers that run when the server ends, and then for their handlers to notice."""
@@ -133,7 +137,7 @@ async def open_server(
     """
     connections = Connections() if connections is None else connections
     config = uvicorn.Config(
-        _behind_proxies(RequestTargets(app), connections.limits),
+        _behind_proxies(_quiet_when_cancelled(RequestTargets(app)), connections.limits),
         http=HttpProtocol,
         log_config=None,
         access_log=False,
@@ -159,6 +163,19 @@ async def open_server(
         listener.close()  # nobody waits for it any more
         with anyio.CancelScope(shield=True):
             await server.finish()
+
+
+def _quiet_when_cancelled(app: ASGIApp) -> ASGIApp:
+    """Only the end of the server cancels a request, or says that its client has left before the
+    client did: uvicorn would log a traceback, and answer 500."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except (asyncio.CancelledError, ClientDisconnect):
+            _logger.info("a request ended with the server", extra={"path": scope["path"]})
+
+    return answer
 
 
 def _behind_proxies(app: ASGIApp, limits: DoorLimits) -> ASGIApp:
@@ -262,12 +279,24 @@ class _Server:
                 _logger.warning("a connection did not end in order", extra={"reason": str(error)})
                 connection.transport.abort()
         await self._wait_for_tasks(FINISH_SECONDS)
+        await self._say_ending()
         self._connections.abort_all()
         await self._wait_for_tasks(FINISH_SECONDS)
         for task in self._state.tasks:
             _logger.warning("a request was cut off", extra={"task": task.get_name()})
             task.cancel()
         await self._wait_for_tasks(FINISH_SECONDS)
+
+    async def _say_ending(self) -> None:
+        """Answer what is not answered: a connection that is only cut says nothing."""
+        told = {
+            connection
+            for connection in tuple(self._state.connections)
+            if isinstance(connection, HttpProtocol) and connection.say_ending()
+        }
+        with anyio.move_on_after(TOLD_ENDING_SECONDS):
+            while told & self._state.connections:  # noqa: ASYNC110 -- until they have closed
+                await anyio.sleep(0.01)
 
     async def _wait_for_tasks(self, seconds: float) -> None:
         if self._state.tasks:

@@ -103,8 +103,8 @@ class AccountFile:
             return _parse(raw)
         except (RemoteProtocolError, ValueError) as exc:
             raise ConfigError(
-                f"{self._path} is not a file of portal accounts ({exc}): keep it, and restore it from "
-                "a copy; new accounts at the portals would not have the files of the old ones"
+                f"{self._path} is not a file of portal accounts ({exc}): keep it, and restore it "
+                "from a copy; new accounts at the portals would not have the files of the old ones"
             ) from exc
 
 
