@@ -185,8 +185,9 @@ class S5Settings:
     """How often copies elsewhere are looked at, and lost ones made again."""
     max_connections: Annotated[int, Between(1)] | None = None
     """HTTP and WebSocket together; None: 512, or 1/8 of the files that may be open, if fewer."""
-    max_connections_per_address: Annotated[int, Between(1)] = 64
-    """Of one IPv4 address, or one IPv6 network of 64 bits."""
+    max_connections_per_address: Annotated[int, Between(1)] = 256
+    """Of one IPv4 address, or one IPv6 network of 64 bits: S5.js opens one for every file that it
+    is given. Where all places are taken, the address that has most gives way."""
     trusted_proxies: tuple[str, ...] = ()
     """Reverse proxies whose X-Forwarded-For is believed: addresses, or networks as 10.0.0.0/8."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstir.api.rates import Rates, Slots
+from fabstir.api.rates import Queue, Rates, Slots
 from fabstir.api.s5.guard import host_of, origin_host
 from fabstir.primitives.errors import Busy
 from fabstir.web.addresses import address_group
@@ -73,6 +75,53 @@ def test_slots() -> None:
     with taken[0], taken[1], taken[2], refused, slots.hold("a"):
         pass
     with slots.hold("a"), slots.hold("a"):
+        pass
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.anyio
+async def test_a_queue_lets_those_in_who_came_first() -> None:
+    queue = Queue(1, "uploads", max_waiting=2, seconds=10)
+    order: list[int] = []
+
+    async def use(number: int) -> None:
+        async with queue.hold("a"):
+            order.append(number)
+            await checkpoint()
+
+    async with anyio.create_task_group() as tasks, queue.hold("a"):
+        tasks.start_soon(use, 1)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(use, 2)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(Busy, match="a has 1 uploads at once, and 2 more wait"):
+            async with queue.hold("a"):
+                pytest.fail("a third one waited")
+        async with queue.hold("b"):
+            pass
+        assert order == []
+
+    assert order == [1, 2]
+    async with queue.hold("a"):
+        pass
+
+
+@pytest.mark.anyio
+async def test_a_queue_forgets_who_waits_no_more() -> None:
+    queue = Queue(1, "uploads", max_waiting=9, seconds=0.01)
+
+    async with queue.hold("a"):
+        with pytest.raises(Busy):
+            async with queue.hold("a"):
+                pytest.fail("it did not wait")
+        with anyio.move_on_after(0):
+            async with queue.hold("a"):
+                pytest.fail("it did not wait")
+    async with queue.hold("a"):
         pass
 
 

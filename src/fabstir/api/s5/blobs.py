@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fabstir.api.bodies import content_length, stream_body
-from fabstir.api.rates import Slots
 from fabstir.api.s5.answers import json_response
 from fabstir.api.s5.bodies import is_form, stream_file
 from fabstir.api.s5.guard import caller_of, require_caller
@@ -51,7 +50,7 @@ class BlobDoors:
 
     def __init__(self, services: S5Services) -> None:
         self._services = services
-        self._uploads = Slots(services.limits.uploads_per_caller, "uploads")
+        self._uploads = services.upload_queue()
 
     def routes(self) -> list[Route]:
         return [
@@ -72,7 +71,7 @@ class BlobDoors:
         """The body, or the field `file` of a form, becomes a blob that the caller pins."""
         caller = require_caller(request)
         limits = self._services.limits
-        with self._uploads.hold(caller.owner):
+        async with self._uploads.hold(caller.owner):
             room = await self._room(caller)
             has_form = is_form(request)
             overhead = _FORM_OVERHEAD_BYTES if has_form else 0
@@ -259,7 +258,7 @@ class BlobDoors:
         room = await self._room(caller)
         if room is not None and blob.size > room:
             await self._refuse(caller, blob.size)
-        with self._uploads.hold(caller.owner):
+        async with self._uploads.hold(caller.owner):
             await self._services.store.put(
                 self._services.blobs.read(blob),
                 owner=caller.owner,

@@ -22,7 +22,6 @@ from starlette.routing import Route
 
 from fabstir.api.bodies import stream_body
 from fabstir.api.errors import HttpRefusal
-from fabstir.api.rates import Slots
 from fabstir.api.s5.answers import error_response, json_response
 from fabstir.api.s5.guard import require_owner
 from fabstir.api.s5.names import decode_path
@@ -74,7 +73,7 @@ class BridgeDoors:
     def __init__(self, services: S5Services) -> None:
         self._services = services
         self._files = services.files
-        self._slots = Slots(services.limits.uploads_per_caller, "uploads")
+        self._slots = services.upload_queue()
 
     def routes(self) -> list[Route]:
         methods = ["GET", "PUT", "DELETE"]
@@ -159,18 +158,19 @@ class BridgeDoors:
         limits = self._services.limits
         pieces = stream_body(request, limits, max_bytes=limits.max_upload_bytes)
         wanted, is_new = _conditions(request)
-        with self._slots.hold(caller.owner), _as_the_node():
-            try:
-                info = await self._files.put(
-                    path,
-                    pieces,
-                    media_type,
-                    if_match=await self._matching(path, wanted),
-                    if_none_match=is_new,
-                    encrypt=request.query_params.get("encrypt") != "false",
-                )
-            except WriteConflict as error:
-                return error_response(error, status=412 if wanted or is_new else None)
+        async with self._slots.hold(caller.owner):
+            with _as_the_node():
+                try:
+                    info = await self._files.put(
+                        path,
+                        pieces,
+                        media_type,
+                        if_match=await self._matching(path, wanted),
+                        if_none_match=is_new,
+                        encrypt=request.query_params.get("encrypt") != "false",
+                    )
+                except WriteConflict as error:
+                    return error_response(error, status=412 if wanted or is_new else None)
         return json_response(_written(info), 200 if info.num_versions > 1 else 201, _etag(info))
 
     async def delete(self, request: Request) -> Response:

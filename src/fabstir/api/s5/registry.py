@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fabstir.api.bodies import read_json
+from fabstir.api.rates import Rates
 from fabstir.api.s5.answers import json_response
 from fabstir.api.s5.blobs import wants_only_here
 from fabstir.api.s5.guard import require_caller
@@ -29,6 +30,13 @@ class RegistryDoors:
 
     def __init__(self, services: S5Services) -> None:
         self._services = services
+        limits = services.limits
+        self._new_keys = Rates(
+            limits.new_keys_per_second,
+            limits.new_key_burst,
+            num_keys=limits.num_addresses,
+            what="new registry keys of this account",
+        )
 
     def routes(self) -> list[Route]:
         return [
@@ -57,7 +65,7 @@ class RegistryDoors:
 
     async def write(self, request: Request) -> Response:
         """Publish an entry; one that is not newer is a conflict (409)."""
-        require_caller(request)
+        caller = require_caller(request)
         fields = Fields.parse(await read_json(request, self._services.limits), "entry")
         entry = SignedEntry(
             public_key=_key(fields.text("pk", limit=_MAX_CHARS)),
@@ -66,6 +74,8 @@ class RegistryDoors:
             signature=decode_field(fields, "signature"),
         )
         entry.verify(self._services.crypto)
+        if not caller.is_owner and await self._services.own_registry.get(entry.public_key) is None:
+            self._new_keys.take(caller.owner)
         await self._services.registry.set(entry)
         return Response(status_code=204)
 

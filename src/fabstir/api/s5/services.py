@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from fabstir.api.bodies import BodyLimits
+from fabstir.api.rates import Queue
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.encoding import Json
 from fabstir.protocol.crypto import Crypto
@@ -27,6 +28,11 @@ class Limits(BodyLimits):
         max_upload_bytes: longest blob that is taken.
         write_timeout: seconds in which a download must take 64 KiB.
         uploads_per_caller: uploads of one account at once. Each holds some 3 MiB.
+        waiting_uploads: further ones of one account that wait for those. They are not read, and
+            hold a connection.
+        upload_wait: how long they do.
+        new_keys_per_second, new_key_burst: registry keys that one account brings: some 250 bytes of
+            disk each, for good.
         requests_per_second, request_burst: anonymous calls of one remote address.
         entries_per_second, entry_burst: registrations and logins of one remote address.
         fetched_bytes: the most that the node fetches from elsewhere for an anonymous call.
@@ -36,6 +42,10 @@ class Limits(BodyLimits):
     max_upload_bytes: int = 1 << 40
     write_timeout: float = 60.0
     uploads_per_caller: int = 16
+    waiting_uploads: int = 512
+    upload_wait: float = 30.0
+    new_keys_per_second: float = 10.0
+    new_key_burst: int = 100_000
     requests_per_second: float = 200.0
     request_burst: int = 2000
     entries_per_second: float = 2.0
@@ -90,3 +100,13 @@ class S5Services:
     crypto: Crypto = field(repr=False)
     limits: Limits = field(default_factory=Limits)
     public_url: str = ""
+
+    def upload_queue(self) -> Queue:
+        """Who may upload now, by account; each door has one."""
+        limits = self.limits
+        return Queue(
+            limits.uploads_per_caller,
+            "uploads",
+            max_waiting=limits.waiting_uploads,
+            seconds=limits.upload_wait,
+        )

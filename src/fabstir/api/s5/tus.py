@@ -13,7 +13,6 @@ from starlette.routing import Route
 
 from fabstir.api.bodies import stream_body
 from fabstir.api.errors import HttpRefusal
-from fabstir.api.rates import Slots
 from fabstir.api.s5.answers import error_body, json_response
 from fabstir.api.s5.guard import require_caller
 from fabstir.api.s5.services import S5Services
@@ -38,7 +37,7 @@ class TusDoors:
 
     def __init__(self, services: S5Services) -> None:
         self._services = services
-        self._slots = Slots(services.limits.uploads_per_caller, "uploads")
+        self._slots = services.upload_queue()
 
     def routes(self) -> list[Route]:
         return [
@@ -117,7 +116,7 @@ class TusDoors:
         limits = self._services.limits
         pieces = stream_body(request, limits, max_bytes=limits.max_upload_bytes)
         uploads, upload_id = self._services.uploads, request.path_params["id"]
-        with self._slots.hold(caller.owner):
+        async with self._slots.hold(caller.owner):
             try:
                 if checksum is None:
                     upload = await uploads.append(upload_id, caller.owner, offset, pieces)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 
+import anyio
 import pytest
-from tests.integration.s5.doors.door import Door, b64, error_of
+from tests.integration.s5.doors.door import Door, b64, error_of, open_door
 
+from fabstir.api.s5 import Limits
 from fabstir.crypto import NATIVE
 from fabstir.protocol.s5.multikey import encode_multikey
 from fabstir.protocol.s5.registry import SignedEntry, sign_entry
@@ -43,6 +46,40 @@ async def test_an_entry_comes_back(door: Door) -> None:
     newer = entry_json(sign_entry(seed, 8, b"", NATIVE))
     assert (await account.http.post("/s5/registry", json=newer)).status_code == 204
     assert (await door.http.get("/s5/registry", params=params)).json() == newer
+
+
+async def test_new_keys_are_bounded_by_account_and_said_to_be(folder: Path) -> None:
+    limits = Limits(new_key_burst=3, new_keys_per_second=1e-6)
+    async with open_door(folder, limits=limits) as door:
+        one, other = await door.account(), await door.account()
+        seeds = [secrets.token_bytes(32) for _ in range(5)]
+
+        for seed in seeds[:3]:
+            body = entry_json(sign_entry(seed, 1, b"", NATIVE))
+            assert (await one.http.post("/s5/registry", json=body)).status_code == 204
+        again = entry_json(sign_entry(seeds[0], 2, b"", NATIVE))
+        fourth = entry_json(sign_entry(seeds[3], 1, b"", NATIVE))
+        refused = await one.http.post("/s5/registry", json=fourth)
+
+        assert (refused.status_code, error_of(refused)) == (429, "too_many_requests")
+        assert "registry keys of this account" in refused.json()["message"]
+        assert (await one.http.post("/s5/registry", json=again)).status_code == 204
+        assert (await other.http.post("/s5/registry", json=fourth)).status_code == 204
+
+
+async def test_four_hundred_new_keys_at_once_are_all_kept(door: Door) -> None:
+    account = await door.account()
+    bodies = [entry_json(sign_entry(n.to_bytes(32), 1, b"", NATIVE)) for n in range(1, 401)]
+    statuses: list[int] = []
+
+    async def write(body: dict[str, str | int]) -> None:
+        statuses.append((await account.http.post("/s5/registry", json=body)).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        for body in bodies:
+            tasks.start_soon(write, body)
+
+    assert statuses == [204] * 400
 
 
 async def test_who_writes_has_a_token(door: Door) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 from tests.integration.s5.doors.door import Account, Door, blob_of, error_of, open_door
 from tests.integration.s5.doors.raw import connect, exchange, head, read_all, status_of
@@ -259,8 +260,33 @@ async def test_a_body_that_is_too_slow(folder: Path, pause: str) -> None:
                 tasks.cancel_scope.cancel()
 
 
+async def test_sixty_uploads_at_once_wait_for_each_other(folder: Path) -> None:
+    """S5.js starts all that it has, and gives a file up at the first 429."""
+    async with open_door(folder) as door:
+        account = await door.account()
+        limits = httpx.Limits(max_connections=None)
+        statuses: list[int] = []
+        headers = {"Authorization": f"Bearer {account.token}"}
+        async with (
+            httpx.AsyncClient(
+                base_url=door.url, limits=limits, headers=headers, timeout=60
+            ) as many,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def upload(number: int) -> None:
+                answer = await many.post("/s5/upload", content=b"%d" % number * 1000, timeout=60)
+                statuses.append(answer.status_code)
+
+            for number in range(60):
+                tasks.start_soon(upload, number)
+
+    assert statuses == [200] * 60
+
+
 async def test_uploads_at_once_are_bounded(folder: Path) -> None:
-    async with open_door(folder, limits=Limits(uploads_per_caller=1)) as door:
+    limits = Limits(uploads_per_caller=1, upload_wait=0.1)
+    async with open_door(folder, limits=limits) as door:
         other = await door.account()
         begun, go_on = anyio.Event(), anyio.Event()
 

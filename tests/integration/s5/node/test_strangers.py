@@ -106,5 +106,30 @@ async def test_without_peers_what_is_not_there_is_said_at_once(tmp_path: Path) -
     assert (entry.status_code, blob.status_code) == (404, 404)
 
 
+async def test_two_hundred_uploads_of_one_client_at_once_are_all_taken(tmp_path: Path) -> None:
+    """S5.js opens a connection for each, and gives a file up at the first refusal."""
+    statuses: list[int] = []
+    async with running(tmp_path) as node:
+        token = (await anyio.Path(node.token_file).read_text()).strip()
+        async with (
+            httpx.AsyncClient(
+                base_url=node.local_url,
+                headers={"Authorization": f"Bearer {token}"},
+                limits=httpx.Limits(max_connections=None),
+                timeout=60,
+            ) as client,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def upload(number: int) -> None:
+                answer = await client.post("/s5/upload", content=b"%d" % number * 1000)
+                statuses.append(answer.status_code)
+
+            for number in range(200):
+                tasks.start_soon(upload, number)
+
+    assert statuses == [200] * 200
+
+
 def _b64(data: bytes) -> str:
     return urlsafe_b64encode(data).rstrip(b"=").decode()
