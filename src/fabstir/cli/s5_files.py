@@ -232,10 +232,17 @@ async def _list(node: Access, path: str, cursor: str | None, limit: int) -> dict
 def _row(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
     name = entry["path"].rpartition("/")[2]
     moment = entry["modified_at"]
-    when = "" if moment is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+    when = "" if moment is None else _when(moment)
     if entry["kind"] == "directory":
         return name + "/", "", when, entry["cid"]
     return name, decimal(entry["size"]), when, entry["cid"]
+
+
+def _when(moment: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+    except (ValueError, OverflowError, OSError):  # whoever wrote the directory chose the number
+        return "beyond all calendars"
 
 
 @app.command("rm")

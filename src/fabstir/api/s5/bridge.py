@@ -114,9 +114,8 @@ class BridgeDoors:
         # Of this version only: a file that is replaced meanwhile is not mixed with its successor.
         read = partial(tree.read, path, version=info.cid)
         headers = {"Vary": CAPABILITY_HEADER}
-        if info.modified_at is not None:
-            modified = datetime.fromtimestamp(info.modified_at, UTC)
-            headers["S5-Modified"] = modified.isoformat(timespec="milliseconds")
+        if (modified := _shown_time(info.modified_at)) is not None:
+            headers["S5-Modified"] = modified
         shown = Representation(
             size=info.size,
             etag=info.cid,
@@ -222,6 +221,17 @@ def _as_the_node() -> Generator[None]:
         yield
     except RemoteProtocolError as error:
         raise HttpRefusal(502, "corrupt_directory", f"a directory is damaged: {error}") from error
+
+
+def _shown_time(seconds: float | None) -> str | None:
+    """None: it is not written down, or is beyond the year 9999, which others may write as they
+    like and RFC 3339 cannot say."""
+    if seconds is None:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _refuse_capability(request: Request) -> None:

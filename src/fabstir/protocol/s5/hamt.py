@@ -19,6 +19,7 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.directory import Dialect, Entry, Sharding
 from fabstir.protocol.s5.hamt_nodes import (
     NUM_SLOTS,
+    DecodedNode,
     HamtConfig,
     Leaf,
     Node,
@@ -36,8 +37,9 @@ from fabstir.protocol.s5.limits import (
     MAX_HAMT_NODE_BYTES,
 )
 
-Load = Callable[[bytes], Awaitable[bytes]]
-"""The 32-byte hash of a node's blob to the node's bytes, verified and in clear."""
+Load = Callable[[bytes], Awaitable[bytes | DecodedNode]]
+"""The 32-byte hash of a node's blob to the node, verified and in clear: its bytes, or what
+`decode_node` made of them."""
 
 Store = Callable[[bytes], Awaitable[bytes]]
 """A node's bytes to the 32-byte hash under which the caller keeps them, encrypted or not."""

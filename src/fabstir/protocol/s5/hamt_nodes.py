@@ -113,10 +113,48 @@ class Node:
 
 # -- reading --------------------------------------------------------------------------------------
 
+_ROOT_FIELDS: Final = frozenset({"version", "config", "root"})
+_CONFIG_FIELDS: Final = frozenset({"bitsPerLevel", "hashFunction", "maxInlineEntries"})
+_NODE_FIELDS: Final = frozenset({"bitmap", "children", "count", "depth"})
+_CHILD_FIELDS: Final = frozenset({"type", "cid", "entries"})
 
-def read_root(data: bytes) -> tuple[HamtConfig, Node]:
+
+@dataclass(frozen=True, slots=True)
+class DecodedNode:
+    """A node, or a root, whose CBOR somebody has read already: seconds for the longest one, which
+    no event loop should wait for."""
+
+    value: Cbor
+
+
+def decode_node(data: bytes) -> DecodedNode:
+    """Read the CBOR of a node or root, and refuse what is not made of their fields alone.
+
+    Raises:
+        RemoteProtocolError: it is no CBOR, too long, or has fields that no node has.
+    """
+    value = decode_cbor(data, max_bytes=MAX_HAMT_NODE_BYTES)
+    fields = read_map(value, "a HAMT node")
+    if "version" in fields:
+        _refuse_others(fields, _ROOT_FIELDS)
+        _refuse_others(read_map(fields.get("config"), "the config of a HAMT"), _CONFIG_FIELDS)
+        fields = read_map(fields.get("root"), "a HAMT node")
+    _refuse_others(fields, _NODE_FIELDS)
+    children = fields.get("children")
+    for child in children if isinstance(children, list) else ():
+        _refuse_others(read_map(child, "a child of a HAMT node"), _CHILD_FIELDS)
+    return DecodedNode(value)
+
+
+def _refuse_others(fields: CborMap, known: frozenset[str]) -> None:
+    if not fields.keys() <= known:
+        raise RemoteProtocolError("a HAMT node with fields that no writer of S5 knows")
+
+
+def read_root(data: bytes | DecodedNode) -> tuple[HamtConfig, Node]:
     """Raises RemoteProtocolError: not the root of a HAMT, or one with other than 5 bits a level."""
-    fields = read_map(decode_cbor(data, max_bytes=MAX_HAMT_NODE_BYTES), "the root of a HAMT")
+    decoded = data if isinstance(data, DecodedNode) else decode_node(data)
+    fields = read_map(decoded.value, "the root of a HAMT")
     if fields.get("version") != 1:
         raise RemoteProtocolError("a HAMT of an unknown version")
     config = read_map(fields.get("config"), "the config of a HAMT")
@@ -131,7 +169,7 @@ def read_root(data: bytes) -> tuple[HamtConfig, Node]:
     return HamtConfig(max_leaf_entries=leaf_entries, hash_function=hash_function), root
 
 
-def read_node(data: bytes, *, depth: int, max_count: int) -> Node:
+def read_node(data: bytes | DecodedNode, *, depth: int, max_count: int) -> Node:
     """A node below the root.
 
     Args:
@@ -141,7 +179,8 @@ def read_node(data: bytes, *, depth: int, max_count: int) -> Node:
     Raises:
         RemoteProtocolError: not a node, of another depth, or of more entries.
     """
-    node = _node(decode_cbor(data, max_bytes=MAX_HAMT_NODE_BYTES), depth)
+    decoded = data if isinstance(data, DecodedNode) else decode_node(data)
+    node = _node(decoded.value, depth)
     if not 0 < node.count <= max_count:
         raise RemoteProtocolError(
             f"a HAMT node claims {node.count} entries where its parent has {max_count}"
@@ -165,7 +204,7 @@ def _node(value: Cbor, depth: int) -> Node:
     node = Node(
         depth=depth,
         count=read_uint(fields.get("count"), "the count of a HAMT node"),
-        children=dict(zip(slots, map(_child, children), strict=True)),
+        children={s: _child(c, depth) for s, c in zip(slots, children, strict=True)},
     )
     _check_count(node)
     return node
@@ -179,7 +218,8 @@ def _check_count(node: Node) -> None:
         raise RemoteProtocolError(f"a HAMT node counts {node.count} entries and has others")
 
 
-def _child(value: Cbor) -> RawLeaf | bytes:
+def _child(value: Cbor, depth: int) -> RawLeaf | bytes:
+    """A child of a node at `depth`."""
     fields = read_map(value, "a child of a HAMT node")
     kind = fields.get("type")
     if kind == "node":
@@ -187,6 +227,8 @@ def _child(value: Cbor) -> RawLeaf | bytes:
     entries = fields.get("entries")
     if kind != "leaf" or not isinstance(entries, list) or not entries:
         raise RemoteProtocolError("a child of a HAMT node is neither a node nor a leaf")
+    if len(entries) > MAX_HAMT_LEAF_ENTRIES and depth < MAX_HAMT_DEPTH:
+        raise RemoteProtocolError(f"a HAMT leaf with more than {MAX_HAMT_LEAF_ENTRIES} entries")
     leaf = [_pair(pair) for pair in entries]
     if len({key for key, _ in leaf}) != len(leaf):
         raise RemoteProtocolError("a HAMT leaf with a key that is there twice")

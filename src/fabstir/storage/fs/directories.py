@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Final
 
 from fabstir.primitives.cid import Multihash
@@ -42,6 +43,7 @@ from fabstir.protocol.s5.encryption import (
     padded_size,
     seal_mutable,
 )
+from fabstir.protocol.s5.hamt_nodes import DecodedNode, decode_node
 from fabstir.protocol.s5.limits import MAX_HAMT_NODE_BYTES, MAX_MUTABLE_BYTES
 from fabstir.protocol.s5.registry import (
     SignedEntry,
@@ -53,6 +55,7 @@ from fabstir.storage.fs.authorship import MARK, Author, Authorship, content_hash
 from fabstir.storage.fs.cache import Cache
 from fabstir.storage.fs.changes import Slot
 from fabstir.storage.fs.paths import other_spellings
+from fabstir.storage.fs.reading import LOOKUP_BYTES, Allowance, Decoding
 from fabstir.storage.fs.together import Unstored, put_all
 from fabstir.storage.ports import Blobs, Registry
 
@@ -60,6 +63,9 @@ _LOG = logging.getLogger(__name__)
 
 MAX_ENTRIES_REMEMBERED: Final = 100_000
 """Keys whose newest revision is remembered: some 30 MB at most."""
+
+MAX_REFUSED: Final = 1000
+"""Nodes that were no nodes, and are not decoded again."""
 
 _DECODED_WEIGHT: Final = 8
 """Bytes of Python objects for one byte of an encoded directory, measured with 1,000 files."""
@@ -168,6 +174,8 @@ class Directories:
         self._seen: Cache[bytes, SignedEntry] = Cache(MAX_ENTRIES_REMEMBERED)
         self._decoded: Cache[tuple[bytes, bytes], _Decoded] = Cache(cache_bytes)
         self._encoded: Cache[bytes, Encoded] = Cache(cache_bytes)
+        self._refused: Cache[tuple[bytes, bytes], str] = Cache(MAX_REFUSED)
+        self._decoding = Decoding()
         self._nodes: Cache[tuple[bytes, bytes], bytes] = Cache(cache_bytes)
 
     # -- reading ----------------------------------------------------------------------------------
@@ -218,15 +226,17 @@ class Directories:
         after: str | None,
         *,
         on_node: Callable[[Multihash], None] | None = None,
+        allowance: Allowance | None = None,
     ) -> AsyncGenerator[tuple[str, Entry]]:
         """Every entry with its HAMT's key: by name, or in a HAMT's own order.
 
         Args:
             on_node: told of each node's blob that is read on the way.
+            allowance: for the nodes; None: as many as there are.
         """
         sharding = loaded.directory.sharding
         if sharding is not None:
-            load = self.node_loader(loaded, on_node)
+            load = self.node_loader(loaded, on_node, allowance)
             return hamt.entries(sharding.root, load, self.crypto, after=after)
         return _in_order(loaded.directory, after)
 
@@ -252,7 +262,7 @@ class Directories:
             files, dirs = directory.files, directory.dirs
             return {name: Slot(file=files.get(name), directory=dirs.get(name)) for name in names}
         keys = [kind + name for name in names for kind in (FILE_KEY, DIRECTORY_KEY)]
-        load = self.node_loader(loaded)
+        load = self.node_loader(loaded, None, Allowance(LOOKUP_BYTES * len(names)))
         entries = await hamt.lookup_many(directory.sharding.root, keys, load, self.crypto)
         slots: dict[str, Slot] = {}
         for name in names:
@@ -264,14 +274,27 @@ class Directories:
         return slots
 
     def node_loader(
-        self, loaded: Loaded, on_node: Callable[[Multihash], None] | None = None
+        self,
+        loaded: Loaded,
+        on_node: Callable[[Multihash], None] | None = None,
+        allowance: Allowance | None = None,
     ) -> hamt.Load:
-        """Fetches and opens the nodes of a directory's HAMT."""
+        """Fetches, opens and decodes the nodes of a directory's HAMT."""
 
-        async def load(digest: bytes) -> bytes:
+        async def load(digest: bytes) -> DecodedNode:
             if on_node is not None:
                 on_node(Multihash(digest))
-            return await self._node(digest, loaded)
+            key = digest, loaded.capability.cid.encryption_key or b""
+            if (refused := self._refused.get(key)) is not None:
+                raise RemoteProtocolError(refused)
+            data = await self._node(digest, loaded)
+            if allowance is not None:
+                allowance.spend(len(data), loaded.path)
+            try:
+                return await self._decoding.run(len(data), partial(decode_node, data))
+            except RemoteProtocolError as error:
+                self._refused.put(key, str(error), 1)
+                raise
 
         return load
 
@@ -326,7 +349,7 @@ class Directories:
             return cached
         data = await self._opened(blob, key, MAX_MUTABLE_BYTES, path)
         try:
-            directory = decode_directory(data)
+            directory = await self._decoding.run(len(data), partial(decode_directory, data))
         except RemoteProtocolError as exc:
             raise RemoteProtocolError(f"the directory {path!a} cannot be read: {exc}") from exc
         content = content_hash(data, directory.header, self.crypto)

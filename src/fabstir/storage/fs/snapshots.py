@@ -37,6 +37,9 @@ _INDEX: Final = "\0snapshots"
 _BEGUN: Final = "begun-"
 """Begins the name of a snapshot that is being made."""
 
+_Copied = dict[tuple[bytes, bytes | None], DirRef]
+"""Copies of directories, by link and key."""
+
 NOTHING: Final = bytes(KEY_BYTES)
 """The link of a snapshot that is being made."""
 
@@ -100,8 +103,12 @@ class Snapshots:
         await self._name(begun, self._reference(NOTHING, None))
         if file is None:
             # Read anew: what was read before the index named this may have been released.
-            fresh = (await self._directories.load(source.capability, source.path)).live()
-            ref = await self._copy(fresh, 0)
+            try:
+                fresh = (await self._directories.load(source.capability, source.path)).live()
+                ref = await self._copy(fresh, frozenset(), {})
+            except PathRefused:
+                await self._forget(begun)
+                raise
         else:
             name, version = file
             ref = await self._store(source, Directory(files={name: version}, dirs={}), keep=True)
@@ -137,9 +144,21 @@ class Snapshots:
 
     # -- copying ----------------------------------------------------------------------------------
 
-    async def _copy(self, loaded: Loaded, depth: int) -> DirRef:
-        """A directory and those below it that belong to this tree, under new keys."""
-        if depth > MAX_PATH_DEPTH:
+    async def _copy(self, loaded: Loaded, above: frozenset[bytes], copied: _Copied) -> DirRef:
+        """A directory and those below it that belong to this tree, under new keys.
+
+        Args:
+            above: links of the directories that lead here.
+            copied: what was copied so far. A directory may have many names, and what is in it, too:
+                copied for every path, thirty directories of two names each would be a billion.
+        """
+        link = loaded.capability.cid.link
+        if link in above:
+            raise PathRefused(
+                f"{loaded.path!a} leads back to a directory above it, and a copy cannot: delete "
+                "that name (`rm -r` leaves the directory alone)"
+            )
+        if len(above) > MAX_PATH_DEPTH:
             raise PathRefused(f"{loaded.path!a} is deeper than {MAX_PATH_DEPTH} directories")
         files: dict[str, FileRef] = {}
         dirs: dict[str, DirRef] = {}
@@ -148,22 +167,24 @@ class Snapshots:
             if isinstance(entry, FileRef):
                 files[name] = entry
             else:
-                dirs[name] = await self._copy_below(loaded, name, entry, depth)
+                dirs[name] = await self._copy_below(loaded, name, entry, above | {link}, copied)
         header = unmarked(loaded.directory).header
         return await self._store(loaded, Directory(files=files, dirs=dirs, header=header))
 
-    async def _copy_below(self, parent: Loaded, name: str, ref: DirRef, depth: int) -> DirRef:
+    async def _copy_below(
+        self, parent: Loaded, name: str, ref: DirRef, above: frozenset[bytes], copied: _Copied
+    ) -> DirRef:
         child = child_of(parent.capability, name, ref, self._directories.crypto)
         plain = replace(ref, extra=plain_extra(ref))
         if child.write_key is None:
             return plain
-        loaded = await self._directories.load(child, f"{parent.path}/{name}")
-        if loaded.state is not State.PRESENT:
-            loaded = replace(loaded, directory=EMPTY)
-        copied = await self._copy(loaded, depth + 1)
-        return replace(
-            plain, kind=copied.kind, link=copied.link, encryption_key=copied.encryption_key
-        )
+        key = child.cid.link, child.cid.encryption_key
+        if (copy := copied.get(key)) is None:
+            loaded = await self._directories.load(child, f"{parent.path}/{name}".lstrip("/"))
+            if loaded.state is not State.PRESENT:
+                loaded = replace(loaded, directory=EMPTY)
+            copy = copied[key] = await self._copy(loaded, above, copied)
+        return replace(plain, kind=copy.kind, link=copy.link, encryption_key=copy.encryption_key)
 
     async def _store(self, source: Loaded, directory: Directory, *, keep: bool = False) -> DirRef:
         is_sealed = keep or source.capability.cid.encryption_key is not None

@@ -7,8 +7,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
-from fabstir.primitives.errors import AccessDenied, NotFound, PathRefused, StorageError
-from fabstir.protocol.s5.directory import DirRef, FileRef
+from fabstir.primitives.errors import (
+    AccessDenied,
+    NotFound,
+    PathRefused,
+    RemoteProtocolError,
+    StorageError,
+)
+from fabstir.protocol.s5.directory import DirRef, Entry, FileRef
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.limits import MAX_PATH_DEPTH
 from fabstir.storage.fs.changes import Slot
@@ -17,6 +23,7 @@ from fabstir.storage.fs.cursors import decode_cursor, encode_cursor
 from fabstir.storage.fs.directories import FILE_KEY, Directories, Loaded, State
 from fabstir.storage.fs.keys import child_of
 from fabstir.storage.fs.paths import Segments, format_path, is_name, parse_path
+from fabstir.storage.fs.reading import PAGE_BYTES, Allowance
 from fabstir.storage.fs.values import (
     DirectoryInfo,
     FileInfo,
@@ -110,7 +117,8 @@ class ReadOnlyTree:
 
         Flat directories are in the order of names by code point; those of 1,000 entries and more
         in that of their HAMT, by the hash of kind and name. What is added or removed between two
-        pages neither repeats nor hides anything else.
+        pages neither repeats nor hides anything else. A page with a cursor may have fewer entries
+        than `limit`, or none: nodes that are longer than any that S5 writes end it early.
 
         Args:
             cursor: of the page before.
@@ -129,13 +137,14 @@ class ReadOnlyTree:
         found: list[Info] = []
         num_refused = 0
         next_cursor: str | None = None
-        async with aclosing(self._entries(loaded, segments, after)) as entries:
+        allowance = Allowance(2 * PAGE_BYTES)
+        async with aclosing(self._entries(loaded, segments, after, allowance)) as entries:
             async for key, info in entries:
                 if info is None:
                     num_refused += 1
-                    continue
-                found.append(info)
-                if len(found) == limit:
+                else:
+                    found.append(info)
+                if len(found) == limit or allowance.num_bytes >= PAGE_BYTES:
                     next_cursor = encode_cursor(key, is_sharded=is_sharded)
                     break
         return Page(entries=tuple(found), cursor=next_cursor, num_refused=num_refused)
@@ -210,18 +219,13 @@ class ReadOnlyTree:
         )
 
     async def _entries(
-        self, loaded: Loaded, segments: Segments, after: str | None
+        self, loaded: Loaded, segments: Segments, after: str | None, allowance: Allowance
     ) -> AsyncGenerator[tuple[str, Info | None]]:
-        """Keys and what they name; None: a name that is not allowed here."""
-        async for key, entry in self._directories.entries(loaded, after):
+        """Keys and what they name; None: a name that is not allowed here, or no entry at all."""
+        async for key, entry in self._directories.entries(loaded, after, allowance=allowance):
             name = key[len(FILE_KEY) :]
             path = format_path((*segments, name))
-            if not is_name(name):
-                yield key, None
-            elif isinstance(entry, FileRef):
-                yield key, file_info(path, entry)
-            else:
-                yield key, directory_info(path, entry)
+            yield key, _described(path, entry) if is_name(name) else None
 
     async def _walk(
         self, loaded: Loaded, segments: Segments, above: frozenset[bytes]
@@ -229,12 +233,12 @@ class ReadOnlyTree:
         async for key, entry in self._directories.entries(loaded, None):
             name = key[len(FILE_KEY) :]
             below = (*segments, name)
-            if not is_name(name):
+            info = _described(format_path(below), entry) if is_name(name) else None
+            if info is None:
                 continue
+            yield info
             if isinstance(entry, FileRef):
-                yield file_info(format_path(below), entry)
                 continue
-            yield directory_info(format_path(below), entry)
             child = await self._enter(loaded, below, entry)
             if child is not None and _identity(child) not in above:
                 inside = self._walk(child, below, above | {_identity(child)})
@@ -256,6 +260,16 @@ class ReadOnlyTree:
         cid = self._root.cid
         ref = DirRef(kind=cid.kind, link=cid.link, encryption_key=cid.encryption_key)
         return replace(directory_info("", ref))
+
+
+def _described(path: str, entry: Entry) -> Info | None:
+    """None: it says of itself what cannot be, such as more bytes than any blob has."""
+    if not isinstance(entry, FileRef):
+        return directory_info(path, entry)
+    try:
+        return file_info(path, entry)
+    except RemoteProtocolError:
+        return None
 
 
 def _identity(loaded: Loaded) -> bytes:

@@ -83,8 +83,8 @@ class Page:
 
     Attributes:
         cursor: where the next page begins; None: this is the last one.
-        num_refused: entries that other writers gave names which are not allowed here; they are
-            left out.
+        num_refused: entries that other writers gave names which are not allowed here, or sizes that
+            no blob has; they are left out.
     """
 
     entries: tuple[Info, ...]

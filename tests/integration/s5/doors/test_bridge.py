@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,8 +14,14 @@ import httpx
 import pytest
 from tests.integration.s5.doors.door import Door, error_of, open_door
 from tests.integration.s5.doors.raw import connect, exchange, head, status_of
+from tests.integration.s5.fs.sharer import Sharer
 
+from fabstir.crypto import NATIVE
+from fabstir.protocol.s5.directory_cid import Capability
+from fabstir.protocol.s5.limits import MAX_REVISION
+from fabstir.protocol.s5.registry import read_blob_pointer
 from fabstir.storage.fs.values import DEFAULT_MEDIA_TYPE
+from fabstir.storage.store import LocalBlobs, LocalRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -383,3 +390,56 @@ async def test_a_large_file_streams_in(door: Door, place: str) -> None:
         async for part in answer.aiter_raw():
             size += len(part)
     assert size == 8 << 20
+
+
+async def sharer_of(door: Door, place: str) -> Sharer:
+    """Somebody who may write this directory of the node, byte for byte."""
+    path = place.removeprefix("/s5/fs/")
+    text = await door.services.files.share(path, is_writable=True)
+    capability = Capability.decode(text, NATIVE)
+    registry = LocalRegistry(door.store, NATIVE)
+    return Sharer(LocalBlobs(door.store, "mallory"), registry, capability)
+
+
+async def test_times_and_sizes_that_no_calendar_and_no_disk_has(door: Door, place: str) -> None:
+    await put(door, f"{place}/f", b"content")
+    sharer = await sharer_of(door, place)
+    (file,) = (await sharer.read()).files.values()
+    times = (253_402_300_800, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
+    odd = {f"{time}": replace(file, timestamp=time, timestamp_nanos=time) for time in times}
+    huge = {"huge": replace(file, size=(1 << 64) - 1)}
+    child = sharer.child("d").reference()
+    far = {"d": replace(child, timestamp=(1 << 64) - 1)}
+    await sharer.add({**odd, **huge}, dirs=far)
+
+    listed = await door.owner.get(place)
+
+    assert listed.status_code == 200
+    assert {entry["name"] for entry in listed.json()["entries"]} == {"f", "d", *odd}
+    assert listed.json()["numRefused"] == 1
+    for name in odd:
+        answer = await door.owner.get(f"{place}/{name}")
+        assert (answer.status_code, answer.content) == (200, b"content")
+        assert (await door.owner.head(f"{place}/{name}")).status_code == 200
+    assert (await door.owner.get(f"{place}/huge")).status_code == 502
+    for name in ("huge", "d?recursive=true", *odd):
+        assert (await door.owner.delete(f"{place}/{name}")).status_code == 204
+
+
+async def test_the_last_revision_is_refused_by_name_and_can_be_deleted(
+    door: Door, place: str
+) -> None:
+    await put(door, f"{place}/sub/f", b"content")
+    sharer = await sharer_of(door, f"{place}/sub")
+    entry = await door.services.registry.get(sharer.link)
+    assert entry is not None
+    await sharer.point(read_blob_pointer(entry.data), revision=MAX_REVISION)
+
+    written = await put(door, f"{place}/sub/g", b"more")
+    deleted = await door.owner.delete(f"{place}/sub/f")
+
+    assert (written.status_code, deleted.status_code) == (409, 409)
+    assert "last revision" in written.text
+    whole = await door.owner.delete(f"{place}/sub?recursive=true")
+    assert whole.status_code == 204
+    assert (await put(door, f"{place}/sub/g", b"anew")).status_code == 201

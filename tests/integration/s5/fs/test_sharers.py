@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
+import anyio
 import pytest
 from tests.integration.s5.fs.conftest import OWNER
 from tests.integration.s5.fs.sharer import Sharer, read_key
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.cid import BlobId
+from fabstir.primitives.cid import BlobId, Multihash
+from fabstir.primitives.errors import PathRefused, RemoteProtocolError
+from fabstir.protocol.s5.cbor import encode_canonical, head_bytes
 from fabstir.protocol.s5.derivation import Identity
-from fabstir.protocol.s5.directory import Cbor, Directory, FileEncryption, FileRef
+from fabstir.protocol.s5.directory import (
+    Cbor,
+    Directory,
+    DirRef,
+    FileEncryption,
+    FileRef,
+    Sharding,
+)
 from fabstir.protocol.s5.directory_cid import Capability
+from fabstir.protocol.s5.hamt import hash_key
 from fabstir.protocol.s5.registry import read_blob_pointer
-from fabstir.storage.fs import FileInfo, FileSystem
+from fabstir.storage.fs import FileInfo, FileSystem, open_tree
+from fabstir.storage.fs.keys import sealed_write_key
 from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -206,3 +219,135 @@ async def test_a_forged_mark_of_ours_counts_for_nothing(
         await fs.delete("team/bait")
 
     assert await num_lost(fs, store, infos) == 0
+
+
+async def test_a_snapshot_of_directories_with_many_names_copies_each_once(
+    fs: FileSystem, store: BlobStore, mallory: LocalBlobs, registry: LocalRegistry
+) -> None:
+    """Twenty directories with two names each: a million paths."""
+    await fs.put("team/f", b"f")
+    sharer = await let_in(fs, mallory, registry)
+    below: Sharer | None = None
+    for n in range(20):
+        one = sharer.child(f"level {n}")
+        names = {} if below is None else {"a": sealed(one, below), "b": sealed(one, below)}
+        await one.publish(Directory(files={}, dirs=names))
+        below = one
+    assert below is not None
+    await sharer.add(dirs={"top": sealed(sharer, below)})
+    before = (await store.usage(OWNER)).num_blobs
+
+    snapshot = await fs.snapshot("team")
+
+    assert (await store.usage(OWNER)).num_blobs - before < 30
+    tree = open_tree(snapshot.capability, LocalBlobs(store, OWNER), registry, NATIVE)
+    assert await tree.get("f", 10) == b"f"
+    assert (await tree.list("/".join(["top", *"ab" * 9]))).entries
+
+
+async def test_a_snapshot_of_what_leads_back_to_itself_says_where(
+    fs: FileSystem, mallory: LocalBlobs, registry: LocalRegistry
+) -> None:
+    await fs.put("team/sub/f", b"f")
+    sharer = await let_in(fs, mallory, registry)
+    await sharer.child("sub").add(dirs={"up": sealed(sharer.child("sub"), sharer)})
+
+    with pytest.raises(PathRefused, match=r"'team/sub/up' leads back"):
+        await fs.snapshot("")
+    await fs.delete("team/sub/up", recursive=True)
+    assert len(await fs.snapshots()) == 0
+    await fs.snapshot("")
+
+
+def sealed(parent: Sharer, child: Sharer) -> DirRef:
+    extra = sealed_write_key(parent.capability, child.capability, bytes(24), NATIVE)
+    return replace(child.reference(), extra=extra)
+
+
+async def write_nodes(sharer: Sharer, bodies: list[bytes]) -> bytes:
+    """Nodes in a chain, each with its link to the next one in slot 0; returns the first one's."""
+    link = b"\1" * 32
+    for body in reversed(bodies):
+        blob = await sharer.blobs.put(body.replace(b"\2" * 32, link), reason="test")
+        link = blob.digest
+    return link
+
+
+def hostile_node(depth: int, num_bytes: int, *, extra: bool) -> bytes:
+    """A node whose only child leads on, and besides that as many short items as fit."""
+    mark = b"filling"
+    children: list[Cbor] = [{"type": "node", "cid": b"\x1e" + b"\2" * 32}]
+    if not extra:
+        entry: Cbor = {"hash": bytes(32), "size": 1, 99: mark}
+        children.append({"type": "leaf", "entries": [["f:x", entry]]})
+    bitmap = 1 if extra else 3
+    node: dict[Cbor, Cbor] = {
+        "bitmap": bitmap,
+        "children": children,
+        "count": 1 << 30,
+        "depth": depth,
+        **({"filling": mark} if extra else {}),
+    }
+    config: Cbor = {"bitsPerLevel": 5, "maxInlineEntries": 1000, "hashFunction": 0}
+    whole = encode_canonical(node if depth else {"version": 1, "config": config, "root": node})
+    num_items = (num_bytes - 400) // 3
+    filling = head_bytes(4, num_items) + b"\x42ab" * num_items
+    return whole.replace(encode_canonical(mark), filling)
+
+
+@pytest.mark.parametrize("extra", [True, False], ids=["unknown fields", "known fields"])
+async def test_thirteen_hostile_nodes_stop_neither_the_loop_nor_the_reader_for_long(
+    store: BlobStore, mallory: LocalBlobs, registry: LocalRegistry, extra: bool
+) -> None:
+    root = Capability.of_keys(Identity(b"\1" * 16, NATIVE).file_system_root(), writable=True)
+    sharer = Sharer(mallory, registry, root)
+    size = 4_000_000
+    link = await write_nodes(sharer, [hostile_node(n, size, extra=extra) for n in range(13)])
+    sharding = Sharding(
+        bits_per_level=5,
+        max_leaf_entries=1000,
+        hash_function=0,
+        root=link,
+        num_entries=1 << 30,
+        depth=12,
+    )
+    await sharer.publish(Directory(files={}, dirs={}, sharding=sharding))
+    counted = Counted(store, OWNER)
+    tree = open_tree(root.cid.encode(), counted, registry, NATIVE)
+    name = next(str(n) for n in range(10**9) if hash_key(f"f:{n}", 0, NATIVE) & 0x3FF == 0)
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        before = time.monotonic()
+        while True:
+            await anyio.sleep(0)
+            now = time.monotonic()
+            gaps.append(now - before)
+            before = now
+
+    begun = time.monotonic()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tick)
+        with pytest.raises(RemoteProtocolError):
+            await tree.stat(name)
+        tasks.cancel_scope.cancel()
+    took = time.monotonic() - begun
+
+    assert counted.num_long <= (1 if extra else 4)
+    assert max(gaps) < took / 2
+    if extra:
+        gaps.clear()
+        with pytest.raises(RemoteProtocolError):
+            await tree.stat(name)
+        assert counted.num_long == 1
+
+
+class Counted(LocalBlobs):
+    """Counts the long blobs that are read."""
+
+    num_long = 0
+
+    async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
+        data = await super().get(blob, max_bytes=max_bytes)
+        self.num_long += len(data) > 1_000_000
+        return data

@@ -17,7 +17,7 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.cbor import decode_cbor, encode_canonical
 from fabstir.protocol.s5.directory import Cbor, Dialect, DirRef, Entry, FileRef, LinkKind
 from fabstir.protocol.s5.hamt import Updated, build, hash_key, lookup, update
-from fabstir.protocol.s5.hamt_nodes import HamtConfig, read_entry
+from fabstir.protocol.s5.hamt_nodes import HamtConfig, read_entry, read_root
 from fabstir.protocol.s5.limits import MAX_HAMT_DEPTH, MAX_HAMT_NODE_BYTES
 
 GOLDEN = Path(__file__).resolve().parents[5] / "shared" / "data" / "s5-golden.json"
@@ -503,3 +503,26 @@ def test_the_layout_of_a_node() -> None:
             "depth": 0,
         },
     }
+
+
+FOREIGN = [
+    root({**NODE, "more": 1}),
+    root({**NODE, 7: b""}),
+    root(config={**CONFIG, "more": 1}),
+    root({**NODE, "children": [{**LEAF, "more": 1}]}),
+]
+
+
+@pytest.mark.parametrize("data", FOREIGN)
+def test_fields_that_no_node_has_are_refused(data: bytes) -> None:
+    """A node is held in memory and decoded as a whole: it has no room for anything else."""
+    with pytest.raises(RemoteProtocolError, match="no writer of S5 knows"):
+        read_root(data)
+
+
+def test_a_leaf_that_no_writer_would_leave_unsplit_is_refused() -> None:
+    entries: list[Cbor] = [[f"f:{n}", VALUE] for n in range(1001)]
+    many = leaf(*entries)
+
+    with pytest.raises(RemoteProtocolError, match="more than 1000 entries"):
+        read_root(root({**NODE, "children": [many], "count": 1001}))
