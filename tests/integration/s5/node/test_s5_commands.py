@@ -388,3 +388,37 @@ def test_what_others_laid_where_a_part_would_be_is_not_written_to(
     assert (victim.read_bytes() if victim.exists() else b"") == (
         b"mine" if "dangling" not in planted and planted != "pipe" else b""
     )
+
+
+def test_a_folder_that_was_made_to_harm_ends_no_node(s5: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"content")
+    (folder / "long").symlink_to("x" * 300)
+    (folder / "loop").symlink_to("loop")
+
+    stored = s5("put", "-r", str(folder), "harm")
+
+    assert (stored["num_files"], stored["left_out"]) == (1, ["long", "loop"])
+    assert s5("get", "harm/file", "-o", "-") == "content"
+
+
+def test_a_folder_with_two_spellings_of_a_name_is_refused_with_both(
+    s5: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "caf\u00e9.txt").write_bytes(b"one")
+    (folder / "cafe\u0301.txt").write_bytes(b"two")
+
+    said = s5("put", "-r", str(folder), "twins", code=1)
+
+    assert "caf\\xe9.txt" in said
+    assert "cafe\\u0301.txt" in said
+    assert "nothing was stored" in said
+
+
+def test_a_collection_says_what_it_kept_and_why(s5: Command) -> None:
+    collected = s5("gc")
+
+    assert (collected["num_kept"], collected["unreadable"], collected["problem"]) == (0, [], None)
