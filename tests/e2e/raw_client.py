@@ -106,11 +106,15 @@ class Answer:
     """
 
     frames: list[HostMessage] = field(default_factory=list["HostMessage"])
-    text: str = ""
+    texts: list[str] = field(default_factory=list[str])
     tokens: int = 0
     finish_reason: str = ""
     receipts: list[Receipt] = field(default_factory=list[Receipt])
     end: StreamEnd | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
 
 
 class RawClient:
@@ -287,10 +291,17 @@ class OpenedSession:
     # -- our side -------------------------------------------------------------------------------
 
     def message(
-        self, prompt: str, *, request_id: str = "1", max_tokens: int = 8
+        self,
+        prompt: str,
+        *,
+        request_id: str = "1",
+        max_tokens: int = 8,
+        stop: tuple[str, ...] = (),
     ) -> EncryptedMessage:
         """A request. Greedy, so that the answer is the same each time."""
-        sampling = SamplingParams(max_tokens=max_tokens, temperature_millionths=0, seed=0)
+        sampling = SamplingParams(
+            max_tokens=max_tokens, temperature_millionths=0, seed=0, stop=stop
+        )
         plaintext = ChatRequest(prompt=prompt, sampling=sampling).encode()
         return EncryptedMessage(
             session_id=self._session_id,
@@ -337,15 +348,19 @@ class OpenedSession:
         *,
         request_id: str = "1",
         max_tokens: int = 8,
+        stop: tuple[str, ...] = (),
         acknowledges: Callable[[Receipt], bool] = lambda _receipt: True,
+        late: float = 0,
     ) -> Answer:
         """Ask and read to the end. Raises Refused.
 
         Args:
             acknowledges: which receipts to agree to.
+            late: seconds before each acknowledgement.
         """
-        await self.client.send(self.message(prompt, request_id=request_id, max_tokens=max_tokens))
-        return await self.read(request_id=request_id, acknowledges=acknowledges)
+        message = self.message(prompt, request_id=request_id, max_tokens=max_tokens, stop=stop)
+        await self.client.send(message)
+        return await self.read(request_id=request_id, acknowledges=acknowledges, late=late)
 
     async def read(
         self,
@@ -353,6 +368,7 @@ class OpenedSession:
         request_id: str = "1",
         acknowledges: Callable[[Receipt], bool] = lambda _receipt: True,
         until_tokens: int | None = None,
+        late: float = 0,
     ) -> Answer:
         """Read to the end of an answer, or until it has this many tokens. Raises Refused."""
         answer = Answer()
@@ -365,6 +381,7 @@ class OpenedSession:
             answer.frames.append(message)
             receipt = self._take(answer, message)
             if receipt is not None and acknowledges(receipt):
+                await anyio.sleep(late)
                 await self.client.send(self.acknowledgement(receipt, request_id))
             if until_tokens is not None and answer.tokens >= until_tokens:
                 break
@@ -376,7 +393,7 @@ class OpenedSession:
         match message:
             case EncryptedChunk():
                 answer.tokens += message.tokens
-                answer.text += self._text(message)
+                answer.texts.append(self._text(message))
             case EncryptedReceipt():
                 plaintext = ReceiptPlaintext.decode(
                     self._open("encrypted_receipt", message.id, message.payload)

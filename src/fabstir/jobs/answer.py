@@ -19,6 +19,7 @@ import anyio
 from fabstir.engines import Engine, GenerationChunk, GenerationEnd, GenerationRequest
 from fabstir.jobs.dialects import Dialect, ExtensionDialect
 from fabstir.jobs.session import LiveSession, Send
+from fabstir.jobs.stops import StopStrings
 from fabstir.market.ledger import HostLedger
 from fabstir.primitives.errors import ContextLengthExceeded, DepositExhausted
 from fabstir.primitives.ids import Hash32
@@ -112,6 +113,7 @@ class Answer:
         self._stop_reason: str | None = None
         self._salt = request.salt or services.random(32)
         self._sampling = self._choose_sampling()
+        self._stops = StopStrings(self._sampling.stop)
         self._started = time.monotonic()
 
     def stop(self, reason: str) -> None:
@@ -143,6 +145,8 @@ class Answer:
         self._work = self._work_of(turn, len(prompt))
         try:
             reason = await self._deliver(prompt, limit, limit_reason)
+            if rest := self._stops.rest():
+                await self._send_piece(GenerationChunk(rest, ()))
         finally:
             with anyio.CancelScope(shield=True):
                 if not self._dialect.has_receipts:
@@ -203,16 +207,20 @@ class Answer:
                 return self._stopping or "unacknowledged"
             request = GenerationRequest(
                 prompt_token_ids=(*prompt, *self._output.token_ids),
-                sampling=replace(self._sampling, max_tokens=left),
+                sampling=replace(self._sampling, max_tokens=left, stop=()),
             )
-            end = await self._stream(request)
+            end = await self._stream(request, left)
+            if self._stops.is_found:
+                return "stop"
             if self._stopping:
                 return self._stopping
             if end is not None:
                 return limit_reason if end.finish_reason == "length" else end.finish_reason
 
-    async def _stream(self, request: GenerationRequest) -> GenerationEnd | None:
-        """Send what the engine makes; None if it was cancelled to wait or to stop."""
+    async def _stream(self, request: GenerationRequest, left: int) -> GenerationEnd | None:
+        """Send what the engine makes, up to `left` tokens; None if it was cancelled to wait or to
+        stop.
+        """
         async with self._services.engine.generate(request) as events:
             async for event in events:
                 if isinstance(event, GenerationEnd):
@@ -221,7 +229,13 @@ class Answer:
                     return None
                 if not await self._may_deliver(len(event.token_ids), PATIENCE):
                     return None  # this piece is generated again from the kept prefix
-                await self._send_piece(event)
+                text = self._stops.feed(event.text)
+                left -= len(event.token_ids)
+                if left <= 0:
+                    text += self._stops.rest()
+                await self._send_piece(GenerationChunk(text, event.token_ids))
+                if self._stops.is_found:
+                    return None
         return None
 
     async def _wait_for_renter(self) -> bool:
