@@ -10,6 +10,7 @@ from fabstir.primitives.errors import (
     Busy,
     ChainError,
     ContextLengthExceeded,
+    ConversationRefused,
     CorruptBlob,
     DepositExhausted,
     EngineCrashed,
@@ -34,6 +35,7 @@ from fabstir.protocol.host_messages import ErrorMessage
 
 _CODES: tuple[tuple[type[FabstirError], str], ...] = (
     (ContextLengthExceeded, "TOKEN_LIMIT_EXCEEDED"),
+    (ConversationRefused, "CONVERSATION_REFUSED"),
     (DepositExhausted, "DEPOSIT_EXHAUSTED"),
     (ReceiptMismatch, "RECEIPT_MISMATCH"),
     (EngineCrashed, "ENGINE_CRASHED"),
@@ -48,6 +50,7 @@ client is told what it means for it; the log has the text."""
 
 _HTTP: tuple[tuple[type[FabstirError], int, str], ...] = (
     (RemoteProtocolError, 400, "validation_error"),
+    (ConversationRefused, 400, "validation_error"),
     (NotFound, 404, "not_found"),
     (PathRefused, 400, "path_refused"),
     (HashMismatch, 400, "hash_mismatch"),

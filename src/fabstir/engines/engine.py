@@ -114,6 +114,7 @@ class Engine(Protocol):
         """The prompt of a conversation by the model's own template, open for the answer.
 
         Raises:
+            ConversationRefused: the template does not take these roles in this order.
             EngineUnavailable: it is loading or gone.
         """
         ...

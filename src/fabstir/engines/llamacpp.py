@@ -29,6 +29,7 @@ from fabstir.engines.engine import (
 from fabstir.primitives.errors import (
     ConfigError,
     ContextLengthExceeded,
+    ConversationRefused,
     EngineCrashed,
     EngineUnavailable,
 )
@@ -36,6 +37,8 @@ from fabstir.protocol.chat import ChatMessage
 from fabstir.telemetry.background import running
 
 _MILLION = 1_000_000
+
+_LOADING: Final = 503
 
 _END_FIELDS: Final = ("stop", "stop_type", "tokens_evaluated", "timings")
 """Of the last event; the others repeat the prompt and the settings."""
@@ -82,11 +85,19 @@ class LlamaCppEngine:
         address = self._supervisor.address()
         try:
             answer = await address.post_json("/apply-template", {"messages": listed})
-            body = {"content": answer["prompt"], "add_special": True, "parse_special": True}
+        except EngineRefused as error:
+            if error.status == _LOADING:
+                raise EngineUnavailable(f"the engine is loading: {_message(error)}") from error
+            raise ConversationRefused(
+                f"the model's chat template does not take this conversation: {_message(error)}. "
+                "Some models take no system message, or only user and assistant in turn"
+            ) from error
+        body = {"content": answer["prompt"], "add_special": True, "parse_special": True}
+        try:
             return tuple((await address.post_json("/tokenize", body))["tokens"])
         except EngineRefused as error:
             raise EngineUnavailable(
-                f"the model's chat template refused the conversation: {_message(error)}"
+                f"the engine refused to tokenize the prompt: {_message(error)}"
             ) from error
 
     async def metrics(self) -> str:

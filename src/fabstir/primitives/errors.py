@@ -8,6 +8,7 @@ FabstirError
     RemoteProtocolError       by the peer: close the stream, lower its score
   SessionRefused              the gate said no; carries a code that clients know
   ContextLengthExceeded       carries num_prompt_tokens and max_model_len
+  ConversationRefused         the model's chat template does not take these roles in this order
   DepositExhausted            the session's deposit covers no further token
   ReceiptMismatch             a host's receipt is not what the renter saw: stop paying
   EngineError                 the language model's process
@@ -111,6 +112,10 @@ class ContextLengthExceeded(FabstirError):
         )
         self.num_prompt_tokens = num_prompt_tokens
         self.max_model_len = max_model_len
+
+
+class ConversationRefused(FabstirError):
+    """The model's chat template does not take the conversation: its roles, their order, or none."""
 
 
 class DepositExhausted(FabstirError):

@@ -84,6 +84,9 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
     ),
     "DRAINING": ErrorCode("the host is shutting down: what was used is proven, choose another"),
     "TOKEN_LIMIT_EXCEEDED": ErrorCode("the prompt does not fit the context; carries both numbers"),
+    "CONVERSATION_REFUSED": ErrorCode(
+        "the model's chat template does not take these roles in this order: the text has its words"
+    ),
     "DEPOSIT_EXHAUSTED": ErrorCode("the deposit pays for no further token", SESSION_IS_OVER),
     "RECEIPT_MISMATCH": ErrorCode("an acknowledgement fits no receipt that is due"),
     "ENGINE_UNAVAILABLE": ErrorCode("the model is loading or gone"),

@@ -21,6 +21,7 @@ from websockets.protocol import State
 from fabstir.primitives.errors import (
     AddressRefused,
     ContextLengthExceeded,
+    ConversationRefused,
     DepositExhausted,
     EngineCrashed,
     EngineUnavailable,
@@ -177,6 +178,7 @@ def error_of(message: ErrorMessage) -> FabstirError:
         return ContextLengthExceeded(message.prompt_tokens, message.context_window_size)
     text = f"the host says: {message.message}"
     by_code: dict[str, type[FabstirError]] = {
+        "CONVERSATION_REFUSED": ConversationRefused,
         "DEPOSIT_EXHAUSTED": DepositExhausted,
         "ENGINE_CRASHED": EngineCrashed,
         "ENGINE_UNAVAILABLE": EngineUnavailable,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import pytest
@@ -14,10 +14,11 @@ from fabstir.engines import (
     GenerationEnd,
     GenerationRequest,
     LlamaCppEngine,
+    open_llamacpp,
 )
 from fabstir.engines._vocabulary import read_character_pieces
 from fabstir.engines.llamacpp import completion_body, read_events
-from fabstir.primitives.errors import ContextLengthExceeded, EngineUnavailable
+from fabstir.primitives.errors import ContextLengthExceeded, ConversationRefused, EngineUnavailable
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.sampling import SamplingParams
 
@@ -230,3 +231,35 @@ async def test_what_fails_in_the_block_keeps_its_name(engine: LlamaCppEngine) ->
             raise anyio.BrokenResourceError
 
     assert engine.num_running == 0
+
+
+STRICT: Final = (
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "{{ message['content'] }}{% endfor %}"
+)
+"""As Mistral's and Gemma's."""
+
+
+def with_template(model: Path, template: str, copy: Path) -> Path:
+    """The model with another chat template, no longer than its own."""
+    data = bytearray(model.read_bytes())
+    begin = data.index(b"{% for message in messages %}")
+    length = int.from_bytes(data[begin - 8 : begin], "little")
+    data[begin : begin + length] = template.encode().ljust(length)
+    copy.write_bytes(data)
+    return copy
+
+
+async def test_roles_that_the_template_refuses_are_the_callers_fault(
+    make_config: Any, demo_model: Path, tmp_path: Path
+) -> None:
+    strict = make_config(model_path=with_template(demo_model, STRICT, tmp_path / "strict.gguf"))
+    user = ChatMessage("user", "Hello")
+
+    async with open_llamacpp(strict, on_progress=lambda _text: None) as engine:
+        assert await engine.tokenize_chat([user])
+        for refused in ([user, user], [user, ChatMessage("assistant", "Hi"), user, user]):
+            with pytest.raises(ConversationRefused, match="roles must alternate"):
+                await engine.tokenize_chat(refused)

@@ -13,6 +13,7 @@ from fabstir.api.errors import error_message
 from fabstir.primitives.errors import (
     ChainError,
     ContextLengthExceeded,
+    ConversationRefused,
     DepositExhausted,
     EngineCrashed,
     EngineUnavailable,
@@ -79,6 +80,7 @@ def test_a_text_begins_with_its_code_and_says_whether_the_session_is_over(code: 
         (RemoteProtocolError("bad"), "INVALID_PAYLOAD"),
         (DepositExhausted("no further token"), "DEPOSIT_EXHAUSTED"),
         (ContextLengthExceeded(9, 8), "TOKEN_LIMIT_EXCEEDED"),
+        (ConversationRefused("roles must alternate"), "CONVERSATION_REFUSED"),
         (ReceiptMismatch("fits none"), "RECEIPT_MISMATCH"),
         (EngineCrashed("while it read aead.gguf"), "ENGINE_CRASHED"),
         (EngineUnavailable("loading"), "ENGINE_UNAVAILABLE"),
