@@ -23,8 +23,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import anyio
-import platformdirs
 
+from fabstir.config import NoHome, user_cache_folder
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import ChainId
 from fabstir.primitives.units import Wei
@@ -74,7 +74,7 @@ async def open_anvil(
     Raises:
         ConfigError: no anvil and no way to fetch one, or the port is taken.
     """
-    binary = await _find_anvil(cache_folder or platformdirs.user_cache_path("fabstir"))
+    binary = await _find_anvil(cache_folder or user_cache_folder())
     # `safe` and `finalized` trail by 1 and 2 blocks instead of 32 and 64, as tests can wait for.
     command = [str(binary), "--host", "127.0.0.1", "--port", str(port), "--accounts", "0"]
     command += ["--chain-id", str(chain_id), "--slots-in-an-epoch", "1"]
@@ -145,22 +145,24 @@ def die_with_parent() -> Callable[[], None] | None:
     return ask_kernel
 
 
-async def _find_anvil(cache_folder: Path) -> Path:
-    fetched = cache_folder / f"anvil-{ANVIL_VERSION}"
+async def _find_anvil(cache_folder: Path | None) -> Path:
+    fetched = cache_folder / f"anvil-{ANVIL_VERSION}" if cache_folder else None
     found = await asyncio.to_thread(_installed_anvil, fetched)
     if found is None:
+        if fetched is None:
+            raise NoHome("the folder into which anvil is fetched")
         await _fetch(f"@foundry-rs/{_package_name()}@{ANVIL_VERSION}", fetched)
         found = fetched / _binary_in_package()
     return found
 
 
-def _installed_anvil(fetched: Path) -> Path | None:
+def _installed_anvil(fetched: Path | None) -> Path | None:
     on_path = shutil.which("anvil")
     # npm's own launcher on the PATH is a Node script whose anvil would outlive it.
     if on_path and Path(on_path).resolve().suffix != ".mjs":
         return Path(on_path)
     checkout = Path(__file__).parents[3]
-    binaries = (folder / _binary_in_package() for folder in (checkout, fetched))
+    binaries = (folder / _binary_in_package() for folder in (checkout, fetched) if folder)
     return next((binary for binary in binaries if binary.exists()), None)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from platformdirs import user_data_path
-
+from fabstir.config import user_data_folder
 from fabstir.db.files import replace_private
+from fabstir.primitives.edited_text import decode_edited
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import Address, ChainId, parse_address
 
@@ -47,7 +47,7 @@ def load_deployment(path: Path) -> Deployment:
         ConfigError: it cannot be read; the text names the file and the field.
     """
     try:
-        raw: Any = json.loads(path.read_text("utf-8"))
+        raw: Any = json.loads(decode_edited(path.read_bytes())[0])
     except OSError as exc:
         raise ConfigError(
             f"the deployment file {path} cannot be read: {exc.strerror}. "
@@ -95,6 +95,7 @@ def locate_deployment(configured: Path | None, chain_id: ChainId, data_dir: Path
     if configured is not None:
         return configured
     name = f"{chain_id}.json"
-    written = [folder / "deployments" / name for folder in (data_dir, user_data_path("fabstir"))]
+    folders = (data_dir, user_data_folder() or data_dir)
+    written = [folder / "deployments" / name for folder in folders]
     packaged = Path(__file__).with_name("deployments") / name
     return next((path for path in (*written, packaged) if path.exists()), written[0])

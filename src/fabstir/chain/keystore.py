@@ -16,6 +16,7 @@ from fabstir.chain._account import Account
 from fabstir.crypto import NATIVE, checksum_address
 from fabstir.db.files import OpenToOthers, create_private, read_secret
 from fabstir.db.outbox import SignedVersion
+from fabstir.primitives.edited_text import decode_edited
 from fabstir.primitives.errors import KeystoreError
 from fabstir.primitives.ids import Address, ChainId, Hash32
 from fabstir.primitives.units import Wei
@@ -134,7 +135,7 @@ def read_secret_file(path: Path) -> str:
         KeystoreError: it is missing, not text, or group or others may read it.
     """
     try:
-        text = read_secret(path, _MAX_SECRET_BYTES).decode()
+        text, _ = decode_edited(read_secret(path, _MAX_SECRET_BYTES))
     except OpenToOthers as exc:
         raise KeystoreError(
             f"{path} can be read by other users (mode {exc.mode:04o}), so it may be known to them: "

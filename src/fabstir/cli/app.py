@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TextIO, cast
+from typing import Annotated, cast
 
 import typer
 from typer._click.exceptions import (  # pyright: ignore[reportPrivateUsage] - the public ones are its leaves
@@ -18,6 +17,7 @@ from typer._click.exceptions import (  # pyright: ignore[reportPrivateUsage] - t
 from fabstir import __version__
 from fabstir.cli.context import Invocation
 from fabstir.cli.output import note, say, show_error, show_uncaught
+from fabstir.cli.streams import complete_standard_streams
 from fabstir.primitives.errors import ConfigError, FabstirError
 from fabstir.telemetry import LogLevel, configure_logging
 
@@ -63,9 +63,7 @@ _OPTIONS = frozenset({"--config", "--set", "--log-level"})
 def main() -> None:
     """Run the command line and exit."""
     sys.excepthook = show_uncaught
-    stdout: TextIO | io.TextIOWrapper[io.BufferedWriter] = sys.stdout
-    if isinstance(stdout, io.TextIOWrapper):
-        stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a letter
+    complete_standard_streams()
     sys.exit(run(sys.argv[1:]))
 
 

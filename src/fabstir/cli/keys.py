@@ -23,6 +23,7 @@ from fabstir.chain.keystore import (
     write_secret_file,
 )
 from fabstir.cli.context import invocation, run_async
+from fabstir.cli.lines import read_hidden_line
 from fabstir.cli.output import ask_hidden, show, table
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE, checksum_address
@@ -62,7 +63,7 @@ def import_key(ctx: typer.Context) -> None:
     """Store an existing wallet's private key, read from a hidden prompt or from standard input."""
     settings = invocation(ctx).settings()
     _refuse_existing(settings.wallet.keystore)
-    secret_key = _parse_secret_key(_read_hidden("Private key (hex)"))
+    secret_key = _parse_secret_key(read_hidden_line("Private key (hex)"))
     password = _password_of_new_keystore(settings)
     signer = run_async(partial(import_keystore, settings.wallet.keystore, secret_key, password))
     _show(ctx, settings, signer)
@@ -105,10 +106,6 @@ def _refuse_existing(keystore: Path) -> None:
             f"{keystore} holds a key already and is not overwritten: move it away, or set "
             "wallet.keystore to another file"
         )
-
-
-def _read_hidden(prompt: str) -> str:
-    return ask_hidden(prompt) if sys.stdin.isatty() else sys.stdin.readline()
 
 
 def _parse_secret_key(text: str) -> bytes:

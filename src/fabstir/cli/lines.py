@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import sys
 
 import anyio
 
+from fabstir.cli.output import ask_hidden
+from fabstir.primitives.edited_text import without_mark
+
 _READ_BYTES = 64 * 1024
+
+
+def read_hidden_line(prompt: str) -> str:
+    """A secret: from a hidden prompt, or without a terminal the first line of standard input."""
+    if sys.stdin.isatty():
+        return ask_hidden(prompt)
+    line = sys.stdin.readline(_READ_BYTES)
+    return without_mark(os.fsencode(line).decode(errors="replace"))  # in whatever locale
 
 
 class LineReader:
@@ -23,6 +35,7 @@ class LineReader:
         self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
         self._buffer = b""
         self._is_ended = False
+        self._is_first = True
 
     async def read_line(self) -> str | None:
         """The next line without its end; None at the end of input."""
@@ -34,5 +47,8 @@ class LineReader:
             self._is_ended = not data
         if not self._buffer:
             return None
+        if self._is_first:
+            self._buffer = self._buffer.removeprefix(codecs.BOM_UTF8)
+            self._is_first = False
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode(errors="replace").rstrip("\r")

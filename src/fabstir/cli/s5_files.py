@@ -20,6 +20,7 @@ from fabstir.cli.output import note, show, table
 from fabstir.cli.s5_access import Access, open_access
 from fabstir.cli.s5_download import download, stream_to_stdout
 from fabstir.cli.s5_progress import Advance, bar
+from fabstir.config.homes import expanded
 from fabstir.node.s5_targets import SharedPath, own_path, parse_target
 from fabstir.primitives.errors import ConfigError, StorageError
 from fabstir.storage.fs import is_media_type, parse_path
@@ -193,7 +194,7 @@ def get(
 
 def _local(name: str) -> Path:
     try:
-        return Path(name).expanduser().absolute()
+        return expanded(Path(name)).absolute()
     except RuntimeError as error:  # ~NAME of nobody
         raise ConfigError(f"{name[:80]}: {error}") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,8 @@ import typer
 from rich.console import RenderableType
 
 from fabstir.cli.context import invocation
-from fabstir.cli.output import ask_hidden, show, table, unwrapped
+from fabstir.cli.lines import read_hidden_line
+from fabstir.cli.output import show, table, unwrapped
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.primitives.encoding import encode_multibase
@@ -76,12 +76,8 @@ def import_(ctx: typer.Context, *, wordlist: WordList = None) -> None:
             f"{file} exists already and is not overwritten: move it away, or name another file "
             "in s5.identity"
         )
-    text = _read_hidden("Phrase, or 32 hex digits of entropy")
+    text = read_hidden_line("Phrase, or 32 hex digits of entropy")
     _show(ctx, settings, import_identity(file, text, NATIVE, word_list=wordlist), None)
-
-
-def _read_hidden(prompt: str) -> str:
-    return ask_hidden(prompt) if sys.stdin.isatty() else sys.stdin.readline()
 
 
 def _show(ctx: typer.Context, settings: Settings, found: Identity, words: str | None) -> None:

@@ -15,6 +15,7 @@ from fabstir.cli.context import invocation, run_async
 from fabstir.cli.output import show, table, together
 from fabstir.cli.s5_access import OnProgress, open_access
 from fabstir.cli.s5_progress import bar
+from fabstir.config.homes import expanded
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import ConfigError, StorageError
 
@@ -188,7 +189,7 @@ def export(
 
     With it and the identity's phrase, another node has the same files after `import`.
     """
-    target = file.expanduser().absolute()
+    target = expanded(file).absolute()
     if target.exists():
         raise ConfigError(f"{file} exists already and is not overwritten")
     answer = _transfer(ctx, "export", target)
@@ -205,7 +206,7 @@ def import_(
     ctx: typer.Context, file: Annotated[Path, typer.Argument(help="Made by `export`.")]
 ) -> None:
     """Store and pin what `export` wrote; everything is verified, and what is newer here stays."""
-    source = file.expanduser().absolute()
+    source = expanded(file).absolute()
     if not source.is_file():
         raise ConfigError(f"no such file: {file}")
     answer = _transfer(ctx, "import", source)

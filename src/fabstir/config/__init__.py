@@ -1,6 +1,7 @@
 """Settings: one TOML file, the environment, flags; frozen, typed, read once."""
 
 from fabstir.config.edit import set_settings
+from fabstir.config.homes import NoHome, user_cache_folder, user_data_folder
 from fabstir.config.sections import (
     ChainSettings,
     EngineSettings,
@@ -28,6 +29,7 @@ __all__ = [
     "HostSettings",
     "MetricsSettings",
     "ModelSettings",
+    "NoHome",
     "Origin",
     "P2PSettings",
     "PathSettings",
@@ -40,4 +42,6 @@ __all__ = [
     "load_settings",
     "locate_config_file",
     "set_settings",
+    "user_cache_folder",
+    "user_data_folder",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fabstir.config.settings import load_settings, parse_setting, read_document
+from fabstir.config.settings import load_settings, parse_setting, read_document, read_edited
 from fabstir.config.values import to_toml
 from fabstir.primitives.errors import ConfigError
 
@@ -27,12 +28,25 @@ def set_settings(file: Path, changes: Mapping[str, str]) -> None:
             writes it in a way that only a person can change. The file is as it was.
     """
     read_document(file)
-    before = file.read_text(encoding="utf-8") if file.exists() else ""
-    text = before
+    text, codec = read_edited(file)
+    line_end = "\r\n" if "\r\n" in text else "\n"
+    text = text.replace("\r\n", "\n")
     for key, value_text in changes.items():
+        _refuse_bytes(key, value_text)
         value = parse_setting(key, value_text, folder=Path.cwd(), source="the command line")
         text = _edited(text, key, None if value is None else to_toml(value), file)
-    _replace(file, text)
+    _replace(file, text.replace("\n", line_end).encode(codec))
+
+
+def _refuse_bytes(key: str, text: str) -> None:
+    """Raises ConfigError: the command line had bytes that no locale of this process reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ConfigError(
+            f"the command line: {key} is {text!r}, which is no text in this locale: set LC_ALL to "
+            "one of UTF-8, such as C.UTF-8, or write it into the file by hand"
+        ) from exc
 
 
 def _edited(text: str, key: str, literal: str | None, file: Path) -> str:
@@ -99,14 +113,33 @@ def _means(text: str, wanted: dict[str, Any]) -> bool:
     }
 
 
-def _replace(file: Path, text: str) -> None:
-    """Check the new text as a whole, then put it in the file's place in one step."""
+def _replace(file: Path, content: bytes) -> None:
+    """Check the new text as a whole, then put it in the file's place in one step.
+
+    The place is what a symbolic link leads to; the link stays, and so does the file's mode.
+
+    Raises:
+        ConfigError: the new settings do not go together, or the file cannot be written.
+    """
+    try:
+        _replace_target(file.resolve(), content)
+    except OSError as exc:
+        raise ConfigError(
+            f"{file} cannot be written ({exc.strerror}): check who may write it and its folder"
+        ) from exc
+
+
+def _replace_target(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=file.name, dir=file.parent)
     candidate = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            if file.exists():
+                os.fchmod(stream.fileno(), stat.S_IMODE(file.stat().st_mode))
+            stream.flush()
+            os.fsync(stream.fileno())
         load_settings(file=candidate, environ={})
         candidate.replace(file)
     finally:

@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import platformdirs
-
+from fabstir.config.homes import default_cache_folder, default_data_folder
 from fabstir.config.values import Between, Matches
 from fabstir.primitives.ids import ChainId
 from fabstir.primitives.units import TokenCount, Wei
-
-_APP = "fabstir"
 
 _Port = Annotated[int, Between(0, 65_535)]
 """0 means any free port."""
@@ -53,8 +50,8 @@ class WalletSettings:
 class PathSettings:
     """Where this machine keeps what it wrote: journals (data) and downloads (cache)."""
 
-    data_dir: Path = field(default_factory=lambda: Path(platformdirs.user_data_dir(_APP)))
-    cache_dir: Path = field(default_factory=lambda: Path(platformdirs.user_cache_dir(_APP)))
+    data_dir: Path = field(default_factory=default_data_folder)
+    cache_dir: Path = field(default_factory=default_cache_folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

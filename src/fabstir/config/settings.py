@@ -14,8 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
-
+from fabstir.config.environment import (
+    CONFIG_FILE_VARIABLE,
+    ENVIRONMENT_PREFIX,
+    setting_variables,
+)
+from fabstir.config.homes import NoHome, expanded, user_config_folder
 from fabstir.config.sections import (
     ChainSettings,
     EngineSettings,
@@ -31,13 +35,10 @@ from fabstir.config.sections import (
 )
 from fabstir.config.values import SettingType, Value, resolve, setting_types
 from fabstir.primitives.cid import BlobId
+from fabstir.primitives.edited_text import decode_edited
 from fabstir.primitives.errors import ConfigError
 
 Origin = Literal["default", "file", "environment", "flag"]
-
-ENVIRONMENT_PREFIX = "FABSTIR_"
-CONFIG_FILE_VARIABLE = "FABSTIR_CONFIG"
-"""Names the file itself, so it is no setting."""
 
 _SECRET_WORDS = ("private_key", "secret", "mnemonic", "seed", "password")
 
@@ -107,14 +108,17 @@ SETTING_TYPES: dict[str, SettingType] = {
 
 
 def default_config_file() -> Path:
-    """`fabstir/config.toml` in the user's configuration folder."""
-    return Path(platformdirs.user_config_dir("fabstir")) / "config.toml"
+    """`fabstir/config.toml` in the user's configuration folder. Raises NoHome."""
+    folder = user_config_folder()
+    if folder is None:
+        raise NoHome("the settings file")
+    return folder / "config.toml"
 
 
 def locate_config_file(file: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
     """The file that `load_settings` would read; it may be absent."""
     named = file or (Path(text) if (text := environ.get(CONFIG_FILE_VARIABLE)) else None)
-    return named.expanduser().absolute() if named else default_config_file()
+    return expanded(named).absolute() if named else default_config_file()
 
 
 def load_settings(
@@ -184,6 +188,21 @@ def _from_file(file: Path) -> dict[str, Value]:
     return values
 
 
+def read_edited(file: Path) -> tuple[str, str]:
+    """The file's text and the codec that it is written in; an absent file is an empty one.
+
+    Raises:
+        ConfigError: it cannot be read.
+        ValueError: it is not text.
+    """
+    try:
+        return decode_edited(file.read_bytes())
+    except FileNotFoundError:
+        return "", "utf-8"
+    except OSError as exc:
+        raise ConfigError(f"cannot read {file}: {exc.strerror}; check its permissions") from exc
+
+
 def read_document(file: Path) -> dict[str, object]:
     """The file as TOML; an absent file is an empty one.
 
@@ -191,21 +210,15 @@ def read_document(file: Path) -> dict[str, object]:
         ConfigError: it cannot be read or is no TOML.
     """
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as exc:
-        raise ConfigError(f"cannot read {file}: {exc.strerror}; check its permissions") from exc
-    except ValueError as exc:
+        return tomllib.loads(read_edited(file)[0])
+    except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{file} is not TOML in UTF-8: {exc}; correct that line") from exc
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
     keys = {ENVIRONMENT_PREFIX + key.replace(".", "_").upper(): key for key in SETTING_TYPES}
     values: dict[str, Value] = {}
-    for variable, text in environ.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_FILE_VARIABLE:
-            continue
+    for variable, text in setting_variables(environ, keys).items():
         if variable not in keys:
             raise _unknown(variable, "the environment", list(keys))
         values[keys[variable]] = parse_setting(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fabstir.config.homes import expanded
+
 Value = str | int | float | bool | Path | tuple[str, ...] | None
 """Every type that a setting can have."""
 
@@ -76,8 +78,12 @@ class SettingType:
 
 
 def resolve(value: Value, folder: Path) -> Value:
-    """Expand ~ in a path and make it absolute, seen from `folder`; other values stay."""
-    return folder / value.expanduser() if isinstance(value, Path) else value
+    """Expand ~ in a path and make it absolute, seen from `folder`; other values stay.
+
+    Raises:
+        NoHome: there is nothing that ~ could be.
+    """
+    return folder / expanded(value) if isinstance(value, Path) else value
 
 
 def setting_types(section: type) -> dict[str, SettingType]:

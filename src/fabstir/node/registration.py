@@ -19,6 +19,8 @@ from fabstir.primitives.errors import ConfigError, InsufficientFunds
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ModelId, PeerId
 from fabstir.primitives.units import PricePerToken, Wei
 from fabstir.protocol.limits import MAX_JSON_DEPTH
+from fabstir.web.client import WebTransport, named_by_user
+from fabstir.web.reach import Reach
 
 _logger = logging.getLogger(__name__)
 
@@ -211,8 +213,9 @@ async def describe_reachability(api_url: str) -> str:
     if address is not None and address.is_loopback:
         return f"{api_url} is a loopback address: only programs on this machine can reach it"
     try:
-        async with httpx.AsyncClient(timeout=_REACH_TIMEOUT) as client:
-            answer = await client.get(api_url + "/v1/health")
+        transport = WebTransport(Reach(), limits=httpx.Limits(), trust_env=True)
+        async with httpx.AsyncClient(transport=transport, timeout=_REACH_TIMEOUT) as client:
+            answer = await client.get(api_url + "/v1/health", extensions=named_by_user(api_url))
             answer.raise_for_status()
     except httpx.HTTPError as error:
         return (

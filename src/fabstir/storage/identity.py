@@ -14,6 +14,7 @@ from typing import Final
 from mnemonic import Mnemonic
 
 from fabstir.db.files import OpenToOthers, create_private, read_secret
+from fabstir.primitives.edited_text import decode_edited
 from fabstir.primitives.errors import KeystoreError
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.s5.derivation import ENTROPY_BYTES, Identity
@@ -65,7 +66,7 @@ def load_identity(path: Path, crypto: Crypto) -> Identity:
             f"the S5 identity {path} cannot be read ({exc.strerror}): correct s5.identity"
         ) from exc
     try:
-        return Identity(decode_entropy_hex(content.decode("ascii")), crypto)
+        return Identity(decode_entropy_hex(decode_edited(content)[0]), crypto)
     except ValueError:
         # `from None`: the cause would carry a part of the secret
         raise KeystoreError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fabstir.db.files import OpenToOthers, create_private, read_secret
+from fabstir.primitives.edited_text import without_mark
 from fabstir.primitives.errors import KeystoreError
 
 OWNER_TOKEN_FILE: Final = "owner.token"  # noqa: S105 - a file's name
@@ -39,9 +40,9 @@ def load_owner_token(folder: Path) -> str:
 
 def _read(path: Path) -> str:
     try:
-        token = read_secret(path, _MAX_FILE_BYTES).decode("ascii", "replace").strip()
+        token = without_mark(read_secret(path, _MAX_FILE_BYTES).decode(errors="replace")).strip()
     except OpenToOthers as exc:
         raise KeystoreError(f"{path} can be read by others: chmod 600 {path}") from exc
-    if len(token) < _MIN_CHARS or not token.isprintable() or " " in token:
+    if len(token) < _MIN_CHARS or not token.isascii() or not token.isprintable() or " " in token:
         raise KeystoreError(f"{path} holds no token: delete it, and a new one is made")
     return token

@@ -8,7 +8,6 @@ stranger's pool again unless it stays at the user's own origin.
 from __future__ import annotations
 
 import ssl
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -19,6 +18,7 @@ import httpx
 
 from fabstir.primitives.errors import AddressRefused
 from fabstir.web.addresses import parse_strangers_url
+from fabstir.web.proxies import EnvironmentProxies
 from fabstir.web.racing import connect_first
 from fabstir.web.reach import Reach
 
@@ -113,18 +113,12 @@ class WebTransport(httpx.AsyncBaseTransport):
         self._public = replace(reach, allow_private=False)
         self._queries = checked_transport(self._public, verify=verify, limits=limits)
         """For URLs with a query: a page of this machine that does something is called so."""
-        self._proxied = {
-            scheme: httpx.AsyncHTTPTransport(proxy=url, verify=verify, limits=limits)
-            for scheme, url in (urllib.request.getproxies() if trust_env else {}).items()
-            if scheme in _DEFAULT_PORTS
-        }
+        self._proxies = EnvironmentProxies(verify=verify, limits=limits) if trust_env else None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         is_users = request.extensions.get(_OWN_ORIGIN) == _origin(url)
-        proxied = self._proxied.get(url.scheme)
-        if proxied is not None and urllib.request.proxy_bypass(url.host):
-            proxied = None
+        proxied = self._proxies.transport(url) if self._proxies else None
         if is_users:
             return await (proxied or self._users).handle_async_request(request)
         if url.userinfo:
@@ -150,5 +144,7 @@ class WebTransport(httpx.AsyncBaseTransport):
             return  # only the proxy knows this name
 
     async def aclose(self) -> None:
-        for transport in (self._users, self._strangers, self._queries, *self._proxied.values()):
+        for transport in (self._users, self._strangers, self._queries):
             await transport.aclose()
+        if self._proxies is not None:
+            await self._proxies.aclose()

@@ -1,0 +1,48 @@
+"""Standard input, output and error, made complete before anything else uses them."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Final, TextIO
+
+_MODES: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+def complete_standard_streams() -> None:
+    """Open what a service manager or `>&-` closed, and let no letter stop what is written.
+
+    A closed stream becomes the null device. Left closed, the next files and sockets would get its
+    number: uvloop then aborts the process, and what a library prints would go into a database.
+    """
+    for descriptor, (name, mode) in enumerate(_MODES):
+        if not _is_open(descriptor):
+            _open_null(descriptor)
+        if getattr(sys, name) is None:
+            stream = os.fdopen(descriptor, mode, encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail(stream)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _open_null(descriptor: int) -> None:
+    opened = os.open(os.devnull, os.O_RDWR)
+    if opened != descriptor:
+        os.dup2(opened, descriptor)
+        os.close(opened)
+
+
+def _never_fail(stream: TextIO | io.TextIOWrapper[io.BufferedWriter]) -> None:
+    """A terminal or a locale may lack a letter: it is written out."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")

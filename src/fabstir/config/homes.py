@@ -1,0 +1,69 @@
+"""The folders that this user's settings, data and downloads have by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from fabstir.primitives.errors import ConfigError
+
+APP: Final = "fabstir"
+
+DATA_FILE_FOLDER: Final = Path("data")
+CACHE_FILE_FOLDER: Final = Path("cache")
+"""Beside the settings file, for a user without a home folder who names one."""
+
+
+class NoHome(ConfigError):
+    """A path begins in the home folder, and this user has none."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is in the home folder, and this user has none (HOME is not set, and "
+            "/etc/passwd names none): set HOME, or name a settings file with --config or "
+            "FABSTIR_CONFIG; what is kept goes beside it"
+        )
+
+
+def user_config_folder() -> Path | None:
+    """None: this user has no home folder."""
+    try:
+        return Path(platformdirs.user_config_dir(APP))
+    except RuntimeError:
+        return None
+
+
+def user_data_folder() -> Path | None:
+    """None: this user has no home folder."""
+    try:
+        return Path(platformdirs.user_data_dir(APP))
+    except RuntimeError:
+        return None
+
+
+def user_cache_folder() -> Path | None:
+    """None: this user has no home folder."""
+    try:
+        return Path(platformdirs.user_cache_dir(APP))
+    except RuntimeError:
+        return None
+
+
+def default_data_folder() -> Path:
+    """Of settings that name none; a relative path is seen from the settings file's folder."""
+    return user_data_folder() or DATA_FILE_FOLDER
+
+
+def default_cache_folder() -> Path:
+    """Of settings that name none; a relative path is seen from the settings file's folder."""
+    return user_cache_folder() or CACHE_FILE_FOLDER
+
+
+def expanded(path: Path) -> Path:
+    """The path with ~ expanded. Raises NoHome."""
+    try:
+        return path.expanduser()
+    except RuntimeError as exc:
+        raise NoHome(str(path)) from exc

@@ -1,0 +1,87 @@
+"""The installed command, run as a subprocess in machines as they really are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FABSTIR = Path(sys.executable).with_name("fabstir")
+
+TIMEOUT_SECONDS = 60
+"""Of one command, on a machine that is busy with other tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended; what it wrote as bytes, for not every place writes UTF-8."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+    @property
+    def said(self) -> str:
+        """Both streams as text."""
+        return self.out.decode(errors="replace") + self.err.decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A user's machine: a home of his own, and nothing from the tests' own environment."""
+
+    home: Path
+    variables: dict[str, str] = field(default_factory=dict[str, str])
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8"}
+        return {**kept, **self.variables, **more}
+
+    def run(
+        self,
+        *arguments: str,
+        given: bytes = b"",
+        variables: Mapping[str, str] | None = None,
+        before: tuple[str, ...] = (),
+        **options: Any,
+    ) -> Ended:
+        """Run the command to its end.
+
+        Args:
+            given: its standard input.
+            variables: besides this place's own.
+            before: a program that starts it, such as `sh -c`.
+            options: of `subprocess.run`.
+        """
+        done = subprocess.run(
+            [*before, str(FABSTIR), *arguments],
+            input=given,
+            capture_output=True,
+            env=self.environment(**(variables or {})),
+            cwd=self.home,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+            **options,
+        )
+        assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    home = tmp_path / "home"
+    home.mkdir()
+    return Place(home)
+
+
+def refused(ended: Ended, *words: str) -> None:
+    """It named the cause and the fix, and ended as for wrong settings."""
+    assert ended.status == 2, ended.said
+    missing = [word for word in words if word not in ended.said]
+    assert missing == [], ended.said
