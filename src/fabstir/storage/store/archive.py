@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -304,6 +305,19 @@ class _Export:
             self._last = rows[-1].id
 
 
+def _open_archive(file: Path) -> BinaryIO:
+    """Without waiting for whoever writes to a pipe: it would hold a thread of a node for ever.
+
+    Raises:
+        StorageError: it is no file.
+    """
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise StorageError(f"{file} is no file: write the archive into one first")
+    return os.fdopen(handle, "rb")
+
+
 async def import_archive(
     store: BlobStore,
     registry: Registry,
@@ -315,7 +329,7 @@ async def import_archive(
 ) -> Imported:
     """Put every blob and set every entry; go on behind damaged blobs, and name them at the end."""
     taken = _Taken()
-    with disk_errors(file), file.open("rb") as stream:
+    with disk_errors(file), _open_archive(file) as stream:
         reader = ArchiveReader(stream.read, crypto)
         try:
             await to_thread.run_sync(reader.begin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anyio
@@ -49,6 +50,17 @@ async def test_an_archive_carries_a_store(store: BlobStore, tmp_path: Path) -> N
         assert await LocalRegistry(other, NATIVE).get(KEY) == entry(5, blobs[2])
         assert {(pin.owner, pin.reason) async for pin in other.pins()} == {("b", "import")}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.s5car", "other", "s5"]
+
+
+async def test_an_archive_is_a_file(store: BlobStore, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    with pytest.raises(StorageError, match="is no file"):
+        await store.import_(pipe, LocalRegistry(store, NATIVE), owner="a")
+    for missing in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(StorageError):
+            await store.import_(missing, LocalRegistry(store, NATIVE), owner="a")
 
 
 async def test_one_owners_blobs_are_exported(store: BlobStore, tmp_path: Path) -> None:
