@@ -193,7 +193,7 @@ def _commands(running: S5Running) -> dict[str, Command]:
     async def door(_asked: Asked) -> Json:
         return {"url": running.local_url}
 
-    return {**S5Commands(running.parts).table(), "door": door}
+    return {**S5Commands(running.parts, makes_copies=True).table(), "door": door}
 
 
 @asynccontextmanager

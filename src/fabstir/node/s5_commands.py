@@ -70,10 +70,15 @@ _WAIT_SECONDS = 0.5
 
 
 class S5Commands:
-    """The commands of one node."""
+    """The commands of one node.
 
-    def __init__(self, s5: S5) -> None:
+    Args:
+        makes_copies: whether copies elsewhere are made meanwhile: a node serves.
+    """
+
+    def __init__(self, s5: S5, *, makes_copies: bool = False) -> None:
         self._s5 = s5
+        self._makes_copies = makes_copies
 
     def table(self) -> dict[str, Command]:
         """By their names."""
@@ -371,12 +376,20 @@ class S5Commands:
 
     async def _wait_for_uploads(self, asked: Asked) -> None:
         most = 0
-        while left := await self._num_uploads():
+        while left := await self._num_waiting():
             most = max(most, left)
             changed = self._s5.uploads.changed
             await asked.report({"done": most - left, "total": most})
             with anyio.move_on_after(_WAIT_SECONDS):
                 await changed.wait()
+
+    async def _num_waiting(self) -> int:
+        """Uploads; and once there are none, copies that wait for a portal that is away: they are
+        counted over all blobs, and are no uploads yet."""
+        left = await self._num_uploads()
+        if left or not self._makes_copies:
+            return left
+        return await self._s5.replication.num_missing()
 
     async def _num_uploads(self) -> int:
         """Those that can still be done: a portal that is named no more gets nothing."""

@@ -155,7 +155,9 @@ def load_rotten(connection: Connection, limit: int) -> list[BlobId]:
 
 
 def count_missing(connection: Connection, places: Sequence[str], num_copies: int) -> int:
-    """Copies that kept blobs lack in `places`; what is only queued is lacking still."""
+    """Copies that kept blobs lack in `places`; what is only queued is lacking still. What is
+    damaged here is mended first: no copies are made of it.
+    """
     stored = (
         select(replicas.c.digest, func.count().label("copies"))
         .where(replicas.c.place.in_(places), replicas.c.state == ReplicaState.STORED)
@@ -168,7 +170,7 @@ def count_missing(connection: Connection, places: Sequence[str], num_copies: int
             select(func.coalesce(func.sum(num_copies - have), 0))
             .select_from(blobs)
             .outerjoin(stored, stored.c.digest == blobs.c.digest)
-            .where(blobs.c.num_pins > 0, _IS_KEPT)
+            .where(blobs.c.num_pins > 0, blobs.c.is_bad.is_(False), _IS_KEPT)
         )
         or 0
     )

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 from sqlalchemy import Connection
 from tests.integration.s5.node.conftest import eventually, s5_settings
@@ -17,9 +18,13 @@ from tests.integration.s5.portals.raw_http import refuse
 
 from fabstir.crypto import NATIVE
 from fabstir.db.s5.replicas import Replica, ReplicaState, save_stored
+from fabstir.node.control import Asked
+from fabstir.node.s5_commands import S5Commands
 from fabstir.node.s5_parts import PORTAL_ACCOUNTS_FILE, S5, open_s5_parts
 from fabstir.primitives.cid import BlobId
+from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import CorruptBlob
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.s5.registry import SignedEntry, sign_entry
 from fabstir.storage.portals import AccountFile, sign_in
 from fabstir.storage.replication import MAX_CHECKED, MAX_MENDED, Replication
@@ -104,6 +109,35 @@ async def test_a_copy_with_other_bytes_is_found_and_made_again(
         assert (first.num_checked, first.num_lost) == (1, 1)
         assert second.num_lost == 0
         assert portal.blobs[blob.multihash] == CONTENT
+
+
+async def test_waiting_for_the_queue_waits_for_a_portal_that_is_away(
+    portal: FaultyPortal, tmp_path: Path
+) -> None:
+    """No upload waits for it: it was given none, because it did not answer."""
+    heard = anyio.Event()
+    answers: list[Json] = []
+
+    async def report(_progress: Json) -> None:
+        heard.set()
+
+    async with node_of(tmp_path, portal) as parts:
+        blob = await parts.node.blobs("me").put(CONTENT, reason="test")
+        commands = S5Commands(parts, makes_copies=True)
+
+        async def wait() -> None:
+            asked = Asked(Fields({"wait": True}, "the request"), report)
+            answers.append(await commands.queue(asked))
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await heard.wait()
+                assert not answers
+                await parts.replication.round()  # it is back
+
+        assert answers == [{"uploads": [], "num_missing": 0}]
+        assert await copies(parts, blob)
 
 
 async def test_a_sound_copy_is_left_alone(portal: FaultyPortal, tmp_path: Path) -> None:
