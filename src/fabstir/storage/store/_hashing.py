@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Generator, Sequence
+from concurrent.futures import Executor, wait
+from contextlib import contextmanager
 from typing import Final
 
 from fabstir.crypto import Blake3
 from fabstir.protocol.s5.limits import CHUNK_BYTES
+
+_ALONE_BYTES: Final = 256 * 1024
+"""Shorter blocks are hashed where they are written: changing threads costs as much, 0.1 ms."""
 
 GROUP_BYTES: Final = CHUNK_BYTES
 """What is verified at a time when a part of a large blob is read."""
@@ -15,7 +21,8 @@ GROUP_BYTES: Final = CHUNK_BYTES
 class BlobHasher:
     """The BLAKE3 of the whole, of each group of 256 KiB, and the SHA-256 where it is asked for.
 
-    Hashing twice costs little: 6.6 GB/s were measured on one core, against 2.6 GB/s for writing.
+    On one core 6.6 GB/s were measured for each of the two, against 2.6 GB/s for writing: so the two
+    run beside each other and beside the writing, where there are cores for that.
     """
 
     def __init__(self, *, has_sha256: bool) -> None:
@@ -26,20 +33,46 @@ class BlobHasher:
         self._sha256 = hashlib.sha256() if has_sha256 else None
         self.size = 0
 
-    def update(self, piece: memoryview) -> None:
-        """Take the next piece, of any length."""
-        self._whole.update(piece)
-        if self._sha256 is not None:
-            self._sha256.update(piece)
-        self.size += len(piece)
-        while piece:
-            part = piece[: GROUP_BYTES - self._group_size]
-            self._group.update(part)
-            self._group_size += len(part)
-            piece = piece[len(part) :]
-            if self._group_size == GROUP_BYTES:
-                self._groups += self._group.digest()
-                self._group, self._group_size = Blake3(), 0
+    def update(self, block: Sequence[memoryview]) -> None:
+        """Take the next pieces, of any length."""
+        self._update_whole(block)
+        self._update_groups(block)
+
+    @contextmanager
+    def updating(self, block: Sequence[memoryview], threads: Executor) -> Generator[None]:
+        """Take the next pieces while the block runs; they are taken when it is left."""
+        if sum(map(len, block)) < _ALONE_BYTES:
+            yield
+            self.update(block)
+            return
+        running = [
+            threads.submit(update, block) for update in (self._update_whole, self._update_groups)
+        ]
+        try:
+            yield
+        finally:
+            wait(running)
+        for each in running:
+            each.result()
+
+    def _update_whole(self, block: Sequence[memoryview]) -> None:
+        for piece in block:
+            self._whole.update(piece)
+            if self._sha256 is not None:
+                self._sha256.update(piece)
+            self.size += len(piece)
+
+    def _update_groups(self, block: Sequence[memoryview]) -> None:
+        for piece in block:
+            rest = piece
+            while rest:
+                part = rest[: GROUP_BYTES - self._group_size]
+                self._group.update(part)
+                self._group_size += len(part)
+                rest = rest[len(part) :]
+                if self._group_size == GROUP_BYTES:
+                    self._groups += self._group.digest()
+                    self._group, self._group_size = Blake3(), 0
 
     @property
     def digest(self) -> bytes:

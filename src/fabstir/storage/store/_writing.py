@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,6 +99,7 @@ class BlobWriter:
     folder: StoreFolder
     crypto: Crypto
     threads: CapacityLimiter
+    hashers: Executor
     max_bytes: int | None
     clock: Callable[[], float]
 
@@ -116,7 +119,7 @@ class BlobWriter:
 
         Until the commit it has both names: a kill leaves it where it was, or a blob.
         """
-        incoming = IncomingFile(self.folder, has_sha256=_is_sha256(wanted.expected))
+        incoming = self._incoming(wanted)
         try:
             size = await self._in_thread(lambda: incoming.link(file))
             if size is None or size <= MAX_INLINE_BYTES:
@@ -171,12 +174,16 @@ class BlobWriter:
             return await self.db.write(fn, durable=durable)
 
     async def _put_large(self, first: _Block, rest: AsyncIterator[_Block], wanted: Put) -> BlobId:
-        incoming = IncomingFile(self.folder, has_sha256=_is_sha256(wanted.expected))
+        incoming = self._incoming(wanted)
         try:
             last = await self._receive(incoming, first, rest, wanted)
             return await self._complete(incoming, last, wanted)
         finally:
             await self._discard(incoming)
+
+    def _incoming(self, wanted: Put) -> IncomingFile:
+        is_sha256 = _is_sha256(wanted.expected)
+        return IncomingFile(self.folder, self.hashers, has_sha256=is_sha256)
 
     async def _discard(self, incoming: IncomingFile) -> None:
         if not incoming.is_installed:
@@ -199,6 +206,7 @@ class BlobWriter:
     ) -> _Block:
         """Write all blocks but the last one, which is returned."""
         size, block = _size(first), first
+        writing: asyncio.Future[None] | None = None
         self.check_room(size, may_use_reserve=wanted.may_use_reserve)
         usage: Usage | None = None
         while following := await anext(rest, _END):
@@ -210,9 +218,22 @@ class BlobWriter:
             if usage.max_bytes is not None and size > usage.max_bytes:
                 raise QuotaExceeded(wanted.owner, usage.max_bytes, size)
             self.check_room(size, may_use_reserve=wanted.may_use_reserve)
-            await self._in_thread(lambda block=block: incoming.write(block))
+            # The next block is read while this one is written and hashed.
+            if writing is not None:
+                await writing
+            writing = self._begin(lambda block=block: incoming.write(block))
             block = following
+        if writing is not None:
+            await writing
         return block
+
+    def _begin(self, fn: Callable[[], None]) -> asyncio.Future[None]:
+        """Run a step in a thread now. A caller that fails or is cancelled before it has awaited it
+        waits for it in `IncomingFile.discard`, which lets no later step do anything.
+        """
+        running = asyncio.ensure_future(self._in_thread(fn))
+        running.add_done_callback(_retrieved)
+        return running
 
     async def _install(self, incoming: IncomingFile, content: Content, wanted: Put) -> None:
         """Name the file and commit its row. Whatever happens, afterwards every file has a row."""
@@ -284,6 +305,12 @@ class BlobWriter:
 
     async def _in_thread(self, fn: Callable[[], T]) -> T:
         return await to_thread.run_sync(fn, limiter=self.threads)
+
+
+def _retrieved(running: asyncio.Future[None]) -> None:
+    """Somebody has looked at its error, if it has one: else asyncio would log it."""
+    if not running.cancelled():
+        running.exception()
 
 
 def _is_sha256(name: Multihash | None) -> bool:

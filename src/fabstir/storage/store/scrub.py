@@ -211,7 +211,7 @@ class Scrubber:
         def step(position: int) -> int:
             with unreadable_is_rotten():
                 data = file.read(_STEP_BYTES, position)
-            hasher.update(memoryview(data))
+            hasher.update([memoryview(data)])
             return len(data)
 
         try:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -73,6 +74,9 @@ IMPORTED: Final = "import"
 
 _NUM_THREADS: Final = 8
 """Blobs that are read or written at a moment; more would only make the disk seek."""
+
+_NUM_HASHERS: Final = 8
+"""Two for each of four large blobs that are written at a moment: more than a disk takes."""
 
 _PAGE: Final = 256
 """Rows of one transaction, so that nobody waits long for the writer."""
@@ -436,12 +440,19 @@ async def open_store(
     async with open_database(url, S5, reserve=files.reserve) as db:
         await to_thread.run_sync(files.tidy)
         threads = CapacityLimiter(_NUM_THREADS)
-        writer = BlobWriter(
-            db=db, folder=files, crypto=crypto, threads=threads, max_bytes=max_bytes, clock=clock
-        )
-        await writer.sweep()
-        reader = BlobReader(db, files, crypto, threads)
-        yield BlobStore(db=db, folder=files, writer=writer, reader=reader)
+        with ThreadPoolExecutor(_NUM_HASHERS, "store-hasher") as hashers:
+            writer = BlobWriter(
+                db=db,
+                folder=files,
+                crypto=crypto,
+                threads=threads,
+                hashers=hashers,
+                max_bytes=max_bytes,
+                clock=clock,
+            )
+            await writer.sweep()
+            reader = BlobReader(db, files, crypto, threads)
+            yield BlobStore(db=db, folder=files, writer=writer, reader=reader)
 
 
 def _forget_garbage(connection: Connection, unpinned_before: float) -> list[BlobRow]:
