@@ -40,7 +40,7 @@ from fabstir.primitives.errors import (
     TransactionReverted,
 )
 from fabstir.primitives.ids import Hash32
-from fabstir.primitives.units import Wei
+from fabstir.primitives.units import COIN_DECIMALS, Wei
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +262,8 @@ class Settler:
         if is_lack_of_funds(refusal):
             balance = await self._chain.balance(row.account)
             needed = row.value + row.gas_limit * row.versions[-1].max_fee_per_gas
-            failure = InsufficientFunds(row.account, max(needed, balance + 1), balance, "wei")
+            needed, unit = max(needed, balance + 1), "ETH (gas included)"
+            failure = InsufficientFunds(row.account, needed, balance, unit, decimals=COIN_DECIMALS)
             await self._cancel(row, refusal.reason, failure)
         elif _says(refusal, _FEE_TOO_LOW):
             if await self._raise_fees(row) is not row:

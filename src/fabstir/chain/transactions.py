@@ -44,8 +44,8 @@ from fabstir.primitives.errors import (
     TransactionReverted,
     TransactionStuck,
 )
-from fabstir.primitives.ids import Hash32
-from fabstir.primitives.units import Wei
+from fabstir.primitives.ids import Address, Hash32
+from fabstir.primitives.units import COIN_DECIMALS, Wei
 from fabstir.telemetry.background import running
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class TransactionQueue:
             committed = sum(_most_it_costs(row) for row in unfinished if row.nonce >= num_mined)
             needed = committed + call.value + gas_limit * fees.max_fee_per_gas
             if needed > balance:
-                raise InsufficientFunds(account, needed, balance, "wei")
+                raise _cannot_pay(account, needed, balance)
             nonce = max(known_nonce, next_nonce(connection, chain_id, account))
             intention = Intention(
                 chain_id=chain_id,
@@ -195,7 +195,7 @@ class TransactionQueue:
                 raise
             balance = await self._chain.balance(account)
             needed = max(call.value + PLAIN_TRANSFER_GAS * fees.max_fee_per_gas, balance + 1)
-            raise InsufficientFunds(account, needed, balance, "wei") from exc
+            raise _cannot_pay(account, needed, balance) from exc
         return estimate * (100 + self._options.gas_margin_percent) // 100
 
     async def _wait(self, row: OutboxRow) -> OutboxRow:
@@ -256,6 +256,12 @@ async def open_transaction_queue(
     with db.hold(f"the transactions of {signer.address} on chain {chain.chain_id}"):
         async with running(queue.settle):
             yield queue
+
+
+def _cannot_pay(account: Address, needed: int, balance: int) -> InsufficientFunds:
+    """In coins, with the most that gas may cost."""
+    unit = "ETH (gas included)"
+    return InsufficientFunds(account, needed, balance, unit, decimals=COIN_DECIMALS)
 
 
 def _most_it_costs(row: OutboxRow) -> int:

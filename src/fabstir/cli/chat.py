@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 
 from fabstir.cli.chat_view import ChatView
-from fabstir.cli.lines import LineReader
+from fabstir.cli.lines import LineCut, LineReader
 from fabstir.cli.output import OutputClosed
 from fabstir.primitives.errors import FabstirError
 from fabstir.protocol.chat import ChatMessage
@@ -49,7 +49,11 @@ class Chat:
             with self._scope:
                 while True:
                     self._view.prompt()
-                    line = await lines.read_line()
+                    try:
+                        line = await lines.read_line()
+                    except LineCut as cut:
+                        self._view.failed(cut)
+                        continue
                     if line is None or line.strip() == "/quit":
                         return
                     await self._do(line.strip())

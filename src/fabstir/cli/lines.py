@@ -11,8 +11,24 @@ import anyio
 
 from fabstir.cli.output import ask_hidden
 from fabstir.primitives.edited_text import without_mark
+from fabstir.primitives.errors import FabstirError
 
 _READ_BYTES = 64 * 1024
+
+
+TERMINAL_LINE_BYTES = 4095
+"""Of a longer line Linux's terminals keep no more, and say nothing (N_TTY_BUF_SIZE)."""
+
+
+class LineCut(FabstirError):
+    """A line was longer than the terminal gives to programs: its end is lost."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the terminal cuts lines after {TERMINAL_LINE_BYTES} bytes, so the end of this one is "
+            "lost: it is not asked and costs nothing. Put it into a file on one line, and run "
+            "`fabstir chat --yes < FILE`"
+        )
 
 
 def read_hidden_line(prompt: str) -> str:
@@ -32,13 +48,18 @@ class LineReader:
 
     def __init__(self) -> None:
         self._fd = sys.stdin.fileno()
+        self._is_terminal = os.isatty(self._fd)
         self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
         self._buffer = b""
         self._is_ended = False
         self._is_first = True
 
     async def read_line(self) -> str | None:
-        """The next line without its end; None at the end of input."""
+        """The next line without its end; None at the end of input.
+
+        Raises:
+            LineCut: a terminal cut it.
+        """
         while b"\n" not in self._buffer and not self._is_ended:
             if not self._is_file:  # files are always ready, and cannot be waited for
                 await anyio.wait_readable(self._fd)
@@ -51,4 +72,6 @@ class LineReader:
             self._buffer = self._buffer.removeprefix(codecs.BOM_UTF8)
             self._is_first = False
         line, _, self._buffer = self._buffer.partition(b"\n")
+        if self._is_terminal and len(line) >= TERMINAL_LINE_BYTES:
+            raise LineCut
         return line.decode(errors="replace").rstrip("\r")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import sys
 import traceback
@@ -85,7 +86,21 @@ def show(ctx: typer.Context, data: object, render: Callable[[], RenderableType])
 def write_json(data: object, *, indent: int | None = None) -> None:
     """One JSON value to standard output, on one line unless it is indented."""
     with writing_out():
-        typer.echo(plain_json(data, default=_to_json, indent=indent))
+        text = plain_json(data, default=_to_json, indent=indent)
+        typer.echo(text if _can_say(text) else _escaped(text))
+
+
+def _can_say(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escaped(text: str) -> str:
+    """JSON without any letter beyond ASCII: outside of its strings there is none anyway."""
+    return "".join(char if char.isascii() else json.dumps(char)[1:-1] for char in text)
 
 
 @contextmanager

@@ -59,6 +59,8 @@ FabstirError
 
 from __future__ import annotations
 
+from fabstir.primitives.units import format_amount
+
 
 class FabstirError(Exception):
     """Base of every error this package raises on purpose."""
@@ -234,10 +236,21 @@ class RpcMalformed(ChainError):
 class InsufficientFunds(ChainError):
     """An account cannot pay for what was asked."""
 
-    def __init__(self, account: str, needed: int, available: int, unit: str) -> None:
+    def __init__(
+        self, account: str, needed: int, available: int, unit: str, *, decimals: int = 0
+    ) -> None:
+        """
+        Args:
+            needed, available: in the smallest unit; `needed` includes what gas may cost at most.
+            unit: how people call 10^decimals of it.
+        """
+
+        def shown(amount: int) -> str:
+            return f"{format_amount(amount, decimals)} {unit}"
+
         super().__init__(
-            f"{account} has {available} {unit} and needs {needed}: "
-            f"send it at least {needed - available} {unit}"
+            f"{account} has {shown(available)} and needs {shown(needed)}: "
+            f"send it at least {shown(needed - available)}"
         )
         self.account = account
         self.needed = needed

@@ -74,6 +74,10 @@ def parse_amount(text: str, decimals: int) -> Wei:
     return Wei(int(whole + fraction.ljust(decimals, "0") or "0"))
 
 
+COIN_DECIMALS = 18
+"""Of the chain's own coin, in wei; FAB has as many."""
+
+
 def format_amount(amount: int, decimals: int) -> str:
     """Write smallest units as a decimal, exactly, without trailing zeros."""
     sign, digits = ("-" if amount < 0 else ""), str(abs(amount)).rjust(decimals + 1, "0")

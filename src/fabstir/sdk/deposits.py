@@ -84,8 +84,8 @@ class Deposits:
         wallet, spender = session.depositor, session.contract
         available = await token.balance(wallet)
         if available < session.deposit:
-            unit = await token.symbol()
-            raise InsufficientFunds(wallet, session.deposit, available, f"smallest units of {unit}")
+            unit, decimals = await token.symbol(), await token.decimals()
+            raise InsufficientFunds(wallet, session.deposit, available, unit, decimals=decimals)
         if await token.allowance(wallet, spender) < session.deposit:
             await self.queue.send(approve_key(session), token.approve(spender, session.deposit))
 

@@ -119,9 +119,11 @@ class FabstirClient:
             TransactionReverted: the contract would not take it, for example as too small.
         """
         held = (await self._balance(offer.token)).wallet
+        token = offer.token
         if held < deposit:
-            unit = f"smallest units of {offer.token.symbol}"
-            raise InsufficientFunds(self.wallet, deposit, held, unit)
+            raise InsufficientFunds(
+                self.wallet, deposit, held, token.symbol, decimals=token.decimals
+            )
         fee = (await self._chain.fees()).max_fee_per_gas
         return Quote(
             offer=offer,

@@ -211,7 +211,9 @@ async def test_an_account_that_cannot_pay_is_told_how_much_it_lacks(
     poor = public_test_key("poor")
     await set_balance(chain, poor.address, Wei(10**9))
     async with open_transaction_queue(chain, poor, db, IMPATIENT) as queue:
-        with pytest.raises(InsufficientFunds, match=f"{poor.address} has 1000000000 wei") as caught:
+        with pytest.raises(
+            InsufficientFunds, match=f"{poor.address} has 0.000000001 ETH"
+        ) as caught:
             await queue.send("k", pay(5))
 
         await set_balance(chain, poor.address, Wei(caught.value.needed))

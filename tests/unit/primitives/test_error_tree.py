@@ -60,6 +60,11 @@ def test_the_drawn_tree_is_the_real_one() -> None:
             ["eth_call", "no", "-32000"],
         ),
         (
+            errors.InsufficientFunds("0xab", 15 * 10**17, 10**18, "ETH", decimals=18),
+            {"account": "0xab", "needed": 15 * 10**17, "available": 10**18},
+            ["0xab has 1 ETH", "needs 1.5 ETH", "at least 0.5 ETH"],
+        ),
+        (
             errors.InsufficientFunds("0xab", 10, 4, "wei"),
             {"account": "0xab", "needed": 10, "available": 4},
             ["0xab", "10", "4 wei", "6 wei"],
