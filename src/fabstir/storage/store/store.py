@@ -122,7 +122,7 @@ class BlobStore:
         """Store and pin, durably, in one step. Bytes that are here already cost nothing.
 
         Args:
-            data: whole, or in pieces of any size; of a stream 2 MiB are in memory.
+            data: whole, or in pieces of any size; of a stream 3 MiB are in memory.
             owner: whose pin it is, and whose quota it counts for; not empty.
             reason: why, for people; the first one of an owner stays.
             expected: what it must hash to; the identifier that comes back is of this kind.
