@@ -17,7 +17,6 @@ from fabstir.protocol.s5.directory import (
     Sharding,
 )
 from fabstir.protocol.s5.hamt_nodes import HamtConfig
-from fabstir.protocol.s5.references import name_problem
 
 cbor_keys = texts(8) | st.integers(-(1 << 64), (1 << 64) - 1) | st.binary(max_size=8)
 cbor_values = cast(
@@ -35,7 +34,7 @@ cbor_values = cast(
 )
 """What CBOR of S5 can hold, NaN aside, which is not equal to itself."""
 
-names = texts(24, 1).filter(lambda name: name_problem(name) is None)
+names = texts(24)
 hashes = byte_strings(32)
 times = st.none() | st.integers(0, (1 << 53) - 1)
 extras: st.SearchStrategy[dict[Cbor, Cbor]] = st.dictionaries(

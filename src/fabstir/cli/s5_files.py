@@ -216,12 +216,19 @@ def ls(
             page = await _list(node, path, cursor, limit)
             while show_all and page["cursor"]:
                 more = await _list(node, path, page["cursor"], limit)
-                page = {**more, "entries": page["entries"] + more["entries"]}
+                added = {key: page[key] + more[key] for key in ("entries", "num_refused")}
+                page = {**more, **added}
             return page
 
     page = run_async(run)
     rows = [_row(entry) for entry in page["entries"]]
     show(ctx, page, lambda: table("name", "size", "modified", "CID", rows=rows))
+    if page["num_refused"]:
+        note(
+            f"{page['num_refused']} more entries have names that are not allowed here (they lead "
+            "elsewhere, turn text around, or are too long): they can only be deleted, with their "
+            "directory"
+        )
     if page["cursor"] and not invocation(ctx).as_json:
         note(f"more: --cursor {page['cursor']}, or --all")
 

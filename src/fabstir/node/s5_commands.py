@@ -147,7 +147,7 @@ class S5Commands:
     async def mv(self, asked: Asked) -> Json:
         """Move or rename."""
         path, to = asked.arguments.text("path"), asked.arguments.text("to")
-        if parse_path(path) != parse_path(to) and await self._s5.files.exists(to):
+        if parse_path(path, is_new=False) != parse_path(to) and await self._s5.files.exists(to):
             raise PathRefused(f"{to!a} exists already: delete it, or choose another name")
         above, _, _name = to.strip("/").rpartition("/")
         if above:

@@ -150,5 +150,10 @@ def child_directory(parent_write_key: bytes, name: str, crypto: Crypto) -> Direc
         ValueError: the parent's key has not 32 bytes, or the name has lone surrogates.
     """
     write_key = derive_str(parent_write_key, name, crypto)
-    encryption_key = derive_int(write_key, _CHILD_ENCRYPTION, crypto)
+    encryption_key = child_encryption_key(write_key, crypto)
     return DirectoryKeys(write_key, encryption_key, crypto.ed25519_public_key(write_key))
+
+
+def child_encryption_key(write_key: bytes, crypto: Crypto) -> bytes:
+    """What opens a directory in a directory, by the key that writes it."""
+    return derive_int(write_key, _CHILD_ENCRYPTION, crypto)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from fabstir.primitives.errors import LocalProtocolError, RemoteProtocolError
+from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.s5.cbor import (
     PlainObject,
     decode_cbor,
@@ -41,7 +41,6 @@ from fabstir.protocol.s5.foreign import (
 from fabstir.protocol.s5.limits import MAX_MUTABLE_BYTES
 from fabstir.protocol.s5.references import (
     CborMap,
-    name_problem,
     read_bytes,
     read_dir_ref,
     read_file_ref,
@@ -68,14 +67,11 @@ E = TypeVar("E", FileRef, DirRef)
 def encode_directory(directory: Directory, dialect: Dialect) -> bytes:
     """The bytes of a directory, in clear.
 
+    Names are written as they are: those of others are kept until somebody deletes them.
+
     Raises:
-        LocalProtocolError: a name that no reader would take.
         ValueError: extra fields that CBOR cannot write.
     """
-    for name in (*directory.dirs, *directory.files):
-        problem = name_problem(name)
-        if problem:
-            raise LocalProtocolError(problem)
     write = encode_s5js if dialect is Dialect.S5JS else encode_canonical
     dirs = _entries(directory.dirs, write_dir_ref, dialect)
     files = _entries(directory.files, lambda value: write_file_ref(value, dialect), dialect)
@@ -104,7 +100,7 @@ def encode_canonical_directory(directory: Directory, before: Encoded | None = No
         before: an earlier version: entries that are the very same objects are taken from it.
 
     Raises:
-        LocalProtocolError, ValueError: as `encode_directory`.
+        ValueError: as `encode_directory`.
     """
     dirs_body, dirs = _pieces(directory.dirs, write_dir_ref, before.dirs if before else {})
     files_body, files = _pieces(
@@ -127,9 +123,6 @@ def _pieces(
         if known is not None and known[0] is entry:
             pieces[name] = known
             continue
-        problem = name_problem(name)
-        if problem:
-            raise LocalProtocolError(problem)
         pieces[name] = entry, encode_text(name) + encode_canonical(write(entry))
     # No key is the beginning of another one, so this is the order of the keys.
     body = b"".join(sorted(piece for _, piece in pieces.values()))
@@ -178,8 +171,8 @@ def decode_directory(data: bytes) -> Directory:
     """Read a directory of any dialect.
 
     Raises:
-        RemoteProtocolError: not a directory, longer than MAX_MUTABLE_BYTES, a name that is not
-            allowed, or an entry that says something we do not know. Never another error.
+        RemoteProtocolError: not a directory, longer than MAX_MUTABLE_BYTES, or an entry that says
+            something we do not know. Never another error.
     """
     if len(data) > MAX_MUTABLE_BYTES:
         raise RemoteProtocolError(f"a directory of {len(data)} bytes; {MAX_MUTABLE_BYTES} are read")
@@ -206,6 +199,7 @@ def decode_directory(data: bytes) -> Directory:
         },
         sharding=sharding,
         header={k: v for k, v in header.items() if sharding is None or k != _SHARDING},
+        num_nameless=sum(not isinstance(name, str) for name in (*files, *dirs)),
     )
 
 

@@ -111,7 +111,8 @@ Entry = FileRef | DirRef
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharding:
-    """A directory whose entries are in a HAMT; its own maps are then empty.
+    """A directory whose entries are in a HAMT. Its own maps are then empty, or have newer entries
+    than the HAMT: S5.js puts there what comes after the thousandth.
 
     Attributes:
         max_leaf_entries: entries above which a leaf is split; a reader follows the writer's.
@@ -135,9 +136,11 @@ class Directory:
 
     Attributes:
         header: what else the header holds; kept as it was read.
+        num_nameless: entries whose name is no text. They were left out: nothing could name them.
     """
 
     files: Mapping[str, FileRef]
     dirs: Mapping[str, DirRef]
     sharding: Sharding | None = None
     header: Mapping[Cbor, Cbor] = field(default_factory=_nothing)
+    num_nameless: int = 0

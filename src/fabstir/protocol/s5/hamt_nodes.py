@@ -45,7 +45,6 @@ from fabstir.protocol.s5.references import (
     PREV,
     TIMESTAMP,
     CborMap,
-    name_problem,
     put_extra,
     put_optional,
     read_bytes,
@@ -245,7 +244,7 @@ def key_problem(key: str) -> str | None:
     """What is wrong with the key of an entry; None: nothing."""
     if key[:2] not in {"f:", "d:"}:
         return "a key of a HAMT begins with f: or d:"
-    return name_problem(key[2:])
+    return None
 
 
 def read_entry(key: str, value: Cbor) -> Entry:

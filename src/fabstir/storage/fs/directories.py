@@ -8,7 +8,7 @@ this object remembers the newest entry of each key that it met.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -33,7 +33,15 @@ from fabstir.protocol.s5.dialects import (
     encode_canonical_directory,
     encode_directory,
 )
-from fabstir.protocol.s5.directory import Dialect, Directory, DirRef, Entry, FileRef, LinkKind
+from fabstir.protocol.s5.directory import (
+    Dialect,
+    Directory,
+    DirRef,
+    Entry,
+    FileRef,
+    LinkKind,
+    Sharding,
+)
 from fabstir.protocol.s5.directory_cid import Capability
 from fabstir.protocol.s5.encryption import (
     MUTABLE_OVERHEAD_BYTES,
@@ -54,6 +62,7 @@ from fabstir.protocol.s5.registry import (
 from fabstir.storage.fs.authorship import MARK, Author, Authorship, content_hash
 from fabstir.storage.fs.cache import Cache
 from fabstir.storage.fs.changes import Slot
+from fabstir.storage.fs.keys import with_derived_key
 from fabstir.storage.fs.paths import other_spellings
 from fabstir.storage.fs.reading import LOOKUP_BYTES, Allowance, Decoding
 from fabstir.storage.fs.together import Unstored, put_all
@@ -201,6 +210,17 @@ class Directories:
             RemoteProtocolError: the bytes are no directory.
             PortalError: nobody answers.
         """
+        try:
+            return await self._load(capability, path)
+        except AccessDenied:
+            # S5.js drops the key of a child when it writes the parent anew; who writes it derives
+            # the key.
+            derived = with_derived_key(capability, self.crypto)
+            if derived is None:
+                raise
+            return await self._load(derived, path)
+
+    async def _load(self, capability: Capability, path: str) -> Loaded:
         if capability.cid.kind is LinkKind.FIXED:
             blob = Multihash(capability.cid.link)
             return await self._loaded(capability, path, 0, blob)
@@ -234,11 +254,27 @@ class Directories:
             on_node: told of each node's blob that is read on the way.
             allowance: for the nodes; None: as many as there are.
         """
-        sharding = loaded.directory.sharding
-        if sharding is not None:
-            load = self.node_loader(loaded, on_node, allowance)
-            return hamt.entries(sharding.root, load, self.crypto, after=after)
-        return _in_order(loaded.directory, after)
+        directory = loaded.directory
+        if directory.sharding is None:
+            return _in_order(directory, after)
+        load = self.node_loader(loaded, on_node, allowance)
+        if not directory.files and not directory.dirs:
+            return hamt.entries(directory.sharding.root, load, self.crypto, after=after)
+        return self._union(directory, directory.sharding, load, after)
+
+    async def _union(
+        self, directory: Directory, sharding: Sharding, load: hamt.Load, after: str | None
+    ) -> AsyncGenerator[tuple[str, Entry]]:
+        """Entries beside a HAMT, then those of the HAMT: S5.js writes there what comes after the
+        thousandth, so that they are the newer ones."""
+        beside = inline_entries(directory)
+        if after is None or after in beside:
+            async for key, entry in _in_order(directory, after):
+                yield key, entry
+            after = None
+        async for key, entry in hamt.entries(sharding.root, load, self.crypto, after=after):
+            if key not in beside:
+                yield key, entry
 
     async def slot(self, loaded: Loaded, name: str) -> tuple[str, Slot]:
         """What is there under a name, and how the name is spelled there."""
@@ -258,15 +294,16 @@ class Directories:
 
     async def _find(self, loaded: Loaded, names: Sequence[str]) -> dict[str, Slot]:
         directory = loaded.directory
+        files, dirs = directory.files, directory.dirs
         if directory.sharding is None:
-            files, dirs = directory.files, directory.dirs
             return {name: Slot(file=files.get(name), directory=dirs.get(name)) for name in names}
         keys = [kind + name for name in names for kind in (FILE_KEY, DIRECTORY_KEY)]
         load = self.node_loader(loaded, None, Allowance(LOOKUP_BYTES * len(names)))
         entries = await hamt.lookup_many(directory.sharding.root, keys, load, self.crypto)
         slots: dict[str, Slot] = {}
         for name in names:
-            file, ref = entries.get(FILE_KEY + name), entries.get(DIRECTORY_KEY + name)
+            file = files.get(name, entries.get(FILE_KEY + name))
+            ref = dirs.get(name, entries.get(DIRECTORY_KEY + name))
             slots[name] = Slot(
                 file=file if isinstance(file, FileRef) else None,
                 directory=ref if isinstance(ref, DirRef) else None,
@@ -543,13 +580,18 @@ def _sealed_limit(max_bytes: int) -> int:
 
 
 async def _in_order(directory: Directory, after: str | None) -> AsyncGenerator[tuple[str, Entry]]:
-    everything: Mapping[str, Entry] = {
-        **{FILE_KEY + name: file for name, file in directory.files.items()},
-        **{DIRECTORY_KEY + name: ref for name, ref in directory.dirs.items()},
-    }
+    everything = inline_entries(directory)
     for key in sorted(everything, key=name_order):
         if after is None or name_order(key) > name_order(after):
             yield key, everything[key]
+
+
+def inline_entries(directory: Directory) -> dict[str, Entry]:
+    """What stands in a directory itself, under a HAMT's keys."""
+    return {
+        **{FILE_KEY + name: file for name, file in directory.files.items()},
+        **{DIRECTORY_KEY + name: ref for name, ref in directory.dirs.items()},
+    }
 
 
 def name_order(key: str) -> tuple[str, str]:

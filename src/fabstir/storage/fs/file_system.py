@@ -160,7 +160,7 @@ class FileSystem(ReadOnlyTree):
             PathRefused: a directory is there, or a name that looks the same.
             StorageFull, QuotaExceeded, PortalError
         """
-        segments = _file_path(path)
+        segments = _file_path(path, is_new=True)
         wish = Wish(
             segments=segments,
             media_type=media_type,
@@ -308,7 +308,8 @@ class FileSystem(ReadOnlyTree):
             PathRefused: a directory into itself; or in a compatible tree, where S5.js would no
                 longer find the key.
         """
-        from_, to = _file_path(source), _file_path(target)
+        from_ = _file_path(source)
+        to = from_ if source == target else _file_path(target, is_new=True)
         taken = await self._place(from_)
         if from_ != to:
             await self._moving.move(taken, await self._place(to), overwrite=overwrite)
@@ -361,7 +362,7 @@ class FileSystem(ReadOnlyTree):
             RemoteProtocolError: not a capability.
             WriteConflict: something is there.
         """
-        segments = _file_path(path)
+        segments = _file_path(path, is_new=True)
         crypto = self._directories.crypto
         shared = Capability.decode(capability, crypto)
         await self.make_directory(format_path(segments[:-1]))
@@ -479,14 +480,14 @@ class FileSystem(ReadOnlyTree):
         ).apply(slot)
 
     async def _directory_of_share(self, path: str) -> Loaded:
-        segments = parse_path(path)
+        segments = parse_path(path, is_new=False)
         if segments and (await self._slot(segments)).file is not None:
             raise PathRefused(f"{path!a} is a file: share its directory, or a snapshot of it")
         return await self._directory(segments)
 
 
-def _file_path(path: str) -> Segments:
-    segments = parse_path(path)
+def _file_path(path: str, *, is_new: bool = False) -> Segments:
+    segments = parse_path(path, is_new=is_new)
     if not segments:
         raise PathRefused("this is the root, which is a directory and stays where it is")
     return segments

@@ -9,11 +9,17 @@ reference, sealed for whoever can write the parent.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.crypto import Crypto, DecryptionError
-from fabstir.protocol.s5.derivation import KEY_BYTES, child_directory, derive_str
+from fabstir.protocol.s5.derivation import (
+    KEY_BYTES,
+    child_directory,
+    child_encryption_key,
+    derive_str,
+)
 from fabstir.protocol.s5.directory import Cbor, DirRef, LinkKind
 from fabstir.protocol.s5.directory_cid import Capability, DirectoryCid
 from fabstir.protocol.s5.encryption import NONCE_BYTES
@@ -45,6 +51,16 @@ def random_child(parent: Capability, random: Callable[[int], bytes], crypto: Cry
     """Keys for a child whose derived ones have been used."""
     key = random(KEY_BYTES) if parent.cid.encryption_key is not None else None
     return _capability(random(KEY_BYTES), key, crypto)
+
+
+def with_derived_key(capability: Capability, crypto: Crypto) -> Capability | None:
+    """The same directory with the key that its write key gives it, where the reference to it has
+    none; None: it has one, or the write key is not known."""
+    cid, write_key = capability.cid, capability.write_key
+    if cid.encryption_key is not None or write_key is None:
+        return None
+    key = child_encryption_key(write_key, crypto)
+    return Capability(replace(cid, encryption_key=key), write_key)
 
 
 def in_clear(capability: Capability) -> Capability:

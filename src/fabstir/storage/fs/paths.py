@@ -29,6 +29,12 @@ _REFUSED_CATEGORIES: Final = {
 """Unicode's general categories. Cf holds every bidi control, the zero-width characters, the soft
 hyphen and the tags."""
 
+_TAB: Final = "\t"
+"""The control character that names of others may have, so that their files can be read."""
+
+_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""What turns text around: a name with one of them passes for another one, whoever wrote it."""
+
 _BLANKS: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 """Letters and marks that show nothing, though their category does not say so."""
 
@@ -36,8 +42,12 @@ _SHOWN_CHARS: Final = 60
 """Characters of a refused name that an error repeats."""
 
 
-def parse_path(path: str) -> Segments:
+def parse_path(path: str, *, is_new: bool = True) -> Segments:
     """Check a path and take it apart.
+
+    Args:
+        is_new: whether names are given here. Those that others gave may be read, and deleted, with
+            invisible characters in them.
 
     Raises:
         PathRefused: it is too long or too deep, or one of its names is not allowed.
@@ -49,7 +59,7 @@ def parse_path(path: str) -> Segments:
         if len(path) > 1:
             raise PathRefused(f"{shown(path)} has an empty name between two slashes")
         return ()
-    segments = tuple(check_name(name) for name in trimmed.split("/"))
+    segments = tuple(check_name(name, is_new=is_new) for name in trimmed.split("/"))
     if len(segments) > MAX_PATH_DEPTH:
         raise PathRefused(f"a path has at most {MAX_PATH_DEPTH} names, not {len(segments)}")
     num_bytes = len(format_path(segments).encode())
@@ -58,8 +68,11 @@ def parse_path(path: str) -> Segments:
     return segments
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, *, is_new: bool = True) -> str:
     """The name in its composed form.
+
+    Args:
+        is_new: as of `parse_path`.
 
     Raises:
         PathRefused: it is empty, too long, "." or "..", or holds a character that is not allowed.
@@ -69,10 +82,8 @@ def check_name(name: str) -> str:
     if name in {".", ".."}:
         raise PathRefused(f"{shown(name)} is no name: paths are written out in full")
     for char in name if not name.isascii() or not name.isprintable() else "":
-        reason = _REFUSED_CATEGORIES.get(unicodedata.category(char))
-        if reason is None and char in _BLANKS:
-            reason = "a character that shows nothing"
-        if reason is not None:
+        reason = _problem(char)
+        if reason is not None and (is_new or not _is_harmless(char)):
             raise PathRefused(f"the name {shown(name)} holds U+{ord(char):04X}, {reason}")
     if "/" in name:
         raise PathRefused(f"the name {shown(name)} holds a slash")
@@ -83,6 +94,19 @@ def check_name(name: str) -> str:
             f"a name has at most {MAX_NAME_BYTES} bytes of UTF-8, and {shown(name)} {num_bytes}"
         )
     return composed
+
+
+def _problem(char: str) -> str | None:
+    if char in _BLANKS:
+        return "a character that shows nothing"
+    return _REFUSED_CATEGORIES.get(unicodedata.category(char))
+
+
+def _is_harmless(char: str) -> bool:
+    """Whether a name of somebody else may have it: it shows nothing, and changes nothing."""
+    if char in _BLANKS or char == _TAB:
+        return True
+    return unicodedata.category(char) == "Cf" and char not in _BIDI
 
 
 def refuse_twins(paths: Iterable[str]) -> None:
@@ -109,9 +133,9 @@ def refuse_twins(paths: Iterable[str]) -> None:
 
 
 def is_name(name: str) -> bool:
-    """Whether a name that somebody else wrote is allowed here."""
+    """Whether a name that somebody else wrote can be read here."""
     try:
-        check_name(name)
+        check_name(name, is_new=False)
     except PathRefused:
         return False
     return True

@@ -7,14 +7,21 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from fabstir.primitives.cid import Multihash
+from fabstir.primitives.errors import PathRefused
 from fabstir.protocol.s5 import hamt
 from fabstir.protocol.s5.dialects import Encoded
-from fabstir.protocol.s5.directory import Directory, Entry
+from fabstir.protocol.s5.directory import Dialect, Directory, Entry, FileRef
 from fabstir.protocol.s5.hamt_nodes import HamtConfig
 from fabstir.protocol.s5.limits import HAMT_SWITCH_ENTRIES, MAX_MUTABLE_BYTES
 from fabstir.storage.fs.authorship import blank_header
 from fabstir.storage.fs.changes import Slot
-from fabstir.storage.fs.directories import DIRECTORY_KEY, FILE_KEY, Directories, Loaded
+from fabstir.storage.fs.directories import (
+    DIRECTORY_KEY,
+    FILE_KEY,
+    Directories,
+    Loaded,
+    inline_entries,
+)
 from fabstir.storage.fs.together import Unstored, put_all
 
 MAX_FLAT_BYTES: Final = MAX_MUTABLE_BYTES // 2
@@ -74,10 +81,8 @@ class Rewriting:
             encoded = self._directories.encode(directory, loaded)
             if len(encoded.data) <= MAX_FLAT_BYTES:
                 return Rewritten(directory=directory, encoded=encoded)
-        entries: dict[str, Entry] = {
-            **{FILE_KEY + name: file for name, file in directory.files.items()},
-            **{DIRECTORY_KEY + name: ref for name, ref in directory.dirs.items()},
-        }
+        entries = inline_entries(directory)
+        self._refuse_ciphertext(loaded, entries)
         nodes = self._nodes(loaded)
         built = await hamt.build(
             entries,
@@ -102,12 +107,14 @@ class Rewriting:
         after: Mapping[str, Slot],
     ) -> Rewritten:
         assert directory.sharding is not None, "only sharded directories come here"
-        changes: dict[str, Entry | None] = {}
+        # What S5.js put beside the HAMT goes into it.
+        changes: dict[str, Entry | None] = {**inline_entries(directory)}
         for name, slot in after.items():
             if slot.file != before[name].file:
                 changes[FILE_KEY + name] = slot.file
             if slot.directory != before[name].directory:
                 changes[DIRECTORY_KEY + name] = slot.directory
+        self._refuse_ciphertext(loaded, changes)
         nodes = self._nodes(loaded)
         updated = await hamt.update(
             directory.sharding.root,
@@ -118,13 +125,27 @@ class Rewriting:
             dialect=self._directories.dialect,
         )
         await nodes.flush()
-        resharded = replace(directory, sharding=updated.sharding(directory.sharding))
+        resharded = replace(
+            directory, files={}, dirs={}, sharding=updated.sharding(directory.sharding)
+        )
         return Rewritten(
             directory=resharded,
             encoded=self._directories.encode(resharded, loaded),
             stored=_blobs(updated.new),
             dropped=_blobs(updated.dropped),
         )
+
+    def _refuse_ciphertext(self, loaded: Loaded, entries: Mapping[str, Entry | None]) -> None:
+        """In a tree that S5.js reads: it keeps hash and size of a HAMT's files, not their keys."""
+        if self._directories.dialect is not Dialect.S5JS:
+            return
+        for key, entry in entries.items():
+            if isinstance(entry, FileRef) and entry.encryption is not None:
+                raise PathRefused(
+                    f"{key[len(FILE_KEY) :]!a} is encrypted, and the directory {loaded.path!a} has "
+                    f"{HAMT_SWITCH_ENTRIES} entries or more: S5.js would take the ciphertext for "
+                    "the file. Write it with encrypt off, or into a directory of fewer entries"
+                )
 
     def _nodes(self, loaded: Loaded) -> _Nodes:
         return _Nodes(directories=self._directories, loaded=loaded)

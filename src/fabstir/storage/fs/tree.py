@@ -53,7 +53,7 @@ class ReadOnlyTree:
 
     async def stat(self, path: str) -> Info:
         """Describe a file or directory. Raises NotFound."""
-        segments = parse_path(path)
+        segments = parse_path(path, is_new=False)
         if not segments:
             await self._directory(())
             return self._root_info()
@@ -130,12 +130,12 @@ class ReadOnlyTree:
         """
         if not 1 <= limit <= MAX_PAGE_ENTRIES:
             raise ValueError(f"a page has 1 to {MAX_PAGE_ENTRIES} entries, not {limit}")
-        segments = parse_path(path)
+        segments = parse_path(path, is_new=False)
         loaded = await self._directory(segments)
         is_sharded = loaded.directory.sharding is not None
         after = None if cursor is None else decode_cursor(cursor, is_sharded=is_sharded)
         found: list[Info] = []
-        num_refused = 0
+        num_refused = loaded.directory.num_nameless if cursor is None else 0
         next_cursor: str | None = None
         allowance = Allowance(2 * PAGE_BYTES)
         async with aclosing(self._entries(loaded, segments, after, allowance)) as entries:
@@ -158,7 +158,7 @@ class ReadOnlyTree:
         Raises:
             NotFound: no such directory.
         """
-        segments = parse_path(path)
+        segments = parse_path(path, is_new=False)
         loaded = await self._directory(segments)
         async with aclosing(self._walk(loaded, segments, frozenset({_identity(loaded)}))) as all_:
             async for info in all_:
@@ -167,7 +167,7 @@ class ReadOnlyTree:
     async def history(self, path: str) -> tuple[FileInfo, ...]:
         """A file's versions, newest first; each can be read by its CID. Raises NotFound."""
         file = await self._file(path, None)
-        shown_path = format_path(parse_path(path))
+        shown_path = format_path(parse_path(path, is_new=False))
         return tuple(file_info(shown_path, version) for version in versions_of(file))
 
     # -- for those who write ----------------------------------------------------------------------
@@ -202,7 +202,7 @@ class ReadOnlyTree:
         return (await self._directories.slot(parent, segments[-1]))[1]
 
     async def _file(self, path: str, version: str | None) -> FileRef:
-        segments = parse_path(path)
+        segments = parse_path(path, is_new=False)
         slot = await self._slot(segments) if segments else None
         if slot is None or (slot.directory is not None and slot.file is None):
             raise PathRefused(f"{path!a} is a directory: list it")

@@ -396,7 +396,7 @@ class Bridge:
 
 def _checked(path: str) -> str:
     """The path in its one form. Raises PathRefused before anybody is asked."""
-    return format_path(parse_path(path))
+    return format_path(parse_path(path, is_new=False))
 
 
 def _route(where: str) -> str:

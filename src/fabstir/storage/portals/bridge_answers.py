@@ -42,8 +42,8 @@ def parse_page(body: bytes, path: str, limit: int) -> Page:
 
 
 def _entry(item: Fields, directory: str) -> Info:
-    name = check_name(item.text("name", limit=MAX_PATH_BYTES))
-    path = format_path((*parse_path(directory), name))
+    name = check_name(item.text("name", limit=MAX_PATH_BYTES), is_new=False)
+    path = format_path((*parse_path(directory, is_new=False), name))
     kind = item.text("type", limit=16)
     if kind == "directory":
         return DirectoryInfo(

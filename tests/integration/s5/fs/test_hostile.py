@@ -31,7 +31,7 @@ from fabstir.protocol.s5.directory import (
     Sharding,
 )
 from fabstir.protocol.s5.directory_cid import Capability, DirectoryCid
-from fabstir.protocol.s5.encryption import is_sealed_mutable
+from fabstir.protocol.s5.encryption import is_sealed_mutable, seal_mutable
 from fabstir.protocol.s5.registry import SignedEntry, blob_pointer, read_blob_pointer, sign_entry
 from fabstir.storage.fs import FileSystem, open_tree
 from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
@@ -213,6 +213,143 @@ async def test_names_that_are_not_allowed_here(writer: Writer) -> None:
 
     assert ([info.path for info in page.entries], page.num_refused) == (["good"], 2)
     assert [info.path async for info in fs.walk()] == ["good"]
+
+
+LEADING_ELSEWHERE = ["..", ".", "", "a/b", "x" * 1500, "a\0b"]
+
+
+@pytest.mark.parametrize("name", LEADING_ELSEWHERE)
+async def test_one_name_does_not_take_its_directory_along(writer: Writer, name: str) -> None:
+    blob = await writer.blobs.put(b"12345", reason="test")
+    file = FileRef(hash=blob.digest, size=5)
+    inside = child_directory(SEED, "dir", NATIVE)
+    child = DirRef(kind=LinkKind.MUTABLE, link=inside.public_key)
+    await writer.write(files={name: file, "good": file}, dirs={"dir": child})
+    below = encode_directory(Directory(files={name: file}, dirs={}), Dialect.S5JS)
+    pointer = blob_pointer((await writer.blobs.put(below, reason="test")).multihash)
+    await writer.registry.set(sign_entry(inside.write_key, 1, pointer, NATIVE))
+    fs = writer.file_system()
+
+    page = await fs.list()
+    assert (sorted(info.path for info in page.entries), page.num_refused) == (["dir", "good"], 1)
+    assert await fs.get("good", 5) == b"12345"
+    await fs.put("new", b"1")  # and what others named stays
+    assert (await fs.list()).num_refused == 1
+    assert ((await fs.list("dir")).entries, (await fs.list("dir")).num_refused) == ((), 1)
+    await fs.delete("dir", recursive=True)
+    assert not await fs.exists("dir")
+
+
+@pytest.mark.parametrize(
+    "name", ["a\u200db", "tab\there", "soft\u00adhyphen", "\ufeffmark", "a\u3164"]
+)
+async def test_invisible_characters_that_others_wrote_can_be_read(
+    writer: Writer, name: str
+) -> None:
+    blob = await writer.blobs.put(b"12345", reason="test")
+    await writer.write(files={name: FileRef(hash=blob.digest, size=5)})
+    fs = writer.file_system()
+
+    (info,) = (await fs.list()).entries
+    assert info.path == name
+    assert await fs.get(name, 5) == b"12345"
+    assert [info.path async for info in fs.walk()] == [name]
+    with pytest.raises(PathRefused):
+        await fs.put(name, b"as a new name")
+    await fs.move(name, "plain")
+    assert await fs.get("plain", 5) == b"12345"
+
+
+async def test_what_s5js_writes_beside_a_hamt_is_read_and_goes_into_it(
+    writer: Writer, fs: FileSystem
+) -> None:
+    """From the thousandth file on it puts entries into the directory itself."""
+    async with fs.batch() as batch:
+        for number in range(1000):
+            await batch.put(f"big/{number}", b"old")
+    big = await fs._directory(("big",))  # pyright: ignore[reportPrivateUsage] - for its HAMT
+    assert big.directory.sharding is not None
+    await writer.write(dirs={"big": DirRef(kind=LinkKind.FIXED, link=bytes(32))})
+    blob = await writer.blobs.put(b"12345", reason="test")
+    newer = FileRef(hash=blob.digest, size=5)
+    nested = DirRef(kind=LinkKind.FIXED, link=b"\1" * 32)
+    theirs = Directory(
+        files={"7": newer, "new": newer}, dirs={"nested": nested}, sharding=big.directory.sharding
+    )
+    key = big.capability.cid.encryption_key
+    assert key is not None
+    sealed = seal_mutable(encode_directory(theirs, Dialect.S5JS), key, bytes(24), NATIVE)
+    stored = await writer.blobs.put(sealed, reason="test")
+    assert big.capability.write_key is not None
+    pointer = blob_pointer(stored.multihash)
+    await writer.registry.set(
+        sign_entry(big.capability.write_key, big.revision + 1, pointer, NATIVE)
+    )
+
+    assert await names(fs, "big") == sorted([*map(str, range(1000)), "nested", "new"])
+    assert await fs.get("big/7", 5) == await fs.get("big/new", 5) == b"12345"
+    await fs.put("big/another", b"1")
+    await fs.delete("big/new")
+    again = await fs._directory(("big",))  # pyright: ignore[reportPrivateUsage] - as above
+    assert (again.directory.files, again.directory.dirs) == ({}, {})
+    assert await names(fs, "big") == sorted([*map(str, range(1000)), "nested", "another"])
+    assert await fs.get("big/7", 5) == b"12345"
+
+
+async def names(fs: FileSystem, path: str) -> list[str]:
+    """All names of a directory, page by page."""
+    found: list[str] = []
+    cursor = None
+    while True:
+        page = await fs.list(path, cursor=cursor, limit=300)
+        found += [info.path.rpartition("/")[2] for info in page.entries]
+        cursor = page.cursor
+        if cursor is None:
+            return sorted(found)
+
+
+async def test_a_childs_key_that_s5js_dropped_is_derived(
+    fs: FileSystem, other: FileSystem, blobs: LocalBlobs, registry: LocalRegistry, root: Capability
+) -> None:
+    await fs.put("home/notes/a", b"kept")
+    top = await fs._directory(())  # pyright: ignore[reportPrivateUsage] - to write as S5.js does
+    home = top.directory.dirs["home"]
+    assert home.encryption_key is not None
+    theirs = Directory(
+        files={}, dirs={"home": DirRef(kind=home.kind, link=home.link, timestamp=home.timestamp)}
+    )
+    assert root.cid.encryption_key is not None
+    assert root.write_key is not None
+    data = encode_directory(theirs, Dialect.S5JS)
+    stored = await blobs.put(
+        seal_mutable(data, root.cid.encryption_key, bytes(24), NATIVE), reason="t"
+    )
+    await registry.set(
+        sign_entry(root.write_key, top.revision + 1, blob_pointer(stored.multihash), NATIVE)
+    )
+
+    assert await other.get("home/notes/a", 9) == b"kept"
+    await other.put("home/b", b"1")
+    blob = (await other._directory(("home",))).blob  # pyright: ignore[reportPrivateUsage] - as above
+    assert blob is not None
+    assert is_sealed_mutable(await blobs.get(blob, max_bytes=1 << 20))
+    shared = open_tree(await other.share("home"), blobs, registry, NATIVE)
+    assert await shared.get("b", 1) == b"1"
+
+
+async def test_s5js_is_not_given_ciphertext_for_files(
+    blobs: LocalBlobs, registry: LocalRegistry, root: Capability
+) -> None:
+    fs = FileSystem(blobs, registry, root, NATIVE, is_compatible=True)
+    async with fs.batch() as batch:
+        for number in range(1000):
+            await batch.put(f"big/{number}", b"clear", encrypt=False)
+
+    with pytest.raises(PathRefused, match="ciphertext"):
+        await fs.put("big/secret", b"secret")
+    await fs.put("big/open", b"open", encrypt=False)
+    await fs.put("small/secret", b"secret")
+    assert await fs.get("big/open", 9) == b"open"
 
 
 async def test_names_as_macos_spells_them(writer: Writer) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.strategies_s5 import directories
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.errors import LocalProtocolError, RemoteProtocolError
+from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.s5.cbor import PlainObject, decode_cbor, encode_canonical, encode_s5js
 from fabstir.protocol.s5.dialects import MAGIC, decode_directory, encode_directory
 from fabstir.protocol.s5.directory import (
@@ -337,17 +337,21 @@ BAD_NAMES = ["", ".", "..", "a/b", "/", "a\0b", "x" * (MAX_NAME_BYTES + 1), "é"
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_names_that_lead_elsewhere(name: str) -> None:
-    reference: Cbor = {3: content(1), 4: 0}
-    with pytest.raises(RemoteProtocolError, match="name"):
-        decode_directory(encode_canonical(["S5.pro", {}, {}, {name: reference}]))
-    with pytest.raises(RemoteProtocolError, match="name"):
-        decode_directory(encode_canonical(["S5.pro", {}, {name: {2: b"\x1e" * 33}}, {}]))
+def test_names_that_lead_elsewhere_take_nothing_along(name: str) -> None:
+    """One of them made its whole directory unreadable; whoever shows names checks them."""
+    both = directory({name: A_FILE, "good": A_FILE}, dirs={name: A_DIR})
+
     for dialect in Dialect:
-        with pytest.raises(LocalProtocolError, match="name"):
-            encode_directory(directory({name: A_FILE}), dialect)
-        with pytest.raises(LocalProtocolError, match="name"):
-            encode_directory(directory(dirs={name: A_DIR}), dialect)
+        assert decode_directory(encode_directory(both, dialect)) == both
+
+
+def test_names_that_are_no_text_are_counted() -> None:
+    reference: Cbor = {3: content(1), 4: 0}
+    raw = encode_canonical(["S5.pro", {}, {}, {"good": reference, 7: reference, b"x": reference}])
+
+    read = decode_directory(raw)
+
+    assert (list(read.files), read.num_nameless) == (["good"], 2)
 
 
 def test_the_longest_name() -> None:
@@ -410,8 +414,6 @@ OTHER_DIRECTORIES: list[tuple[Cbor, str]] = [
     ),
     (["S5.pro", {}, {}, {"f": {**FILE, 23: 1}}], "file reference"),
     (["S5.pro", {}, {}, {"f": 1}], "file reference"),
-    (["S5.pro", {}, {}, {1: FILE}], "not text"),
-    (["S5.pro", {}, {"d": {2: content(1)}}, {}], "link"),
     (["S5.pro", {}, {"d": {2: b"\x12" + content(1)}}, {}], "unknown type"),
     (["S5.pro", {}, {"d": {**LINK, 22: {"encryption": {"algorithm": 1}}}}, {}], CIPHER),
     (
@@ -454,7 +456,6 @@ OTHER_DIRECTORIES: list[tuple[Cbor, str]] = [
     ),
     (["S5.pro", {}, {"d": {0: 0x20, 1: content(1)}}, {}], "unknown type"),
     (["S5.pro", {}, {"d": {1: content(1), 12: 1}}, {}], "keys"),
-    (["S5.pro", {}, {}, {"a/b": RUST}], "name"),
 ]
 
 

@@ -284,12 +284,9 @@ def test_too_many_names_of_one_hash() -> None:
 @pytest.mark.parametrize(
     ("key", "entry"),
     [
-        ("f:", FileRef(hash=content(1), size=1)),
-        ("f:a/b", FileRef(hash=content(1), size=1)),
         ("a", FileRef(hash=content(1), size=1)),
         ("d:a", FileRef(hash=content(1), size=1)),
         ("f:a", DirRef(kind=LinkKind.FIXED, link=content(1))),
-        ("d:..", DirRef(kind=LinkKind.FIXED, link=content(1))),
     ],
 )
 def test_other_keys_are_not_written(key: str, entry: Entry) -> None:
@@ -353,7 +350,6 @@ HOSTILE_ROOTS: list[tuple[bytes, str]] = [
         "twice",
     ),
     (root({**NODE, "bitmap": 16}), "elsewhere"),
-    (root({**NODE, "children": [leaf(["f:a/b", VALUE])]}), "slash"),
     (root({**NODE, "children": [leaf(["x:a", VALUE])]}), "begins with"),
     (root({**NODE, "children": [leaf([IN_SLOT_3[0], {}])]}), "hash"),
     (root({**NODE, "children": [leaf([IN_SLOT_3[0], {**VALUE, "enc": 1}])]}), "encryption"),
