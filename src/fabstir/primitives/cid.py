@@ -129,15 +129,16 @@ class BlobId:
             raise ValueError("not an S5 blob identifier with a BLAKE3 or SHA-256 hash")
         start = len(magic) + 1
         digest, size = raw[start : start + 32], raw[start + 32 :]
-        if len(digest) != 32 or not 1 <= len(size) <= _MAX_SIZE_BYTES:
-            raise ValueError("S5 blob identifiers end with 32 bytes of hash and 1 to 8 of size")
+        # s5-rs writes size 0 in no byte, S5.js in one.
+        if len(digest) != 32 or len(size) > _MAX_SIZE_BYTES:
+            raise ValueError("S5 blob identifiers end with 32 bytes of hash and 0 to 8 of size")
         if len(size) > 1 and size[-1] == 0:
             raise ValueError("the size of an S5 blob identifier ends without zero bytes")
         return cls(digest, int.from_bytes(size, "little"), hash_type)
 
     @classmethod
     def decode(cls, text: str) -> Self:
-        """Any of the four multibase forms. Raises ValueError, never another error."""
+        """Any of the five multibase forms. Raises ValueError, never another error."""
         return cls.from_bytes(decode_multibase(text))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b32decode, b32encode, urlsafe_b64decode, urlsafe_b64encode
+from base64 import b32decode, b32encode, b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
@@ -130,7 +130,8 @@ def decode_base58(text: str) -> bytes:
 
 
 def encode_multibase(data: bytes, base: str) -> str:
-    """Multibase text: `f` hex, `b` base 32, `z` base 58, `u` base64url; none is padded."""
+    """Multibase text: `f` hex, `b` base 32, `z` base 58, `u` base64url, `m` base 64; none is
+    padded."""
     if base == "f":
         return "f" + data.hex()
     if base == "b":
@@ -139,7 +140,9 @@ def encode_multibase(data: bytes, base: str) -> str:
         return "z" + encode_base58(data)
     if base == "u":
         return "u" + urlsafe_b64encode(data).decode().rstrip("=")
-    raise ValueError(f"{base!r} is not one of the multibase prefixes f, b, z, u")
+    if base == "m":
+        return "m" + b64encode(data).decode().rstrip("=")
+    raise ValueError(f"{base!r} is not one of the multibase prefixes f, b, z, u, m")
 
 
 def decode_multibase(text: str) -> bytes:
@@ -168,4 +171,6 @@ def _decode_base(base: str, body: str) -> bytes:
         return decode_base58(body)
     if base == "u":
         return urlsafe_b64decode(body + "=" * (-len(body) % 4))
-    raise ValueError(f"{base!r} is not one of the multibase prefixes f, b, z, u")
+    if base == "m":
+        return b64decode(body + "=" * (-len(body) % 4))
+    raise ValueError(f"{base!r} is not one of the multibase prefixes f, b, z, u, m")

@@ -152,10 +152,8 @@ def test_a_sha256_has_no_bare_form() -> None:
         ("5b831e" + "00" * 33, "not an S5"),  # an encrypted blob
         ("26", "not an S5"),
         ("2613" + "00" * 33, "not an S5"),
-        ("261f" + "00" * 32, "1 to 8"),
-        ("5b821e" + "00" * 31, "1 to 8"),
-        ("5b821e" + "00" * 32, "1 to 8"),
-        ("5b8212" + "00" * 32 + "01" * 9, "1 to 8"),
+        ("5b821e" + "00" * 31, "0 to 8"),
+        ("5b8212" + "00" * 32 + "01" * 9, "0 to 8"),
         ("5b821e" + "00" * 32 + "0100", "zero bytes"),
         ("261f" + "00" * 34, "zero bytes"),
     ],
@@ -193,3 +191,11 @@ def test_model_cid_for_generic_dht_servers_is_sha2_256_of_the_id() -> None:
     assert model_cid_sha256(model_id) == bytes.fromhex(
         "015512209a2db2e23f1504cd056606553ac049c5e718e8f9ce9233876df1a7a1821af885"
     )
+
+
+@pytest.mark.parametrize("magic", ["5b821e", "5b821f", "261f"])
+def test_s5_rs_writes_the_size_of_an_empty_blob_in_no_byte(magic: str) -> None:
+    raw = bytes.fromhex(magic + "07" * 32)
+
+    assert BlobId.from_bytes(raw) == BlobId(b"\7" * 32, 0)
+    assert BlobId.decode(encode_multibase(raw, "m")).size == 0

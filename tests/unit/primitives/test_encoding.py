@@ -193,7 +193,8 @@ def test_multibase_reads_one_text_a_value(text: str) -> None:
     "text",
     [
         "",
-        "m" + "AAAA",  # an unknown base
+        "M" + "AAAA",  # an unknown base
+        "mW4I-",  # base64url's letters
         "f5B82",  # capitals
         "f5b 82",  # white space, which bytes.fromhex skips
         "f5b8x",

@@ -58,6 +58,9 @@ _SIGNATURE: Final = "S5.pro"
 _SIGNATURES: Final = (_SIGNATURE, "S5.pro/web")
 """The second is a web application of s5-rs: a directory with more header fields."""
 
+_NEWER_RUST: Final = "s5_fs_v2"
+"""What the first of three values says in directories of s5-rs since 2026."""
+
 _SHARDING: Final = "sharding"
 
 T = TypeVar("T")
@@ -180,6 +183,11 @@ def decode_directory(data: bytes) -> Directory:
     if is_docs_directory(body):
         return read_docs_directory(body)
     value = decode_cbor(body, max_bytes=MAX_MUTABLE_BYTES)
+    if isinstance(value, list) and value[:1] == [_NEWER_RUST]:
+        raise RemoteProtocolError(
+            f"a directory of a newer s5-rs ({_NEWER_RUST}), which is not read here: have its node "
+            "export it, or share it from a node that writes S5.pro"
+        )
     if not isinstance(value, list) or len(value) != 4 or value[0] not in _SIGNATURES:
         raise RemoteProtocolError("not a directory of S5")
     header = read_map(value[1], "the header of a directory")

@@ -489,3 +489,8 @@ def test_other_directories_are_refused(value: Cbor, reason: str) -> None:
 def test_other_directories_of_the_documents_are_refused(data: bytes, reason: str) -> None:
     with pytest.raises(RemoteProtocolError, match=reason):
         decode_directory(data)
+
+
+def test_directories_of_a_newer_s5_rs_are_refused_by_name() -> None:
+    with pytest.raises(RemoteProtocolError, match="newer s5-rs"):
+        decode_directory(encode_canonical(["s5_fs_v2", {}, {}]))
