@@ -26,6 +26,13 @@ _VERSIONS = (2, 3)
 _HEADER = struct.Struct("<4sI")
 
 
+_SPLIT_COUNT = struct.pack("<Q11sI", 11, b"split.count", 2)
+"""A pair of GGUF's metadata: the key with its length, and the type of a 16-bit number."""
+
+_MAX_METADATA_BYTES = 64 * 2**20
+"""The largest vocabularies make some 20 MB of it."""
+
+
 async def sha256_of(path: Path, on_progress: OnProgress | None = None) -> Hash32:
     """The digest of a file's bytes, computed in a worker thread.
 
@@ -82,6 +89,7 @@ async def check_header(path: Path) -> None:
 def _check_header(path: Path) -> None:
     with path.open("rb") as file:
         header = file.read(_HEADER.size)
+        num_parts = _num_parts(header + file.read(_MAX_METADATA_BYTES))
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
         raise ModelNotGguf(f"{path} is no GGUF file: take the model's GGUF version")
     version: int = _HEADER.unpack(header)[1]
@@ -90,6 +98,22 @@ def _check_header(path: Path) -> None:
             f"{path} is GGUF of version {version} (little-endian), and llama.cpp loads "
             f"{' and '.join(map(str, _VERSIONS))}: convert the model again"
         )
+    if num_parts > 1:
+        raise ModelNotGguf(
+            f"{path} is one of {num_parts} parts, and its digest covers none of the others, which "
+            "llama.cpp would load too: merge them with `llama-gguf-split --merge`, and have the "
+            "digest of the whole approved"
+        )
+
+
+def _num_parts(metadata: bytes) -> int:
+    """How many files make the model. Found by its key's bytes, wherever it stands."""
+    at = -1
+    while (at := metadata.find(_SPLIT_COUNT, at + 1)) >= 0:
+        value = metadata[at + len(_SPLIT_COUNT) :][:2]
+        if len(value) == 2 and (count := int.from_bytes(value, "little")) > 1:
+            return count
+    return 1
 
 
 async def ensure_verified(path: Path, sha256: Hash32) -> None:
@@ -105,6 +129,8 @@ async def ensure_verified(path: Path, sha256: Hash32) -> None:
     if not await to_thread.run_sync(_was_verified, path, sha256):
         await verify_model(path, sha256)
         await remember_verified(path, sha256)
+        return
+    await check_header(path)  # it may have been verified by a version that took parts
 
 
 def _was_verified(path: Path, sha256: Hash32) -> bool:
