@@ -21,6 +21,7 @@ from typing import Any, Final
 import anyio
 
 from fabstir.db.files import replace_private
+from fabstir.engines._cgroups import cpu_quotas
 from fabstir.engines._http import EngineAddress
 from fabstir.engines._process import LlamaCppConfig, ThreadCounts, open_child
 
@@ -41,14 +42,14 @@ def candidates(num_cores: int) -> list[ThreadCounts]:
     return [ThreadCounts(threads, num_cores) for threads in sorted(shares - {0}, reverse=True)]
 
 
-def num_usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """The cores that this process may use, less where a container's quota is smaller."""
+def num_usable_cores(root: Path = Path("/")) -> int:
+    """The cores that this process may use, less where a quota of a cgroup is smaller.
+
+    Args:
+        root: of the file system that has /proc and /sys.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        allowed, period = (int(part) for part in quota.read_text().split())
-    except (OSError, ValueError):  # not in such a container, or its quota is "max"
-        return cores or 1
-    return max(1, min(cores or 1, allowed // period))
+    return max(1, min([cores or 1, *cpu_quotas(root)]))
 
 
 async def choose_threads(

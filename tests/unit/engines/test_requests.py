@@ -1,12 +1,11 @@
 """What an engine is never asked for, and how many threads are worth trying."""
 
-from pathlib import Path
 
 import pytest
 
 from fabstir.engines import GenerationRequest
 from fabstir.engines._process import ThreadCounts
-from fabstir.engines.calibration import candidates, num_usable_cores
+from fabstir.engines.calibration import candidates
 from fabstir.protocol.sampling import SamplingParams
 
 
@@ -28,15 +27,3 @@ def test_a_request_without_a_prompt_is_refused() -> None:
 )
 def test_all_cores_are_tried_and_fewer(num_cores: int, decode: list[int]) -> None:
     assert candidates(num_cores) == [ThreadCounts(threads, num_cores) for threads in decode]
-
-
-@pytest.mark.parametrize(
-    ("quota", "expected"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)]
-)
-def test_a_container_gets_no_more_threads_than_its_quota(
-    tmp_path: Path, quota: str, expected: int | None
-) -> None:
-    file = tmp_path / "cpu.max"
-    file.write_text(quota)
-
-    assert num_usable_cores(file) == (expected or num_usable_cores(tmp_path / "absent"))
