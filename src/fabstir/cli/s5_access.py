@@ -40,7 +40,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.protocol.fields import Fields
 from fabstir.storage.fs import parse_path
-from fabstir.storage.owner_token import load_owner_token
+from fabstir.storage.node_secrets import load_owner_token
 
 OnProgress = Callable[[Any], None]
 

@@ -40,8 +40,6 @@ class IdentityFacts:
     """What may be shown about an identity."""
 
     file: Path
-    node_id: str
-    """What peers know the node by, in base 58."""
     root_key: str
     """Of the registry entry that points at the root directory: `?pk=` of /s5/registry."""
 
@@ -83,12 +81,10 @@ def import_(ctx: typer.Context, *, wordlist: WordList = None) -> None:
 def _show(ctx: typer.Context, settings: Settings, found: Identity, words: str | None) -> None:
     facts = IdentityFacts(
         file=settings.s5.identity,
-        node_id=_key_text(NATIVE.ed25519_public_key(found.node_key()), "z"),
         root_key=_key_text(found.file_system_root().public_key, "u").removeprefix("u"),
     )
     rows: list[tuple[RenderableType, RenderableType]] = [
         ("file", str(facts.file)),
-        ("node id", facts.node_id),
         ("root directory's key", facts.root_key),
         *([] if words is None else [("phrase", unwrapped(words))]),
     ]

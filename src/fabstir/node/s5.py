@@ -36,8 +36,8 @@ from fabstir.protocol.s5.derivation import Purpose, derive_str
 from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
 from fabstir.storage.accounts import IsHost, load_accounts
 from fabstir.storage.cache import ResultCache, open_result_cache
+from fabstir.storage.node_secrets import OWNER_TOKEN_FILE, load_owner_token
 from fabstir.storage.outboards import Outboards
-from fabstir.storage.owner_token import OWNER_TOKEN_FILE, load_owner_token
 from fabstir.storage.resumable import open_resumable_uploads
 from fabstir.telemetry.metrics import MetricsRegistry
 from fabstir.telemetry.supervision import Supervision
@@ -122,7 +122,7 @@ async def open_s5(
             health=health,
             local_url=local_url,
             url=url,
-            p2p_uri=p2p_uri(url, parts.identity),
+            p2p_uri=p2p_uri(url, parts.node_key),
             token_file=parts.folder / OWNER_TOKEN_FILE,
         )
         await enter(open_control(s5_control_path(settings), _commands(running)))
@@ -164,7 +164,7 @@ async def _services(
         offer=parts.offer,
         serve_peer=parts.peers.serve,
         node_id=parts.node_key,
-        p2p_uris=(p2p_uri(url, parts.identity),),
+        p2p_uris=(p2p_uri(url, parts.node_key),),
         health=health.report,
         version=f"fabstir/{__version__}",
         authorities=authorities,

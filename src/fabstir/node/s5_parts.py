@@ -31,6 +31,7 @@ from fabstir.storage.fs import FileSystem
 from fabstir.storage.hidden import HiddenAccounts, HiddenDb
 from fabstir.storage.identity import load_or_create_identity
 from fabstir.storage.node import NodeRegistry, S5Node
+from fabstir.storage.node_secrets import load_node_key
 from fabstir.storage.peers import Offer, PeerLimits, Peers, open_peers
 from fabstir.storage.peers.urls import node_id, parse_peer_url
 from fabstir.storage.portals import (
@@ -82,6 +83,8 @@ class S5:
     folder: Path
     identity: Identity
     store: BlobStore
+    node_key: bytes
+    """32 bytes of ed25519: what peers know this node by."""
     node: S5Node
     registry: NodeRegistry
     open_registry: NodeRegistry
@@ -93,11 +96,6 @@ class S5:
     replication: Replication
     offer: Callable[[Multihash], Awaitable[Offer | None]]
     accounts: PortalAccounts
-
-    @property
-    def node_key(self) -> bytes:
-        """32 bytes of ed25519: what peers know this node by."""
-        return NATIVE.ed25519_public_key(self.identity.node_key())
 
 
 class PortalAccounts:
@@ -253,6 +251,8 @@ async def open_s5_parts(
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         store = await enter(open_store(folder, NATIVE, max_bytes=s5.max_bytes))
+        node_seed = load_node_key(folder)
+        node_key = NATIVE.ed25519_public_key(node_seed)
         reach = Reach(allow_private=settings.network.allow_private)
         client = await enter(open_client(reach))
         accounts = PortalAccounts(
@@ -271,11 +271,11 @@ async def open_s5_parts(
         peers = await enter(
             open_peers(
                 s5.peers,
-                node_key=identity.node_key(),
+                node_key=node_seed,
                 crypto=NATIVE,
                 offer=offer,
                 entries=open_local,
-                own_uris=() if url is None else (p2p_uri(url, identity),),
+                own_uris=() if url is None else (p2p_uri(url, node_key),),
                 reach=reach,
                 limits=PeerLimits(
                     max_inbound=s5.max_peers, max_inbound_per_address=s5.max_peers_per_address
@@ -319,6 +319,7 @@ async def open_s5_parts(
             folder=folder,
             identity=identity,
             store=store,
+            node_key=node_key,
             node=node,
             registry=registry,
             open_registry=open_registry,
@@ -333,12 +334,11 @@ async def open_s5_parts(
         )
 
 
-def p2p_uri(url: str, identity: Identity) -> str:
+def p2p_uri(url: str, node_key: bytes) -> str:
     """Where other nodes dial this one, with its id."""
     parts = urlsplit(url)
     scheme = "wss" if parts.scheme == "https" else "ws"
-    key = NATIVE.ed25519_public_key(identity.node_key())
-    return urlunsplit((scheme, f"{node_id(key)}@{parts.netloc}", "/s5/p2p", "", ""))
+    return urlunsplit((scheme, f"{node_id(node_key)}@{parts.netloc}", "/s5/p2p", "", ""))
 
 
 def _places(settings: Settings) -> list[str]:

@@ -23,7 +23,7 @@ from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError, KeystoreError, StorageError
 from fabstir.protocol.s5.registry import sign_entry
 from fabstir.storage._part import open_part
-from fabstir.storage.owner_token import load_owner_token
+from fabstir.storage.node_secrets import load_owner_token
 from fabstir.storage.store import LocalRegistry, open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]

@@ -1,6 +1,5 @@
 """What an engine is never asked for, and how many threads are worth trying."""
 
-
 import pytest
 
 from fabstir.engines import GenerationRequest

@@ -134,14 +134,6 @@ class Identity:
         """The key above every path of the hidden DB."""
         return self.seed(Purpose.HIDDEN_DB)
 
-    def node_key(self) -> bytes:
-        """The ed25519 seed of this user's own S5 node: its id, and what signs its locations.
-
-        Ours, below S5's extension seed: a node signs whatever challenge a stranger sends, so its
-        key signs nothing else.
-        """
-        return derive_str(self.seed(Purpose.EXTENSION), "fabstir s5 node", self.crypto)
-
 
 def child_directory(parent_write_key: bytes, name: str, crypto: Crypto) -> DirectoryKeys:
     """The keys of a directory in a directory: S5.js derives the same, and leaves children in clear.

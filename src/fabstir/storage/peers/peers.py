@@ -294,7 +294,7 @@ async def open_peers(
     Args:
         urls: `ws[s]://[ID@]host[:port]/s5/p2p`; with an ID, only the node with that key is
             accepted there.
-        node_key: the node's ed25519 seed, `Identity.node_key()`: it signs nothing else.
+        node_key: the node's ed25519 seed, of `load_node_key`: it signs nothing else.
         offer: how this node gives a blob; None: it has it not. Must not ask peers.
         entries: this node's own registry. Must not ask peers.
         own_uris: where others can dial this node.

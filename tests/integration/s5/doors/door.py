@@ -28,8 +28,8 @@ from fabstir.protocol.s5.wire import LocationType
 from fabstir.storage.accounts import IsHost, load_accounts
 from fabstir.storage.cache import open_result_cache
 from fabstir.storage.fs import FileSystem
+from fabstir.storage.node_secrets import load_node_key, load_owner_token
 from fabstir.storage.outboards import Outboards
-from fabstir.storage.owner_token import load_owner_token
 from fabstir.storage.peers import Offer, open_peers
 from fabstir.storage.ports import Blobs
 from fabstir.storage.resumable import open_resumable_uploads
@@ -173,6 +173,7 @@ async def open_door(
         seed.write_bytes(secrets.token_bytes(16))
     identity = Identity(seed.read_bytes(), NATIVE)
     token = load_owner_token(folder)
+    node_seed = load_node_key(folder)
     async with AsyncExitStack() as stack:
         stack.enter_context(listener)
         store = await stack.enter_async_context(
@@ -202,7 +203,7 @@ async def open_door(
         peers = await stack.enter_async_context(
             open_peers(
                 (),
-                node_key=identity.node_key(),
+                node_key=node_seed,
                 crypto=NATIVE,
                 offer=offer,
                 entries=registry,
@@ -239,7 +240,7 @@ async def open_door(
             place=peers.place,
             offer=offer,
             serve_peer=peers.serve,
-            node_id=NATIVE.ed25519_public_key(identity.node_key()),
+            node_id=NATIVE.ed25519_public_key(node_seed),
             p2p_uris=(f"ws://127.0.0.1:{port}/s5/p2p",),
             health=_healthy,
             version=__version__,

@@ -28,7 +28,7 @@ from fabstir.primitives.errors import KeystoreError
 from fabstir.primitives.ids import Address
 from fabstir.protocol.eip712 import personal_digest
 from fabstir.protocol.s5.account import ChallengeKind
-from fabstir.storage.owner_token import OWNER_TOKEN_FILE, load_owner_token
+from fabstir.storage.node_secrets import OWNER_TOKEN_FILE, load_owner_token
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -194,6 +194,27 @@ async def test_an_identity_that_came_from_elsewhere_does_not_begin_anew_while_po
         assert await ours.parts.files.get("a", 100) == CONTENT
 
 
+async def test_the_machines_of_one_identity_are_each_others_peers(
+    other: S5Running, tmp_path: Path
+) -> None:
+    identity = str(other.parts.settings.s5.identity)
+    await other.parts.files.put("from the other.txt", CONTENT)
+
+    async with running(tmp_path / "ours", peers=other.p2p_uri, identity=identity) as ours:
+        with anyio.fail_after(20):
+            await ours.parts.peers.wait_connected()
+        assert await ours.parts.files.get("from the other.txt", 100) == CONTENT
+        await ours.parts.files.put("from this one.txt", b"more")
+        assert {info.path async for info in other.parts.files.walk("")} == {
+            "from the other.txt",
+            "from this one.txt",
+        }
+
+    first = ours.parts.node_key
+    async with running(tmp_path / "ours", identity=identity) as again:
+        assert again.parts.node_key == first
+
+
 async def test_a_taken_port_and_a_taken_folder_are_settings_to_change(
     other: S5Running, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from fabstir.primitives.errors import (
     WriteConflict,
 )
 from fabstir.storage.fs import DirectoryInfo, FileInfo
-from fabstir.storage.owner_token import load_owner_token
+from fabstir.storage.node_secrets import load_owner_token
 from fabstir.storage.portals import Bridge, PortalHttp
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]

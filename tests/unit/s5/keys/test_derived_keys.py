@@ -79,10 +79,6 @@ def test_the_key_of_a_portal_account() -> None:
         IDENTITY.portal_account_key(bytes(12))
 
 
-def test_the_nodes_key_is_none_of_the_others() -> None:
-    assert IDENTITY.node_key() not in {IDENTITY.seed(purpose) for purpose in Purpose}
-
-
 def test_a_path_of_the_hidden_db() -> None:
     path = derive_int(derive_str(derive_str(ROOT, "a", NATIVE), "b", NATIVE), 1, NATIVE)
 

@@ -82,10 +82,6 @@ def hidden_path(given: Inputs) -> dict[str, str]:
     return {"writeKey": found.write_key.hex(), "encryptionKey": found.encryption_key.hex()}
 
 
-def node_key(given: Inputs) -> str:
-    return Identity(_hex(given["entropy"]), NATIVE).node_key().hex()
-
-
 def account(given: Inputs) -> dict[str, str]:
     identity = Identity(_hex(given["entropy"]), NATIVE)
     seed = identity.portal_account_key(_hex(given["accountSeed"]))
@@ -213,7 +209,6 @@ VECTORS: Final[Mapping[str, Callable[[Inputs], Any]]] = {
     "keys": keys,
     "directory-keys": directories,
     "hidden-path": hidden_path,
-    "node-key": node_key,
     "portal-account": account,
     "directory-cid": directory_cid,
     "capability": capability,
