@@ -134,7 +134,7 @@ async def test_an_account_without_gas_is_told_so(
 
     assert ended.status == EXIT_FAILED
     assert penniless.address in ended.said.lower()
-    assert "wei" in ended.said
+    assert "gas included" in ended.said
 
 
 async def test_nothing_is_staked_unless_the_owner_says_so(

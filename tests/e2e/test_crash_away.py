@@ -15,7 +15,7 @@ from anyio.abc import Process
 from tests.e2e.crashing import STORY, HostJournal
 from tests.e2e.harness import (
     DEPOSIT,
-    PRICE,
+    PRICE_PER_MILLION,
     HostStarter,
     Renter,
     check_money,
@@ -34,7 +34,7 @@ from fabstir.db import renter as renter_tables
 from fabstir.db.host_sessions import SessionState
 from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.ids import JobId
-from fabstir.primitives.units import TokenCount, cost_of
+from fabstir.primitives.units import TokenCount, Wei, cost_of, price_from_million
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.sampling import SamplingParams
@@ -183,7 +183,12 @@ async def settled_row(journal: HostJournal) -> int | None:
 async def test_a_renter_that_is_gone_for_good_gets_its_refund_from_the_host(
     devnet: Devnet, start_host: HostStarter, renter: Renter
 ) -> None:
-    settings = {"host.reconnect_grace_seconds": "1"}
+    # So cheap that the other host of this chain is no choice.
+    price_per_million = Wei(PRICE_PER_MILLION // 2)
+    settings = {
+        "host.reconnect_grace_seconds": "1",
+        "host.price_native_per_million": str(price_per_million),
+    }
     async with start_host("impatient", settings) as host:
         async with chatting(renter, host) as app:
             job_id = await opened_session(devnet, renter)
@@ -196,7 +201,11 @@ async def test_a_renter_that_is_gone_for_good_gets_its_refund_from_the_host(
         came_back = await devnet.chain.balance(renter.signer.address) - after_kill
 
     agreed = await tokens_in_journal(renter, job_id)
-    assert came_back == job.refunded_to_user == DEPOSIT - cost_of(job.tokens_used, PRICE)
+    assert (
+        came_back
+        == job.refunded_to_user
+        == DEPOSIT - cost_of(job.tokens_used, price_from_million(price_per_million))
+    )
     # Its last acknowledgement may have been journalled and not sent when it died.
     assert 0 <= agreed - job.tokens_used <= RECEIPT_INTERVAL_TOKENS
     assert job.tokens_used >= RECEIPT_INTERVAL_TOKENS
@@ -209,6 +218,7 @@ async def chatting(renter: Renter, host: HostProcess) -> AsyncGenerator[Process]
     config = (await renter.settings(host)).file
     command = [sys.executable, "-m", "fabstir", "--config", str(config), "--json"]
     command += ["chat", "--yes", "--deposit", "0.001", "--max-tokens", "800"]
+    command += ["--max-price", "0.0001"]
     async with await anyio.open_process(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL) as app:
         assert app.stdin is not None, "opened with a pipe"
         try:

@@ -62,8 +62,18 @@ def default_cache_folder() -> Path:
 
 
 def expanded(path: Path) -> Path:
-    """The path with ~ expanded. Raises NoHome."""
+    """The path with ~ expanded.
+
+    Raises:
+        NoHome: this user has no home folder.
+        ConfigError: nobody of the name behind the ~ has one.
+    """
     try:
         return path.expanduser()
     except RuntimeError as exc:
-        raise NoHome(str(path)) from exc
+        if path.parts[0] == "~":
+            raise NoHome(str(path)) from exc
+        raise ConfigError(
+            f"{path} begins with the name of a user who has no home directory here: correct the "
+            f"name, or write ./{path} for a file that is called so"
+        ) from exc

@@ -24,7 +24,7 @@ async def test_a_chunked_put_is_answered_when_the_server_ends(
 ) -> None:
     monkeypatch.setattr(server, "FINISH_SECONDS", 0.2)
     begun = anyio.Event()
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="fabstir")
 
     async def put(request: Request) -> Response:
         begun.set()

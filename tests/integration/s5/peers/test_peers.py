@@ -292,7 +292,7 @@ async def test_an_idle_peer_gives_way_to_another_one(tmp_path: Path) -> None:
 async def test_where_all_are_busy_the_next_one_is_told_why(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="fabstir")
     limits = replace(QUICK, max_inbound_per_address=1, max_discovered=0)
     async with (
         open_node(tmp_path / "a", 1, limits=limits) as a,
