@@ -58,7 +58,7 @@ async def test_a_verified_file_is_neither_fetched_nor_hashed_again(
 
     again = await fetch_model(served.spec, tmp_path)
 
-    # Another file, and yet taken: size, inode and (forged) time of change are those that were verified.
+    # Another file, and yet taken: size, inode and (forged) time of change are the verified ones.
     assert again.read_bytes() == forged
     assert len(served.hub.requests) == 1
 
