@@ -39,7 +39,7 @@ from fabstir.primitives.errors import (
     RpcRefused,
     TransactionReverted,
 )
-from fabstir.primitives.ids import Hash32
+from fabstir.primitives.ids import Address, Hash32
 from fabstir.primitives.units import COIN_DECIMALS, Wei
 
 logger = logging.getLogger(__name__)
@@ -262,8 +262,7 @@ class Settler:
         if is_lack_of_funds(refusal):
             balance = await self._chain.balance(row.account)
             needed = row.value + row.gas_limit * row.versions[-1].max_fee_per_gas
-            needed, unit = max(needed, balance + 1), "ETH (gas included)"
-            failure = InsufficientFunds(row.account, needed, balance, unit, decimals=COIN_DECIMALS)
+            failure = cannot_pay(row.account, max(needed, balance + 1), balance)
             await self._cancel(row, refusal.reason, failure)
         elif _says(refusal, _FEE_TOO_LOW):
             if await self._raise_fees(row) is not row:
@@ -367,6 +366,12 @@ def _raised(version: SignedVersion, suggested: Fees) -> Fees:
 
 def _call_of(row: OutboxRow) -> ContractCall:
     return ContractCall(to=row.to, data=row.data, value=row.value, description=row.description)
+
+
+def cannot_pay(account: Address, needed: int, balance: int) -> InsufficientFunds:
+    """In coins; `needed` is in wei, with the most that gas may cost."""
+    unit = "ETH (gas included)"
+    return InsufficientFunds(account, needed, balance, unit, decimals=COIN_DECIMALS)
 
 
 def is_lack_of_funds(refusal: RpcRefused) -> bool:

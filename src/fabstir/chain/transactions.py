@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import anyio
 from sqlalchemy import Connection
 
-from fabstir.chain._settling import PLAIN_TRANSFER_GAS, Settler, is_lack_of_funds
+from fabstir.chain._settling import PLAIN_TRANSFER_GAS, Settler, cannot_pay, is_lack_of_funds
 from fabstir.chain.identity import check_chain_identity, confirm_chain_identity
 from fabstir.chain.keystore import Signer
 from fabstir.chain.records import ContractCall, Fees
@@ -38,14 +38,13 @@ from fabstir.db.outbox import (
 )
 from fabstir.primitives.errors import (
     ChainError,
-    InsufficientFunds,
     RpcRefused,
     StorageError,
     TransactionReverted,
     TransactionStuck,
 )
-from fabstir.primitives.ids import Address, Hash32
-from fabstir.primitives.units import COIN_DECIMALS, Wei
+from fabstir.primitives.ids import Hash32
+from fabstir.primitives.units import Wei
 from fabstir.telemetry.background import running
 
 logger = logging.getLogger(__name__)
@@ -162,7 +161,7 @@ class TransactionQueue:
             committed = sum(_most_it_costs(row) for row in unfinished if row.nonce >= num_mined)
             needed = committed + call.value + gas_limit * fees.max_fee_per_gas
             if needed > balance:
-                raise _cannot_pay(account, needed, balance)
+                raise cannot_pay(account, needed, balance)
             nonce = max(known_nonce, next_nonce(connection, chain_id, account))
             intention = Intention(
                 chain_id=chain_id,
@@ -195,7 +194,7 @@ class TransactionQueue:
                 raise
             balance = await self._chain.balance(account)
             needed = max(call.value + PLAIN_TRANSFER_GAS * fees.max_fee_per_gas, balance + 1)
-            raise _cannot_pay(account, needed, balance) from exc
+            raise cannot_pay(account, needed, balance) from exc
         return estimate * (100 + self._options.gas_margin_percent) // 100
 
     async def _wait(self, row: OutboxRow) -> OutboxRow:
@@ -256,12 +255,6 @@ async def open_transaction_queue(
     with db.hold(f"the transactions of {signer.address} on chain {chain.chain_id}"):
         async with running(queue.settle):
             yield queue
-
-
-def _cannot_pay(account: Address, needed: int, balance: int) -> InsufficientFunds:
-    """In coins, with the most that gas may cost."""
-    unit = "ETH (gas included)"
-    return InsufficientFunds(account, needed, balance, unit, decimals=COIN_DECIMALS)
 
 
 def _most_it_costs(row: OutboxRow) -> int:

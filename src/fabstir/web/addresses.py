@@ -7,6 +7,7 @@ another edition in each release; so the ranges stand here.
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import (
@@ -109,6 +110,9 @@ def _inner(address: IPv6Address) -> IPv4Address | None:
     return None
 
 
+_NUMBER = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
+"""What `inet_aton` reads as one IPv4 address."""
+
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z]{2,5})://"
     r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])"
@@ -186,6 +190,23 @@ def _no_url(text: str, schemes: frozenset[str]) -> AddressRefused:
         f"{shown} is not {' or '.join(sorted(schemes))}://host[:port][/path] without user, query "
         "and fragment, so it is not fetched"
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a URL's host is this machine, by its name or number alone, in any spelling of it that
+    systems connect by (`127.1`, `2130706433`).
+    """
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        if _NUMBER.fullmatch(name):
+            name = socket.inet_ntoa(socket.inet_aton(name))
+        address = ip_address(name.strip("[]"))
+    except (ValueError, OSError):
+        return False
+    inner = address if isinstance(address, IPv4Address) else address.ipv4_mapped or address
+    return inner.is_loopback
 
 
 def address_group(host: str) -> str:

@@ -13,6 +13,8 @@ from typing import Final
 
 import httpx
 
+from fabstir.web.addresses import is_loopback
+
 _SCHEMES: Final = ("http", "https")
 _OTHERS: Final = "all"
 
@@ -74,19 +76,6 @@ class EnvironmentProxies:
         """Close what was opened."""
         for transport in self._opened.values():
             await transport.aclose()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a URL's host is this machine, by its name or number alone."""
-    name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def _networks(entries: list[str]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:

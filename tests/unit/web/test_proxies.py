@@ -5,7 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from fabstir.web.proxies import EnvironmentProxies, is_loopback
+from fabstir.web.addresses import is_loopback
+from fabstir.web.proxies import EnvironmentProxies
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -30,6 +31,9 @@ def is_proxied(url: str) -> bool:
         "a.localhost",
         "127.0.0.1",
         "127.9.9.9",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
         "[::1]",
         "[::ffff:127.0.0.1]",
     ],

@@ -13,7 +13,6 @@ The rules:
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,7 +27,7 @@ from fabstir.api.s5.answers import error_response
 from fabstir.api.s5.services import S5Services
 from fabstir.primitives.errors import AccessDenied, FabstirError
 from fabstir.storage.accounts import Caller
-from fabstir.web.addresses import address_group
+from fabstir.web.addresses import address_group, is_loopback
 
 COOKIE: Final = "s5-auth-token"
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -119,12 +118,7 @@ class Guard:
             )
 
     def _is_near(self, host: str) -> bool:
-        if host in self._own_hosts or host == "localhost" or host.endswith(".localhost"):
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return host in self._own_hosts or is_loopback(host)
 
     async def _identify(self, connection: HTTPConnection) -> Caller | None:
         token = bearer_of(connection.headers)

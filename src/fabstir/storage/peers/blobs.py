@@ -22,7 +22,7 @@ from fabstir.protocol.s5.wire import (
 from fabstir.storage.peers.limits import PeerLimits
 from fabstir.storage.peers.locations import LocationCache
 from fabstir.storage.peers.network import Network
-from fabstir.storage.peers.relaying import Relaying, asker_of, say_absent
+from fabstir.storage.peers.relaying import Relaying, say_absent
 from fabstir.storage.peers.search import Searches
 from fabstir.storage.peers.session import OwnNode, PeerSession
 from fabstir.storage.peers.standing import Standing
@@ -142,16 +142,8 @@ class BlobLocations:
     async def _pass_on(self, session: PeerSession, query: HashQuery, trace: Trace) -> None:
         until = self._relaying.deadline(trace)
         is_answered = False
-
-        def send(_question_id: bytes) -> set[object]:
-            return self._relaying.pass_on(query, trace, session)
-
-        async with (
-            self._relaying.room,
-            self.searches.ask(
-                query.subject, send, asker=asker_of(session, query), question_id=trace.id
-            ) as search,
-        ):
+        passed_on = self._relaying.search(self.searches, query.subject, query, trace, session)
+        async with passed_on as search:
             async for location in search.each(until, self._limits.settle):
                 if _answers(location, query, session):
                     is_answered |= session.send(location.encode())

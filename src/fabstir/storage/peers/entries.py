@@ -18,7 +18,7 @@ from fabstir.storage.peers.announcing import Announcements
 from fabstir.storage.peers.blobs import on_silent
 from fabstir.storage.peers.limits import PeerLimits
 from fabstir.storage.peers.network import Network
-from fabstir.storage.peers.relaying import Relaying, asker_of, say_absent
+from fabstir.storage.peers.relaying import Relaying, say_absent
 from fabstir.storage.peers.search import Searches
 from fabstir.storage.peers.session import PeerSession
 from fabstir.storage.ports import Registry
@@ -112,16 +112,8 @@ class PeerEntries:
         until = self._relaying.deadline(trace)
         if is_known:
             until = min(until, anyio.current_time() + self._limits.relay_known)
-
-        def send(_question_id: bytes) -> set[object]:
-            return self._relaying.pass_on(query, trace, session)
-
-        async with (
-            self._relaying.room,
-            self.searches.ask(
-                query.public_key, send, asker=asker_of(session, query), question_id=trace.id
-            ) as search,
-        ):
+        passed_on = self._relaying.search(self.searches, query.public_key, query, trace, session)
+        async with passed_on as search:
             found = await search.collect(until, self._limits.settle)
         return max(found, key=lambda entry: entry.revision, default=None)
 

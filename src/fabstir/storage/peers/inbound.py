@@ -16,7 +16,7 @@ from fabstir.storage.peers.session import PeerSession
 GAVE_WAY = "other peers need the place, and this one was idle: connect again"
 
 
-class InboundPlaces:
+class PeerPlaces:
     """Who has a place."""
 
     def __init__(self, limits: PeerLimits, monotonic: Callable[[], float]) -> None:

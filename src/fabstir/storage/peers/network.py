@@ -18,7 +18,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.protocol.s5.wire import AnnouncePeers, Message, PeerInfo, sign_message
 from fabstir.storage.peers.connection import MessageConnection, dial
-from fabstir.storage.peers.inbound import InboundPlaces
+from fabstir.storage.peers.inbound import PeerPlaces
 from fabstir.storage.peers.limits import PeerLimits
 from fabstir.storage.peers.session import OwnNode, PeerSession, remote_address
 from fabstir.storage.peers.standing import Standing
@@ -88,7 +88,7 @@ class Network:
         self._places: dict[bytes, str] = {}
         self._monotonic = monotonic
         self._jitter = jitter
-        self._inbound = InboundPlaces(limits, monotonic)
+        self._inbound = PeerPlaces(limits, monotonic)
         self._sessions: dict[PeerSession, bool] = {}
         """Those whose handshake is done; True: it dialled us."""
         self._dialled: dict[str, PeerUrl] = {}

@@ -8,7 +8,8 @@ get and send plain questions, of which each peer has one of a kind going on at a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -16,9 +17,11 @@ import anyio
 
 from fabstir.protocol.s5.wire import MAX_HOPS, Absent, HashQuery, RegistryQuery, Trace
 from fabstir.storage.peers.limits import PeerLimits
+from fabstir.storage.peers.search import Search, Searches
 from fabstir.storage.peers.session import PeerSession
 
 Query = TypeVar("Query", HashQuery, RegistryQuery)
+Found = TypeVar("Found")
 
 _STEPS: Final = MAX_HOPS + 1
 
@@ -36,7 +39,7 @@ class Relaying:
         sessions: Callable[[bytes | None], Sequence[PeerSession]],
         new_id: Callable[[], bytes],
     ) -> None:
-        self.room = anyio.Semaphore(limits.max_relayed)
+        self._room = anyio.Semaphore(limits.max_relayed)
         self._limits = limits
         self._sessions = sessions
         self._new_id = new_id
@@ -55,9 +58,28 @@ class Relaying:
         self._remember(trace.id)
         return trace
 
-    def pass_on(self, query: Query, trace: Trace, asker: PeerSession) -> set[object]:
-        """Ask the others for a peer; returns from whom an answer is waited for."""
-        return self._send(query, replace(trace, hops=trace.hops - 1), self._others(asker))
+    @asynccontextmanager
+    async def search(
+        self,
+        searches: Searches[bytes, Found],
+        key: bytes,
+        query: Query,
+        trace: Trace,
+        asker: PeerSession,
+    ) -> AsyncGenerator[Search[Found]]:
+        """Ask the others for a peer, for the length of the block; plain questions of a peer for the
+        same thing are one.
+        """
+
+        def send(_question_id: bytes) -> set[object]:
+            return self._send(query, replace(trace, hops=trace.hops - 1), self._others(asker))
+
+        who = asker if query.trace is None else trace.id
+        async with (
+            self._room,
+            searches.ask(key, send, asker=who, question_id=trace.id) as search,
+        ):
+            yield search
 
     def deadline(self, trace: Trace) -> float:
         """When the answer to what is passed on has to be there, before the asker gives up."""
@@ -80,11 +102,6 @@ class Relaying:
         self._seen[question_id] = None
         if len(self._seen) > self._limits.max_seen_questions:
             self._seen.popitem(last=False)
-
-
-def asker_of(session: PeerSession, query: HashQuery | RegistryQuery) -> object:
-    """For whom a question is passed on; plain ones of a peer for the same thing are one."""
-    return session if query.trace is None else query.trace.id
 
 
 def say_absent(session: PeerSession, subject: bytes, trace: Trace | None) -> None:
