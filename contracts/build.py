@@ -2,7 +2,8 @@
 
     python contracts/build.py           rebuild src/fabstir/chain/artifacts
     python contracts/build.py --check   rebuild elsewhere and fail if anything differs
-    python contracts/build.py --test    run the forge tests; what follows goes to forge
+    python contracts/build.py --test    run the forge tests on the committed artifacts
+    python contracts/build.py --gas     what each transaction costs, forge's report as JSON
 
 It needs Node and `npm ci` in the repository (forge, solc and OpenZeppelin come from npm), nothing
 else. The compiler's output depends on the sources and settings alone, so --check compares bytes.
@@ -38,8 +39,8 @@ class BuildError(Exception):
     """The contracts could not be built, or the committed artifacts are not what they build to."""
 
 
-def run_forge(*arguments: str) -> None:
-    """Run forge on the repository with the settings of contracts/foundry.toml.
+def run_forge(*arguments: str, profile: str = "default") -> None:
+    """Run forge on the repository with the settings of a profile of contracts/foundry.toml.
 
     Raises:
         BuildError: forge is not installed or ends with an error.
@@ -56,6 +57,7 @@ def run_forge(*arguments: str) -> None:
         **os.environ,
         "PATH": path,
         "FOUNDRY_CONFIG": str(REPOSITORY / "contracts" / "foundry.toml"),
+        "FOUNDRY_PROFILE": profile,
     }
     command = [str(forge), *arguments, "--root", str(REPOSITORY)]
     result = subprocess.run(command, env=environment, cwd=REPOSITORY, check=False)
@@ -115,11 +117,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="compare, do not write")
-    mode.add_argument("--test", nargs=argparse.REMAINDER, help="run forge test")
+    mode.add_argument("--test", nargs=argparse.REMAINDER, help="run forge test with what follows")
+    mode.add_argument("--gas", action="store_true", help="report the gas of each transaction")
     arguments = parser.parse_args()
     try:
         if arguments.test is not None:
-            run_forge("test", *arguments.test)
+            run_forge("test", *arguments.test, profile="test")
+        elif arguments.gas:
+            # The report names the contracts it compiled itself.
+            run_forge("test", "--match-contract", "GasTest", "--gas-report", "--json")
         elif arguments.check:
             check()
         else:

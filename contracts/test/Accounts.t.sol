@@ -283,8 +283,11 @@ contract AccountsTest is MarketTest {
         address proofSystem
     ) private {
         vm.expectRevert(reason);
-        new JobMarketplaceWithModels(
-            nodeRegistry, hostEarnings, proofSystem, address(usdc), TREASURY, 0, 30, 60, NATIVE, ""
+        deploy(
+            "JobMarketplaceWithModels",
+            abi.encode(
+                nodeRegistry, hostEarnings, proofSystem, usdc, TREASURY, 0, 30, 60, NATIVE, ""
+            )
         );
     }
 
@@ -297,17 +300,20 @@ contract AccountsTest is MarketTest {
         uint256 minProofTimeout
     ) private {
         vm.expectRevert(reason);
-        new JobMarketplaceWithModels(
-            address(nodes),
-            address(earnings),
-            address(proofs),
-            token,
-            treasury,
-            fee,
-            disputeWindow,
-            minProofTimeout,
-            NATIVE,
-            ""
+        deploy(
+            "JobMarketplaceWithModels",
+            abi.encode(
+                nodes,
+                earnings,
+                proofs,
+                token,
+                treasury,
+                fee,
+                disputeWindow,
+                minProofTimeout,
+                NATIVE,
+                ""
+            )
         );
     }
 }

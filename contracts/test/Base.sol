@@ -6,6 +6,7 @@ interface Vm {
     function clearMockedCalls() external;
     function mockCallRevert(address callee, bytes calldata data, bytes calldata reason) external;
     function addr(uint256 key) external pure returns (address);
+    function deployCode(string calldata path, bytes calldata arguments) external returns (address);
     function deal(address account, uint256 balance) external;
     function expectEmit(address emitter) external;
     function expectRevert() external;
@@ -29,6 +30,12 @@ abstract contract Test {
 
     constructor() {
         vm.warp(time);
+    }
+
+    /// A contract of ours from its committed artifact: the very bytes that a market runs.
+    function deploy(string memory name, bytes memory arguments) internal returns (address payable) {
+        string memory artifact = string.concat("src/fabstir/chain/artifacts/", name, ".json");
+        return payable(vm.deployCode(artifact, arguments));
     }
 
     function skip(uint256 numSeconds) internal {

@@ -124,9 +124,7 @@ contract CreditsTest is MarketTest {
             + market.getTotalBalanceToken(RENTER, address(token))
             + market.accumulatedTreasuryTokens(address(token));
         assertEq(token.balanceOf(address(market)), owed);
-        assertEq(
-            token.balanceOf(address(earnings)), earnings.getBalance(HOST, address(token))
-        );
+        assertEq(token.balanceOf(address(earnings)), earnings.getBalance(HOST, address(token)));
     }
 
     function test_onlyTheMarketplacePushes() public {
@@ -172,18 +170,7 @@ contract CreditsTest is MarketTest {
     }
 
     function marketWith(address earnings_) private returns (JobMarketplaceWithModels made) {
-        made = new JobMarketplaceWithModels(
-            address(nodes),
-            earnings_,
-            address(proofs),
-            address(usdc),
-            TREASURY,
-            FEE_BPS,
-            DISPUTE_WINDOW,
-            MIN_WINDOW,
-            address(0xBEEF),
-            "ETH"
-        );
+        made = deployMarket(earnings_);
         proofs.setAuthorizedCaller(address(made), true);
         made.addAcceptedToken(address(token), 1, 1e18);
         vm.prank(RENTER);

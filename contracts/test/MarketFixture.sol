@@ -57,13 +57,13 @@ abstract contract MarketFixture is Test {
     address internal constant TREASURY = address(0xA7EA);
     address internal constant DELEGATE = address(0xADE1);
 
-    TestFab internal fab = new TestFab();
-    TestUsdc internal usdc = new TestUsdc();
-    ModelRegistry internal models = new ModelRegistry(address(fab));
-    ProofSystem internal proofs = new ProofSystem();
-    HostEarnings internal earnings = new HostEarnings();
+    TestFab internal fab = TestFab(deploy("TestFab", ""));
+    TestUsdc internal usdc = TestUsdc(deploy("TestUsdc", ""));
+    ModelRegistry internal models = ModelRegistry(deploy("ModelRegistry", abi.encode(fab)));
+    ProofSystem internal proofs = ProofSystem(deploy("ProofSystem", ""));
+    HostEarnings internal earnings = HostEarnings(deploy("HostEarnings", ""));
     NodeRegistryWithModels internal nodes =
-        new NodeRegistryWithModels(address(fab), address(models));
+        NodeRegistryWithModels(deploy("NodeRegistryWithModels", abi.encode(fab, models)));
     JobMarketplaceWithModels internal market;
     bytes32 internal model;
 
@@ -84,17 +84,26 @@ abstract contract MarketFixture is Test {
     }
 
     function deployMarket() internal returns (JobMarketplaceWithModels) {
-        return new JobMarketplaceWithModels(
-            address(nodes),
-            address(earnings),
-            address(proofs),
-            address(usdc),
-            TREASURY,
-            FEE_BPS,
-            DISPUTE_WINDOW,
-            MIN_WINDOW,
-            address(0xBEEF),
-            "ETH"
+        return deployMarket(address(earnings));
+    }
+
+    function deployMarket(address earnings_) internal returns (JobMarketplaceWithModels) {
+        return JobMarketplaceWithModels(
+            deploy(
+                "JobMarketplaceWithModels",
+                abi.encode(
+                    nodes,
+                    earnings_,
+                    proofs,
+                    usdc,
+                    TREASURY,
+                    FEE_BPS,
+                    DISPUTE_WINDOW,
+                    MIN_WINDOW,
+                    address(0xBEEF),
+                    "ETH"
+                )
+            )
         );
     }
 

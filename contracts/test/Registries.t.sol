@@ -125,7 +125,7 @@ contract ModelRegistryTest is MarketTest {
 
     function test_constructorReverts() public {
         vm.expectRevert("Invalid governance token");
-        new ModelRegistry(address(0));
+        deploy("ModelRegistry", abi.encode(address(0)));
     }
 
     function batch(uint256 length)
@@ -377,7 +377,7 @@ contract NodeRegistryTest is MarketTest {
     }
 
     function test_ownerPointsAtAnotherModelRegistry() public {
-        ModelRegistry other = new ModelRegistry(address(fab));
+        ModelRegistry other = ModelRegistry(deploy("ModelRegistry", abi.encode(fab)));
         vm.expectEmit(address(nodes));
         emit NodeRegistryWithModels.ModelRegistryUpdated(address(other));
 
@@ -395,9 +395,9 @@ contract NodeRegistryTest is MarketTest {
 
     function test_constructorReverts() public {
         vm.expectRevert("Invalid FAB token");
-        new NodeRegistryWithModels(address(0), address(models));
+        deploy("NodeRegistryWithModels", abi.encode(address(0), models));
         vm.expectRevert("Invalid model registry");
-        new NodeRegistryWithModels(address(fab), address(0));
+        deploy("NodeRegistryWithModels", abi.encode(fab, address(0)));
     }
 
     function testFuzz_stakesAreAllThere(uint8[12] memory moves) public {

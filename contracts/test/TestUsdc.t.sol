@@ -10,7 +10,7 @@ contract TestUsdcTest is Test {
     uint256 private constant KEY = 0xA11CE;
     address private constant PAYEE = address(0xBEE);
 
-    TestUsdc private usdc = new TestUsdc();
+    TestUsdc private usdc = TestUsdc(deploy("TestUsdc", ""));
     address private payer;
 
     struct Signed {
@@ -25,7 +25,7 @@ contract TestUsdcTest is Test {
     }
 
     function test_looksLikeUsdc() public {
-        TestFab fab = new TestFab();
+        TestFab fab = TestFab(deploy("TestFab", ""));
         fab.mint(PAYEE, 1);
 
         assertEq(usdc.name(), "USD Coin");
