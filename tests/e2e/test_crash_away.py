@@ -31,7 +31,7 @@ from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess
 from fabstir.db import open_database
 from fabstir.db import renter as renter_tables
-from fabstir.db.host_sessions import SessionState
+from fabstir.db.host_sessions import SessionRow, SessionState
 from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.ids import JobId
 from fabstir.primitives.units import TokenCount, Wei, cost_of, price_from_million
@@ -170,14 +170,14 @@ async def test_a_renter_that_completes_at_once_costs_the_host_at_most_the_stated
     table.add("tokens lost to a renter that completed at once", f"{lost} of {delivered}")
     assert job.status is SessionStatus.COMPLETED
     assert 0 <= lost <= PROOF_INTERVAL + MAX_UNACKNOWLEDGED_TOKENS
-    assert booked == lost
+    assert booked.tokens_written_off == lost
     await check_money(devnet, session.job_id, job.tokens_used)
 
 
-async def settled_row(journal: HostJournal) -> int | None:
-    """Tokens written off, once the host has booked the end."""
+async def settled_row(journal: HostJournal) -> SessionRow | None:
+    """The session, once the host has booked the end."""
     row = journal.row()
-    return row.tokens_written_off if row and row.state == SessionState.SETTLED else None
+    return row if row and row.state == SessionState.SETTLED else None
 
 
 async def test_a_renter_that_is_gone_for_good_gets_its_refund_from_the_host(

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 import anyio
 
@@ -47,6 +49,9 @@ _STOP_TIMEOUT_SECONDS = 2.0
 
 _LISTENING = re.compile(r"Listening on 127\.0\.0\.1:(\d+)")
 _PR_SET_PDEATHSIG = 1
+
+_GAS_LIMIT: Final = 30_000_000
+"""Of a block, and a little more."""
 
 
 @asynccontextmanager
@@ -78,6 +83,8 @@ async def open_anvil(
     # `safe` and `finalized` trail by 1 and 2 blocks instead of 32 and 64, as tests can wait for.
     command = [str(binary), "--host", "127.0.0.1", "--port", str(port), "--accounts", "0"]
     command += ["--chain-id", str(chain_id), "--slots-in-an-epoch", "1"]
+    # A chain is told from others by its first block, which knows the time to a second only.
+    command += ["--gas-limit", str(_GAS_LIMIT + secrets.randbelow(_GAS_LIMIT // 32))]
     if block_time is not None:
         command += ["--block-time", str(block_time), "--mixed-mining"]
     if base_fee is not None:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from websockets.exceptions import WebSocketException
 
 from fabstir.chain._endpoint import LIMIT_EXCEEDED
-from fabstir.chain.identity import check_chain_identity
+from fabstir.chain.identity import bind_chain_identity
 from fabstir.chain.records import Block, Log, LogFilter
 from fabstir.chain.rpc import Chain
 from fabstir.db import Database
@@ -245,7 +245,7 @@ async def follow_logs(
         ConfigError: this name is being followed already, or the journal belongs to another chain
             of the same id (a new devnet).
     """
-    await check_chain_identity(chain, db)
+    await bind_chain_identity(chain, db)
     cursor = await db.read(lambda connection: load_cursor(connection, chain.chain_id, name))
     follower = LogFollower(
         chain,

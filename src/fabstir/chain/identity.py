@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fabstir.chain.rpc import Chain
-from fabstir.db import Database
+from fabstir.db import Database, DatabaseReader
 from fabstir.db.chains import bind_chain, bound_chain
 from fabstir.primitives.errors import ChainError, ChainReplaced, ConfigError
 from fabstir.primitives.ids import Hash32
@@ -21,14 +21,29 @@ async def genesis_hash(chain: Chain) -> Hash32:
     return genesis.hash
 
 
-async def check_chain_identity(chain: Chain, db: Database) -> None:
+async def bind_chain_identity(chain: Chain, db: Database) -> None:
+    """Have a journal belong to this chain from its first use on.
+
+    Raises:
+        ConfigError: as `check_chain_identity`.
+    """
+    genesis = await genesis_hash(chain)
+    known = await db.write(lambda c: bind_chain(c, chain.chain_id, genesis), durable=True)
+    _require_same(chain, db, known, genesis)
+
+
+async def check_chain_identity(chain: Chain, db: DatabaseReader) -> None:
     """Refuse a journal that was written with another chain of the same id.
 
     Raises:
         ConfigError: names both; nonces and sessions of the one mean nothing on the other.
     """
     genesis = await genesis_hash(chain)
-    known = await db.write(lambda c: bind_chain(c, chain.chain_id, genesis), durable=True)
+    known = await db.read(lambda c: bound_chain(c, chain.chain_id))
+    _require_same(chain, db, known or genesis, genesis)
+
+
+def _require_same(chain: Chain, db: DatabaseReader, known: Hash32, genesis: Hash32) -> None:
     if known != genesis:
         raise ConfigError(
             f"{db.path} was written with another chain of id {chain.chain_id} (genesis {known}, "
@@ -37,7 +52,7 @@ async def check_chain_identity(chain: Chain, db: Database) -> None:
         )
 
 
-async def confirm_chain_identity(chain: Chain, db: Database) -> None:
+async def confirm_chain_identity(chain: Chain, db: DatabaseReader) -> None:
     """Before money moves: a devnet may have been started again since this process did.
 
     Raises:

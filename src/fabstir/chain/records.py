@@ -23,6 +23,8 @@ class ContractCall:
     """Native coin sent along."""
     description: str
     """What it does, for errors and the operator: "complete session 7"."""
+    min_gas_limit: int = 0
+    """What it may need if somebody else is mined before it, whatever it would take now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ import anyio
 from sqlalchemy import Connection
 
 from fabstir.chain._settling import PLAIN_TRANSFER_GAS, Settler, cannot_pay, is_lack_of_funds
-from fabstir.chain.identity import check_chain_identity, confirm_chain_identity
+from fabstir.chain.identity import bind_chain_identity, confirm_chain_identity
 from fabstir.chain.keystore import Signer
 from fabstir.chain.records import ContractCall, Fees
 from fabstir.chain.rpc import Chain
@@ -195,7 +195,8 @@ class TransactionQueue:
             balance = await self._chain.balance(account)
             needed = max(call.value + PLAIN_TRANSFER_GAS * fees.max_fee_per_gas, balance + 1)
             raise cannot_pay(account, needed, balance) from exc
-        return estimate * (100 + self._options.gas_margin_percent) // 100
+        margin = 100 + self._options.gas_margin_percent
+        return max(estimate * margin // 100, call.min_gas_limit)
 
     async def _wait(self, row: OutboxRow) -> OutboxRow:
         """Until the row's status is another one than it was, or final."""
@@ -250,7 +251,7 @@ async def open_transaction_queue(
             account has an open queue already.
         RpcUnavailable: the chain does not answer at the start; later it is waited for.
     """
-    await check_chain_identity(chain, db)
+    await bind_chain_identity(chain, db)
     queue = TransactionQueue(chain, signer, db, options or TransactionOptions())
     with db.hold(f"the transactions of {signer.address} on chain {chain.chain_id}"):
         async with running(queue.settle):

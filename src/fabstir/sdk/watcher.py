@@ -52,6 +52,9 @@ MAX_SETTLE_WAIT: Final = 120.0
 """Seconds that a host which settles at its own cost is waited for, whatever the contract's dispute
 window: four times our contract's. After that our own gas is cheaper than a locked deposit."""
 
+MAX_ATTEMPTS: Final = 8
+"""At what others can spoil by being mined first: each attempt costs the gas of a refusal."""
+
 _SETTLED_EVENTS: Final = ("SessionCompleted", "SessionTimedOut")
 
 MAX_LOG_RANGE: Final = 2000
@@ -262,13 +265,33 @@ class Watcher:
 
     async def _settle(self, session: RenterSession, action: str, call: ContractCall) -> None:
         try:
-            await self.queue.send(job_key(session, action), call)
+            await self._send(job_key(session, action), call)
         except TransactionReverted:
             assert session.job_id is not None, "it was about to be settled"
             job = await self.contracts.marketplace.session(session.job_id)
             if job is not None and job.status is SessionStatus.ACTIVE:
                 raise
             # The host was faster; the next look records what it did.
+
+    async def _send(self, key: str, call: ContractCall) -> None:
+        """Send it, and again where it was refused in a block but is not any more: somebody else
+        was mined before it.
+
+        Raises:
+            TransactionReverted: it is refused now, or was too often.
+        """
+        refused: TransactionReverted | None = None
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                await self.queue.send(f"{key}:{attempt}" if attempt else key, call)
+            except TransactionReverted as error:
+                if error.tx_hash is None:  # nothing was sent: the contract does not take it
+                    raise
+                refused = error
+            else:
+                return
+        assert refused is not None, "every attempt ended in a refusal"
+        raise refused
 
     async def _record(self, session: RenterSession, job: SessionJob) -> RenterSession:
         credited = await self._credited(session, job)
@@ -310,7 +333,7 @@ class Watcher:
         market, token = self.contracts.marketplace, session.payment_token
         if await market.deposit_balance(session.depositor, token) >= session.refund_credited:
             call = market.withdraw(token, session.refund_credited)
-            await self.queue.send(job_key(session, "withdraw"), call)
+            await self._send(job_key(session, "withdraw"), call)
         return await self.journal.update(session, refund_credited=Wei(0))
 
     async def _find_event(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
 import pytest
 
 from fabstir.chain.anvil import (
+    DEV_CHAIN_ID,
     _fetch,  # pyright: ignore[reportPrivateUsage] - only reached on a machine without anvil
     open_anvil,
 )
+from fabstir.chain.identity import genesis_hash
 from fabstir.chain.rpc import open_chain
 from fabstir.primitives.errors import ConfigError, RpcUnavailable
 from fabstir.primitives.ids import ChainId
@@ -51,6 +54,17 @@ async def test_it_ends_with_its_block() -> None:
         assert await chain.block_number() == 0
 
     assert await is_gone(url)
+
+
+async def test_no_two_chains_begin_with_the_same_block() -> None:
+    async with AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(open_anvil()) for _ in range(4)]
+        chains = [
+            await stack.enter_async_context(open_chain(url, chain_id=DEV_CHAIN_ID)) for url in urls
+        ]
+        found = {await genesis_hash(chain) for chain in chains}
+
+    assert len(found) == 4
 
 
 async def test_it_ends_when_the_block_fails() -> None:

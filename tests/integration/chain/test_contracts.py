@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.integration.chain.conftest import IMPATIENT, MODEL
 
 from fabstir.chain.abi import load_abi
 from fabstir.chain.anvil import DEV_CHAIN_ID
-from fabstir.chain.cheats import increase_time, revert_to, snapshot
+from fabstir.chain.cheats import increase_time, mine, revert_to, set_automine, snapshot
 from fabstir.chain.contracts import (
+    GAS_LIMIT_TO_END,
     Contracts,
     NodeRegistration,
     SessionJob,
@@ -44,7 +46,7 @@ from fabstir.chain.events import (
     event_filter,
 )
 from fabstir.chain.records import ContractCall, LogFilter
-from fabstir.chain.rpc import open_chain
+from fabstir.chain.rpc import Chain, open_chain
 from fabstir.chain.transactions import TransactionQueue, open_transaction_queue
 from fabstir.db import Database
 from fabstir.primitives.errors import TransactionReverted
@@ -178,6 +180,49 @@ async def test_a_devnet_starts_soon(tmp_path: Path) -> None:
     assert loaded == net.deployment
     assert loaded.contracts_hash == contracts_hash()
     assert seconds < 15  # under 3 on a quiet machine
+
+
+async def wait_until_pending(chain: Chain, queue: TransactionQueue) -> None:
+    """Until the node has a transaction of the queue's account that is in no block."""
+    account = queue.signer.address
+    with anyio.fail_after(5):
+        while await chain.nonce(account, tag="pending") == await chain.nonce(account, tag="latest"):
+            pass
+
+
+async def send_at_once(chain: Chain, sender: Address, call: ContractCall) -> None:
+    """Have the next block begin with a call: nobody pays more for it."""
+    await chain.request("anvil_impersonateAccount", [sender])
+    transaction = {"from": sender, "to": call.to, "data": "0x" + call.data.hex()}
+    fees = {"maxFeePerGas": hex(10**12), "maxPriorityFeePerGas": hex(10**11)}
+    await chain.request("eth_sendTransaction", [{**transaction, **fees, "gas": hex(1_000_000)}])
+    await chain.request("anvil_stopImpersonatingAccount", [sender])
+
+
+@pytest.mark.parametrize("coin", ["eth", "usdc"])
+async def test_an_end_that_a_claim_overtakes_has_gas_enough(market: Market, coin: str) -> None:
+    marketplace, usdc = market.contracts.marketplace, market.contracts.usdc
+    chain, renter = market.net.chain, market.renter.signer.address
+    token = NATIVE_TOKEN if coin == "eth" else usdc.address
+    job = await marketplace.next_job_id()
+    await market.do(market.renter, usdc.approve(marketplace.address, USDC_DEPOSIT))
+    await market.do(market.renter, marketplace.create_session(market.offer(token)))
+    claim = marketplace.submit_proof(job, TokenCount(10), Hash32("0x" + "12" * 32))
+    end = marketplace.complete_session(job)
+    unclaimed = await chain.estimate_gas(end, renter)
+
+    await set_automine(chain, enabled=False)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(market.renter.send, "end", end)
+        await wait_until_pending(chain, market.renter)
+        await send_at_once(chain, market.host.signer.address, claim)
+        await mine(chain)
+        await set_automine(chain, enabled=True)
+
+    session = await market.session(job)
+    assert session.tokens_used == 10
+    assert session.status is SessionStatus.COMPLETED
+    assert unclaimed < GAS_LIMIT_TO_END
 
 
 async def test_a_session_in_native_coin(market: Market) -> None:

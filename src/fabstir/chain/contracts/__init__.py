@@ -4,6 +4,7 @@ from fabstir.chain.contracts.all import Contracts
 from fabstir.chain.contracts.earnings import HostEarnings
 from fabstir.chain.contracts.erc20 import Erc20
 from fabstir.chain.contracts.marketplace import (
+    GAS_LIMIT_TO_END,
     DepositLimits,
     Marketplace,
     MarketplaceTerms,
@@ -22,6 +23,7 @@ from fabstir.chain.contracts.registries import (
 )
 
 __all__ = [
+    "GAS_LIMIT_TO_END",
     "ApprovedModel",
     "Contracts",
     "DepositLimits",

@@ -43,7 +43,18 @@ class Contract:
         return (await self._read(function, *arguments, tag=tag))[0]
 
     def _call(
-        self, description: str, function: str, *arguments: Any, value: Wei = Wei(0)
+        self,
+        description: str,
+        function: str,
+        *arguments: Any,
+        value: Wei = Wei(0),
+        min_gas_limit: int = 0,
     ) -> ContractCall:
         data = self._abi.functions[function].encode(*arguments)
-        return ContractCall(to=self.address, data=data, value=value, description=description)
+        return ContractCall(
+            to=self.address,
+            data=data,
+            value=value,
+            description=description,
+            min_gas_limit=min_gas_limit,
+        )
