@@ -66,6 +66,9 @@ _PROGRESS_SECONDS = 0.1
 """Between two words of progress: people see no more, and each is a message."""
 
 _WAIT_SECONDS = 0.5
+_COUNT_SECONDS = 5.0
+"""Between two counts of the copies that all blobs lack, where no upload tells of one."""
+
 """Between two looks at the queue."""
 
 
@@ -376,20 +379,18 @@ class S5Commands:
 
     async def _wait_for_uploads(self, asked: Asked) -> None:
         most = 0
-        while left := await self._num_waiting():
+        while True:
+            changed, seconds = self._s5.uploads.changed, _WAIT_SECONDS
+            left = await self._num_uploads()
+            if not left and self._makes_copies:
+                # Those that wait for a portal that is away are no uploads yet.
+                left, seconds = await self._s5.replication.num_missing(), _COUNT_SECONDS
+            if not left:
+                return
             most = max(most, left)
-            changed = self._s5.uploads.changed
             await asked.report({"done": most - left, "total": most})
-            with anyio.move_on_after(_WAIT_SECONDS):
+            with anyio.move_on_after(seconds):
                 await changed.wait()
-
-    async def _num_waiting(self) -> int:
-        """Uploads; and once there are none, copies that wait for a portal that is away: they are
-        counted over all blobs, and are no uploads yet."""
-        left = await self._num_uploads()
-        if left or not self._makes_copies:
-            return left
-        return await self._s5.replication.num_missing()
 
     async def _num_uploads(self) -> int:
         """Those that can still be done: a portal that is named no more gets nothing."""

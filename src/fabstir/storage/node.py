@@ -19,7 +19,8 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from typing import Final, Generic, Protocol, TypeVar
+from pathlib import Path
+from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import anyio
 
@@ -69,6 +70,19 @@ class Source(Protocol):
 
     def read(self, blob: BlobId, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """As of `ports.Blobs`."""
+        ...
+
+
+@runtime_checkable
+class FileSource(Source, Protocol):
+    """A source that has some blobs as files, which the store takes over without a copy."""
+
+    async def fetch(self, blob: BlobId) -> Path | None:
+        """The whole blob, verified: a file that is the caller's. None: `read` it instead.
+
+        Raises:
+            As `ports.Blobs.read`.
+        """
         ...
 
 
@@ -179,7 +193,7 @@ class S5Node:
         failures = self._begin(blob.multihash, damaged)
         for source in self._sources:
             try:
-                await self._put(blob.multihash, source.read(blob), max_bytes=blob.size)
+                await self._take(blob, source)
             except (StorageFull, QuotaExceeded):
                 raise
             except StorageError as error:
@@ -206,12 +220,26 @@ class S5Node:
         except (StorageFull, QuotaExceeded) as error:
             _logger.warning("no room to keep what was fetched", extra={"reason": str(error)})
 
+    async def _take(self, blob: BlobId, source: Source) -> None:
+        file = await source.fetch(blob) if isinstance(source, FileSource) else None
+        if file is None:
+            await self._put(blob.multihash, source.read(blob), max_bytes=blob.size)
+            return
+        try:
+            await self.store.adopt(file, owner=FETCHED, reason=FETCHED, expected=blob.multihash)
+        finally:
+            file.unlink(missing_ok=True)
+        await self._brought(blob.multihash)
+
     async def _put(
         self, blob: Multihash, data: bytes | AsyncIterable[bytes], *, max_bytes: int
     ) -> None:
         await self.store.put(
             data, owner=FETCHED, reason=FETCHED, expected=blob, max_bytes=max_bytes
         )
+        await self._brought(blob)
+
+    async def _brought(self, blob: Multihash) -> None:
         # Without a pin it lives until a collection finds it older than the grace period.
         await self.store.unpin(FETCHED, [blob])
         self._missing.discard(blob)

@@ -27,6 +27,7 @@ from fabstir.db.s5.publications import (
     note_publication,
 )
 from fabstir.db.s5.replicas import (
+    FIRST_KEY,
     PlaceUsage,
     Replica,
     ReplicaState,
@@ -74,6 +75,9 @@ MAX_CHECKED: Final = 64
 """Copies that one round looks at, each a request of some KiB."""
 
 MAX_RELEASED: Final = 64
+RELEASE_WINDOW: Final = 16_384
+"""Copies that one round looks through for those to take back: 30 ms, whatever there are."""
+
 MAX_PUBLISHED: Final = 256
 MAX_MENDED: Final = 16
 """Rotten or lost blobs of this disk that one round brings back: each may be of any length."""
@@ -155,6 +159,8 @@ class Replication:
         """The blob behind which the search for missing copies goes on."""
         self._newest = 0
         """The newest blob of the last search that reached the end."""
+        self._released = FIRST_KEY
+        """The copy behind which the search for those to take back goes on."""
         self._unsure: set[str] = set()
         """Portals at which it could not be known whether there is an account already."""
         self._woken = anyio.Event()
@@ -385,7 +391,11 @@ class Replication:
     async def _release(self, done: Round) -> None:
         """Take back copies of what nobody pins here any more."""
         places = list(self._portals)
-        unwanted = await self._db.read(lambda c: load_unwanted(c, places, MAX_RELEASED))
+        unwanted, self._released = await self._db.read(
+            lambda c: load_unwanted(
+                c, places, after=self._released, window=RELEASE_WINDOW, limit=MAX_RELEASED
+            )
+        )
         await self._each(unwanted, lambda replica: self._take_back(replica, done))
 
     async def _take_back(self, replica: Replica, done: Round) -> None:

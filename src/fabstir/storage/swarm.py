@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
 import httpx
-from anyio import open_file, to_thread
+from anyio import to_thread
 
 from fabstir.db.files import make_private_folder
 from fabstir.primitives.cid import BlobId, HashType, Multihash
@@ -22,8 +22,6 @@ _logger = logging.getLogger(__name__)
 
 LARGE_BYTES: Final = 4 << 20
 """Longer blobs are fetched in parallel, group by group, into a file; shorter ones at once."""
-
-_PIECE_BYTES = 1 << 20
 
 
 class Swarm:
@@ -53,21 +51,18 @@ class Swarm:
     async def read(
         self, blob: BlobId, start: int = 0, end: int | None = None
     ) -> AsyncGenerator[bytes]:
-        """As of `ports.Blobs`; all of the blob is verified before the first piece is yielded."""
+        """As of `ports.Blobs`, from peers: for what is not so long that `fetch` takes it."""
+        data = await self.get(blob.multihash, max_bytes=blob.size)
+        yield data[start:end]
+
+    async def fetch(self, blob: BlobId) -> Path | None:
+        """As `node.FileSource.fetch`: a large blob, from peers and portals at once."""
         if blob.size <= LARGE_BYTES or blob.type is not HashType.BLAKE3:
-            self._require_peers(blob.multihash)
-            data = await self._peers.get(blob.multihash, max_bytes=blob.size)
-            yield data[start:end]
-            return
+            return None
         file = self._folder / blob.digest.hex()
         await to_thread.run_sync(lambda: make_private_folder(self._folder))
-        try:
-            await self._fetch(blob, file)
-            async for piece in _pieces(file, start, blob.size if end is None else end):
-                yield piece
-        finally:
-            # What is not whole yet lies beside it, and is gone on with.
-            file.unlink(missing_ok=True)
+        await self._fetch(blob, file)
+        return file
 
     def _require_peers(self, blob: Multihash) -> None:
         """A node that neither dials anybody nor was dialled has nobody to wait for."""
@@ -115,11 +110,3 @@ class Swarm:
                     self._peers.report_unreachable(location)
 
         await fetch_blob(blob, sources, file, client=self._client, on_dropped=drop)
-
-
-async def _pieces(path: Path, start: int, end: int) -> AsyncIterator[bytes]:
-    async with await open_file(path, "rb") as file:
-        await file.seek(start)
-        while start < end and (piece := await file.read(min(_PIECE_BYTES, end - start))):
-            start += len(piece)
-            yield piece

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.sqlite import insert
@@ -52,6 +54,12 @@ replicas = Table(
 outlives its blob here, until the copy is gone too."""
 
 Index("ix_replicas_due", replicas.c.state, replicas.c.checked_at)
+
+Key = tuple[bytes, str]
+"""Of a row: the blob's digest and the place."""
+
+FIRST_KEY: Final[Key] = (b"", "")
+"""Before all of them."""
 
 _IS_KEPT = exists().where(pins.c.blob_id == blobs.c.id, pins.c.reason != CACHED)
 """Whether somebody wants more than a cache's copy of a blob. Whoever pins it at all is enough for
@@ -252,17 +260,38 @@ def load_due(
     return [_replica(row.digest, row.size, row.place, row.state, row.checked_at) for row in rows]
 
 
-def load_unwanted(connection: Connection, places: Sequence[str], limit: int) -> list[Replica]:
-    """Copies in `places` of blobs that nobody pins here any more; others each time, if there are
-    more: those at a place that is away must not keep the rest waiting."""
-    rows = connection.execute(
+def load_unwanted(
+    connection: Connection, places: Sequence[str], *, after: Key, window: int, limit: int
+) -> tuple[list[Replica], Key]:
+    """Copies in `places` of blobs that nobody pins here any more, among the next rows.
+
+    Args:
+        after: FIRST_KEY, or what came back the last time: those that cannot be taken back do not
+            keep the rest waiting, and no call reads the whole table.
+        window: rows to look at.
+
+    Returns:
+        They, and where to go on; FIRST_KEY: the end was reached.
+    """
+    key = tuple_(replicas.c.digest, replicas.c.place)
+    in_order = (replicas.c.digest, replicas.c.place)
+    behind = select(*in_order).where(key > after).order_by(*in_order)
+    last = connection.execute(behind.offset(window - 1).limit(1)).first()
+    query = (
         select(replicas)
         .outerjoin(blobs, blobs.c.digest == replicas.c.digest)
+        .where(key > after)
         .where(replicas.c.place.in_(places), func.coalesce(blobs.c.num_pins, 0) == 0)
-        .order_by(func.random())
+        .order_by(*in_order)
         .limit(limit)
     )
-    return [_replica(row.digest, row.size, row.place, row.state, row.checked_at) for row in rows]
+    if last is not None:
+        query = query.where(key <= (last[0], last[1]))
+    rows = connection.execute(query).all()
+    found = [_replica(row.digest, row.size, row.place, row.state, row.checked_at) for row in rows]
+    if len(rows) == limit:
+        return found, (rows[-1].digest, rows[-1].place)
+    return found, FIRST_KEY if last is None else (last[0], last[1])
 
 
 def load_replicas(connection: Connection, blob: BlobId) -> list[Replica]:

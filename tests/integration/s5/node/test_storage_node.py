@@ -106,6 +106,43 @@ async def test_a_range_of_a_large_one_brings_all_of_it(
     assert await store.size(blob.multihash) == len(LARGE)
 
 
+async def test_a_file_that_a_source_has_becomes_the_stores(
+    store: BlobStore, neighbour: Neighbour, tmp_path: Path
+) -> None:
+    file = tmp_path / "fetched"
+    file.write_bytes(LARGE)
+    inode = file.stat().st_ino
+
+    class Fetcher(Away):
+        async def fetch(self, blob: BlobId) -> Path | None:
+            return file
+
+    node = S5Node(store, [Fetcher(), neighbour])
+    blob = BlobId(NATIVE.blake3(LARGE), len(LARGE))
+
+    assert b"".join([piece async for piece in node.read(blob)]) == LARGE
+    assert [path.stat().st_ino for path in store.folder.glob("blobs/*/*")] == [inode]
+    assert not file.exists()
+    assert [pin async for pin in store.pins()] == []
+
+
+async def test_a_file_of_other_bytes_is_none(
+    store: BlobStore, neighbour: Neighbour, tmp_path: Path
+) -> None:
+    file = tmp_path / "fetched"
+
+    class Fetcher(Away):
+        async def fetch(self, blob: BlobId) -> Path | None:
+            file.write_bytes(LARGE[::-1])
+            return file
+
+    node = S5Node(store, [Fetcher(), neighbour])
+    blob = await neighbour.put(LARGE, reason="test")
+
+    assert b"".join([piece async for piece in node.read(blob)]) == LARGE
+    assert not file.exists()
+
+
 async def test_a_reader_that_gives_up_leaves_its_turn_to_the_next(
     node: S5Node, neighbour: Neighbour
 ) -> None:

@@ -47,8 +47,9 @@ async def test_a_liar_is_not_mistaken_for_the_honest_one_at_its_origin(tmp_path:
         swarm = Swarm(asker.peers, pool, client, tmp_path / "fetch")
         with anyio.fail_after(30):
             await asker.peers.wait_connected(2)
-            data = b"".join([piece async for piece in swarm.read(SAMPLE.blob)])
+            file = await swarm.fetch(SAMPLE.blob)
             left = await asker.peers.find(SAMPLE.blob.multihash)
 
-    assert data == SAMPLE.data
+    assert file is not None
+    assert file.read_bytes() == SAMPLE.data
     assert [location.public_key for location in left] == [NATIVE.ed25519_public_key(HONEST)]
