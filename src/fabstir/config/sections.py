@@ -107,6 +107,12 @@ class ModelSettings:
     """The file's place on this machine; None: fetched into `paths.cache_dir`."""
     cid: str | None = None
     """The file's S5 identifier: fetched from this node, `s5.portals` and `s5.peers`."""
+    url: _HttpUrl | None = None
+    """Where the file itself is."""
+    hub: _HttpUrl | None = None
+    """A hub that has `repo` and `file`, as https://huggingface.co does."""
+    revision: str = "main"
+    """Of the hub: a branch, a tag or a commit. Other bytes than `sha256` are refused anyway."""
     max_model_len: Annotated[TokenCount, Between(128, 2**24)] = TokenCount(4096)
     """Context of each slot, prompt and completion together."""
     num_slots: Annotated[int, Between(1, 256)] = 4

@@ -337,6 +337,14 @@ def _check_model(model: ModelSettings) -> None:
             f"{' and '.join(missing)} must be set too: model.repo, model.file and model.sha256 "
             "name a model together; without all three the demo model is served"
         )
+    sources = {"model.cid": model.cid, "model.url": model.url, "model.hub": model.hub}
+    chosen = [key for key, value in sources.items() if value is not None]
+    if len(chosen) > 1:
+        raise ConfigError(f"{' and '.join(chosen)} are set: choose one place for the model's file")
+    if model.hub is not None and model.repo is None:
+        raise ConfigError(
+            "model.hub is set, but no model: set model.repo, model.file and model.sha256 as well"
+        )
     if model.cid is not None:
         try:
             BlobId.decode(model.cid)

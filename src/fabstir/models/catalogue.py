@@ -24,7 +24,7 @@ class HubSource:
     """A hub that serves `{endpoint}/{repo}/resolve/{revision}/{file}`.
 
     Attributes:
-        revision: a commit, so that a branch that moves on cannot change the bytes.
+        revision: a branch, a tag or a commit; only a commit never means other bytes one day.
     """
 
     endpoint: str

@@ -14,8 +14,10 @@ from fabstir.engines import Engine, LlamaCppConfig, open_llamacpp
 from fabstir.models import (
     DEMO_MODEL,
     FindSources,
+    HubSource,
     ModelSpec,
     S5Source,
+    UrlSource,
     ensure_verified,
     fetch_model,
 )
@@ -92,11 +94,16 @@ def model_spec(settings: Settings) -> ModelSpec:
 
 
 def with_source(spec: ModelSpec, settings: Settings, find: FindSources) -> ModelSpec:
-    """The model from S5 if the settings name its blob, else from where it comes anyway."""
-    if settings.model.cid is None:
-        return spec
-    source = S5Source(blob=BlobId.decode(settings.model.cid), find=find)
-    return dataclasses.replace(spec, source=source)
+    """The model from where the settings say, else from where it comes anyway."""
+    wanted = settings.model
+    if wanted.cid is not None:
+        return dataclasses.replace(spec, source=S5Source(blob=BlobId.decode(wanted.cid), find=find))
+    if wanted.url is not None:
+        return dataclasses.replace(spec, source=UrlSource(url=wanted.url))
+    if wanted.hub is not None:
+        hub = HubSource(endpoint=wanted.hub, revision=wanted.revision)
+        return dataclasses.replace(spec, source=hub)
+    return spec
 
 
 @asynccontextmanager

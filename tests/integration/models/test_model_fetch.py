@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,17 @@ from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 from tests.integration.models.hub import GGUF, Cut, HubFile, Refuse, Served, Stall, sha256
 
+from fabstir.config import load_settings
 from fabstir.models import HubSource, ModelSpec, Patience, UrlSource, fetch_model
+from fabstir.node.model import model_spec, with_source
+from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import (
     ModelDownloadFailed,
     ModelHashMismatch,
     ModelMissing,
     ModelNotGguf,
 )
+from fabstir.storage.fetch import BlobSource
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -178,6 +183,29 @@ async def test_a_hub_redirects_to_where_its_bytes_are(served: Served, tmp_path: 
     assert path.read_bytes() == GGUF
     assert served.hub.requests[-1].path == "/tiny.gguf?signature=x"
     assert served.hub.requests[-1].headers["range"] == f"bytes={HALF}-"
+
+
+@pytest.mark.parametrize("key", ["model.url", "model.hub"])
+async def test_settings_say_where_a_model_comes_from(
+    served: Served, tmp_path: Path, key: str
+) -> None:
+    served.hub.redirects["/org/tiny/resolve/v1/tiny.gguf"] = "/tiny.gguf"
+    (config := tmp_path / "config.toml").touch()
+    chosen = {
+        "model.repo": "org/tiny",
+        "model.file": "tiny.gguf",
+        "model.sha256": served.spec.sha256.removeprefix("0x"),
+        "model.revision": "v1",
+        key: served.hub.url + ("/tiny.gguf" if key == "model.url" else ""),
+    }
+    settings = load_settings(file=config, environ={}, overrides=chosen)
+
+    async def find(_blob: BlobId) -> Sequence[BlobSource]:
+        raise AssertionError("nothing of S5 is asked for")
+
+    path = await fetch_model(with_source(model_spec(settings), settings, find), tmp_path)
+
+    assert path.read_bytes() == GGUF
 
 
 async def test_a_busy_source_is_asked_again(served: Served, tmp_path: Path) -> None:

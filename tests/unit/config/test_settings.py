@@ -142,6 +142,12 @@ def test_every_type_can_stand_in_the_file(config_file: Path) -> None:
         ("[s5]\nreplicas = 2", ["s5.replicas is 2", "name 0 other places", "s5.portals"]),
         ("[s5]\nreplicas = 17", ["s5.replicas is 17", "from 1 to 16"]),
         ("[model]\nrepo = 'a/b'", ["model.file and model.sha256 must be set too"]),
+        (
+            "[model]\nurl = 'http://a/b.gguf'\nhub = 'http://a'",
+            ["model.url and model.hub are set", "choose one"],
+        ),
+        ("[model]\nhub = 'http://a'", ["model.hub is set, but no model", "model.sha256"]),
+        ("[model]\nurl = 'ftp://a/b.gguf'", ["model.url", "http://"]),
         ("[model]\ncid = 'bafy'", ["model.cid is 'bafy'", "no S5 identifier", "s5 put"]),
     ],
 )
