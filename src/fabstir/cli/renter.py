@@ -35,11 +35,13 @@ from fabstir.sdk import (
     Balance,
     Conversation,
     FabstirClient,
+    Holdings,
     HostOffer,
     PaymentToken,
     Session,
     Settlement,
     open_client,
+    open_holdings,
 )
 
 T = TypeVar("T")
@@ -188,7 +190,7 @@ def hosts(ctx: typer.Context, *, model: ModelOption = None, pay_in: TokenOption 
 @app.command("balance")
 def balance(ctx: typer.Context) -> None:
     """Show what the wallet holds, what sessions have locked, and what can be withdrawn."""
-    address, balances = _with_client(ctx, _balances)
+    address, balances = _with_holdings(ctx, _balances)
     data = {
         "address": address,
         "balances": [
@@ -211,8 +213,8 @@ def balance(ctx: typer.Context) -> None:
     show(ctx, data, lambda: table(*columns, rows=rows))
 
 
-async def _balances(client: FabstirClient, _: Settings) -> tuple[Address, tuple[Balance, ...]]:
-    return client.wallet, await client.balances()
+async def _balances(holdings: Holdings) -> tuple[Address, tuple[Balance, ...]]:
+    return holdings.wallet, await holdings.balances()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +244,7 @@ def list_sessions(
     ] = False,
 ) -> None:
     """List sessions, oldest first: what is locked where, and what was agreed to."""
-    lines, tokens = _with_client(ctx, _session_lines)
+    lines, tokens = _with_holdings(ctx, _session_lines)
     over = {RenterState.SETTLED, RenterState.FAILED}
     shown = [line for line in lines if show_all or line.state not in over]
     by_address = {token.address: token for token in tokens}
@@ -271,11 +273,11 @@ def list_sessions(
 
 
 async def _session_lines(
-    client: FabstirClient, _: Settings
+    holdings: Holdings,
 ) -> tuple[list[SessionLine], tuple[PaymentToken, ...]]:
     lines: list[SessionLine] = []
-    for row in await client.sessions():
-        tokens = await client.tokens_agreed(row)
+    for row in await holdings.sessions():
+        tokens = await holdings.tokens_agreed(row)
         lines.append(
             SessionLine(
                 session=row.id,
@@ -292,7 +294,7 @@ async def _session_lines(
                 created_at=row.created_at,
             )
         )
-    return lines, client.tokens
+    return lines, holdings.tokens
 
 
 @sessions.command("close")
@@ -368,5 +370,16 @@ def _with_client(
     async def main() -> T:
         async with open_client(settings) as client:
             return await action(client, settings)
+
+    return run_async(main)
+
+
+def _with_holdings(ctx: typer.Context, action: Callable[[Holdings], Awaitable[T]]) -> T:
+    """Only look: a chat of the same wallet may be running."""
+    settings = invocation(ctx).settings()
+
+    async def main() -> T:
+        async with open_holdings(settings) as holdings:
+            return await action(holdings)
 
     return run_async(main)

@@ -26,11 +26,9 @@ def migrate(connection: Connection, path: Path, schema: Schema, *, may_begin: bo
     Raises:
         ConfigError: the file was written by a newer version.
     """
-    config = Config()
-    config.set_main_option("script_location", str(schema.migrations))
+    config = _config(schema)
     scripts = ScriptDirectory.from_config(config)
-    with connection.begin():
-        current = MigrationContext.configure(connection).get_current_revision()
+    current = _revision(connection)
     if current == scripts.get_current_head():
         return True
     if current is None and not may_begin:
@@ -44,3 +42,20 @@ def migrate(connection: Connection, path: Path, schema: Schema, *, may_begin: bo
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     return True
+
+
+def is_current(connection: Connection, schema: Schema) -> bool:
+    """Whether the tables are of this version's newest revision."""
+    scripts = ScriptDirectory.from_config(_config(schema))
+    return _revision(connection) == scripts.get_current_head()
+
+
+def _config(schema: Schema) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(schema.migrations))
+    return config
+
+
+def _revision(connection: Connection) -> str | None:
+    with connection.begin():
+        return MigrationContext.configure(connection).get_current_revision()

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
-from fabstir.db._migrate import migrate
+from fabstir.db._migrate import is_current, migrate
 from fabstir.db._writer import (
     Writer,
     disk_error,
@@ -54,14 +54,40 @@ _NUM_READERS = 2
 """Reads take well below a millisecond; two threads keep a long report from blocking the rest."""
 
 
-class Database:
-    """An open database. Made by `open_database`; usable until its block is left."""
+class DatabaseReader:
+    """A database that can be read. Made by `open_reader`; usable until its block is left."""
 
-    def __init__(self, path: Path, writer: Writer, readers: ThreadPoolExecutor, engine: Engine):
+    def __init__(self, path: Path, readers: ThreadPoolExecutor, engine: Engine) -> None:
         self.path = path
-        self._writer = writer
         self._readers = readers
         self._read_engine = engine
+
+    async def read(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` on a connection that cannot write; it sees every write that has returned.
+
+        Raises:
+            StorageError: the file is damaged or cannot be read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, fn)
+
+    def _read(self, fn: Callable[[Connection], T]) -> T:
+        try:
+            with self._read_engine.connect() as connection, connection.begin():
+                return fn(connection)
+        except DatabaseError as exc:
+            if is_of_the_disk(exc):
+                raise disk_error(exc, self.path, "read") from exc
+            raise
+
+
+class Database(DatabaseReader):
+    """An open database. Made by `open_database`; usable until its block is left."""
+
+    def __init__(
+        self, path: Path, writer: Writer, readers: ThreadPoolExecutor, engine: Engine
+    ) -> None:
+        super().__init__(path, readers, engine)
+        self._writer = writer
         self._held: set[str] = set()
 
     @contextmanager
@@ -94,23 +120,6 @@ class Database:
             StorageError: the file cannot be written (a full disk); nothing of `fn` is stored.
         """
         return await asyncio.wrap_future(self._writer.submit(fn, durable=durable))
-
-    async def read(self, fn: Callable[[Connection], T]) -> T:
-        """Run `fn` on a connection that cannot write; it sees every write that has returned.
-
-        Raises:
-            StorageError: the file is damaged or cannot be read.
-        """
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, fn)
-
-    def _read(self, fn: Callable[[Connection], T]) -> T:
-        try:
-            with self._read_engine.connect() as connection, connection.begin():
-                return fn(connection)
-        except DatabaseError as exc:
-            if is_of_the_disk(exc):
-                raise disk_error(exc, self.path, "read") from exc
-            raise
 
 
 def make_data_folder(folder: Path) -> None:
@@ -161,6 +170,38 @@ async def open_database(
             ThreadPoolExecutor(_NUM_READERS, "db-reader") as readers,
         ):
             yield Database(path, writer, readers, read_engine)
+
+
+@asynccontextmanager
+async def open_reader(url: str, schema: Schema = JOURNAL) -> AsyncGenerator[DatabaseReader]:
+    """Read a database beside whoever holds it. Where nobody has made it yet, or brought its tables
+    up to date, that is done first, alone.
+
+    Args:
+        url, schema: as of `open_database`.
+
+    Raises:
+        ConfigError, StorageError: as `open_database`.
+    """
+    path = _sqlite_path(url, schema)
+    with _engine(path, read_only=True) as engine:
+        if not await asyncio.to_thread(_is_ready, path, schema, engine):
+            async with open_database(url, schema):
+                pass
+        with ThreadPoolExecutor(_NUM_READERS, "db-reader") as readers:
+            yield DatabaseReader(path, readers, engine)
+
+
+def _is_ready(path: Path, schema: Schema, engine: Engine) -> bool:
+    try:
+        if not path.stat().st_size:  # SQLite would remove the log of a database whose file is empty
+            return False
+        with engine.connect() as connection:
+            return is_current(connection, schema)
+    except FileNotFoundError:
+        return False
+    except (SQLAlchemyError, OSError) as exc:
+        raise _opening_error(exc, path) from exc
 
 
 def _sqlite_path(url: str, schema: Schema) -> Path:

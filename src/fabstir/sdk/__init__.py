@@ -2,11 +2,12 @@
 
 from fabstir.sdk.answer import Answer
 from fabstir.sdk.checkpoints import Conversation, MissingPart
-from fabstir.sdk.client import open_client
+from fabstir.sdk.client import open_client, open_holdings
 from fabstir.sdk.events import AnswerEvent, Finished, ReceiptVerified, Text
+from fabstir.sdk.holdings import Balance, Holdings
 from fabstir.sdk.money import PaymentToken, Settlement
 from fabstir.sdk.offers import HostOffer, Model, Quote
-from fabstir.sdk.renter import Balance, FabstirClient
+from fabstir.sdk.renter import FabstirClient
 from fabstir.sdk.session import Session
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Conversation",
     "FabstirClient",
     "Finished",
+    "Holdings",
     "HostOffer",
     "MissingPart",
     "Model",
@@ -26,4 +28,5 @@ __all__ = [
     "Settlement",
     "Text",
     "open_client",
+    "open_holdings",
 ]

@@ -1,31 +1,33 @@
-"""The renter's composition root: everything is made here, from top to bottom in start order."""
+"""The renter's composition roots: everything is made here, from top to bottom in start order."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import cast
 
 import anyio
 
 from fabstir.chain.account_lock import sole_user
 from fabstir.chain.contracts import Contracts
-from fabstir.chain.deployment import load_deployment, locate_deployment
+from fabstir.chain.deployment import Deployment, load_deployment, locate_deployment
+from fabstir.chain.identity import check_chain_identity
 from fabstir.chain.keystore import Signer, load_keystore, read_secret_file
-from fabstir.chain.rpc import open_chain
+from fabstir.chain.rpc import Chain, open_chain
 from fabstir.chain.transactions import TransactionOptions, open_transaction_queue
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE as NATIVE_CRYPTO
-from fabstir.db import make_data_folder, open_database
+from fabstir.db import make_data_folder, open_database, open_reader
 from fabstir.p2p import P2PConfig, open_p2p
 from fabstir.sdk.checkpoints import CheckpointReader
 from fabstir.sdk.deposits import Deposits
 from fabstir.sdk.discovery import Discovery
 from fabstir.sdk.door import Doors, open_hosts_client
-from fabstir.sdk.journal import RenterJournal
-from fabstir.sdk.money import NATIVE, read_token
+from fabstir.sdk.holdings import Holdings
+from fabstir.sdk.journal import JournalReader, RenterJournal
+from fabstir.sdk.money import NATIVE, PaymentToken, read_token
 from fabstir.sdk.renter import FabstirClient
 from fabstir.sdk.session import SessionServices
 from fabstir.sdk.watcher import Watcher
@@ -74,18 +76,11 @@ async def _open_parts(
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         wallet = await _load_wallet(settings)
-        data_dir, chain_settings = settings.paths.data_dir, settings.chain
-        make_data_folder(data_dir)
-        deployment = load_deployment(
-            locate_deployment(chain_settings.deployment, chain_settings.chain_id, data_dir)
-        )
-        db = await enter(open_database(f"sqlite:///{data_dir}/renter.sqlite"))
-        chain = await enter(
-            open_chain(
-                chain_settings.rpc_url, chain_id=chain_settings.chain_id, deployment=deployment
-            )
-        )
-        options = TransactionOptions(timeout=chain_settings.confirm_timeout_seconds)
+        make_data_folder(settings.paths.data_dir)
+        deployment = _deployment(settings)
+        db = await enter(open_database(_journal_url(settings)))
+        chain = await enter(_open_chain(settings, deployment))
+        options = TransactionOptions(timeout=settings.chain.confirm_timeout_seconds)
         await enter(sole_user(chain, wallet.address, settings.paths.cache_dir))
         queue = await enter(open_transaction_queue(chain, wallet, db, options))
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE_CRYPTO, clock=clock))
@@ -131,7 +126,13 @@ async def _open_parts(
             portals=expand(settings.s5.portals),
             crypto=NATIVE_CRYPTO,
         )
-        tokens = (NATIVE, await read_token(chain, deployment.usdc, "usdc"))
+        holdings = Holdings(
+            wallet=wallet.address,
+            tokens=await _tokens(chain, deployment),
+            chain=chain,
+            contracts=contracts,
+            journal=journal,
+        )
         tasks = await enter(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
         tasks.start_soon(watcher.run)
@@ -143,8 +144,56 @@ async def _open_parts(
             services=services,
             deposits=deposits,
             checkpoints=checkpoints,
-            tokens=tokens,
+            holdings=holdings,
         )
+
+
+@asynccontextmanager
+async def open_holdings(settings: Settings) -> AsyncGenerator[Holdings]:
+    """Only look at the wallet and its journal: another process may use both meanwhile.
+
+    Raises:
+        KeystoreError, ConfigError: a key or a setting cannot be used.
+        ChainError: the wrong chain, no contracts there, or no answer.
+    """
+    wallet = await _load_wallet(settings)
+    make_data_folder(settings.paths.data_dir)
+    deployment = _deployment(settings)
+    async with (
+        open_reader(_journal_url(settings)) as db,
+        _open_chain(settings, deployment) as chain,
+    ):
+        await check_chain_identity(chain, db)
+        contracts = Contracts.of(chain, deployment)
+        yield Holdings(
+            wallet=wallet.address,
+            tokens=await _tokens(chain, deployment),
+            chain=chain,
+            contracts=contracts,
+            journal=JournalReader(
+                db, chain.chain_id, contracts.marketplace.address, wallet.address
+            ),
+        )
+
+
+def _journal_url(settings: Settings) -> str:
+    return f"sqlite:///{settings.paths.data_dir}/renter.sqlite"
+
+
+def _deployment(settings: Settings) -> Deployment:
+    chain = settings.chain
+    return load_deployment(
+        locate_deployment(chain.deployment, chain.chain_id, settings.paths.data_dir)
+    )
+
+
+def _open_chain(settings: Settings, deployment: Deployment) -> AbstractAsyncContextManager[Chain]:
+    chain = settings.chain
+    return open_chain(chain.rpc_url, chain_id=chain.chain_id, deployment=deployment)
+
+
+async def _tokens(chain: Chain, deployment: Deployment) -> tuple[PaymentToken, ...]:
+    return (NATIVE, await read_token(chain, deployment.usdc, "usdc"))
 
 
 async def _load_wallet(settings: Settings) -> Signer:

@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from fabstir.db import Database, outbox, renter
+from fabstir.db import Database, DatabaseReader, outbox, renter
 from fabstir.db.outbox import OutboxRow
 from fabstir.db.renter import Outcome, RenterSession, RenterState
 from fabstir.market.selection import UNKNOWN, HostHistory
@@ -22,7 +22,57 @@ TIMED_OUT: Final = "timed out"
 """The outcome of a session whose host let its window pass."""
 
 
-class RenterJournal:
+class JournalReader:
+    """The journal of one wallet on one marketplace, to look at."""
+
+    def __init__(
+        self, db: DatabaseReader, chain_id: ChainId, contract: Address, depositor: Address
+    ) -> None:
+        self._reads = db
+        self.chain_id = chain_id
+        self.contract = contract
+        self.depositor = depositor
+
+    async def load(self, session_id: str) -> RenterSession | None:
+        """A session by our own id."""
+        return await self._reads.read(lambda c: renter.load_session(c, session_id))
+
+    async def sessions(self, *, unfinished_only: bool = False) -> list[RenterSession]:
+        """All sessions, oldest first; those of other wallets in the same journal are left out."""
+        rows = await self._reads.read(
+            lambda c: renter.list_sessions(
+                c, self.chain_id, self.contract, unfinished_only=unfinished_only
+            )
+        )
+        return [row for row in rows if row.depositor == self.depositor]
+
+    async def last_acknowledgement(self, session: RenterSession) -> SignedAcknowledgement | None:
+        """What the session goes on after."""
+        return await self._reads.read(lambda c: renter.last_acknowledgement(c, session.id))
+
+    async def tokens_agreed(self, session: RenterSession) -> TokenCount:
+        """Completion tokens that were acknowledged."""
+        last = await self.last_acknowledgement(session)
+        return last.acknowledgement.cumulative_tokens if last else TokenCount(0)
+
+    async def histories(self) -> dict[Address, HostHistory]:
+        """How each host served this wallet in the sessions that are settled."""
+        outcomes = await self._reads.read(
+            lambda c: renter.list_outcomes(c, self.chain_id, self.contract, self.depositor)
+        )
+        histories: dict[Address, HostHistory] = {}
+        for outcome in outcomes:
+            histories[outcome.host] = _after(histories.get(outcome.host, UNKNOWN), outcome)
+        return histories
+
+    async def find_transaction(self, key: str) -> OutboxRow | None:
+        """A transaction of this wallet in the outbox."""
+        return await self._reads.read(
+            lambda c: outbox.find_transaction(c, self.chain_id, self.depositor, key)
+        )
+
+
+class RenterJournal(JournalReader):
     """The journal of one wallet on one marketplace."""
 
     def __init__(
@@ -33,10 +83,8 @@ class RenterJournal:
         depositor: Address,
         clock: Callable[[], float],
     ) -> None:
+        super().__init__(db, chain_id, contract, depositor)
         self._db = db
-        self.chain_id = chain_id
-        self.contract = contract
-        self.depositor = depositor
         self._clock = clock
 
     async def begin(self, session: RenterSession, cap: Wei, token: PaymentToken) -> None:
@@ -64,19 +112,6 @@ class RenterJournal:
         await self._db.write(lambda c: renter.update_session(c, session.id, **values), durable=True)
         return replace(session, **values)  # pyright: ignore[reportArgumentType] - update_session takes the same names
 
-    async def load(self, session_id: str) -> RenterSession | None:
-        """A session by our own id."""
-        return await self._db.read(lambda c: renter.load_session(c, session_id))
-
-    async def sessions(self, *, unfinished_only: bool = False) -> list[RenterSession]:
-        """All sessions, oldest first; those of other wallets in the same journal are left out."""
-        rows = await self._db.read(
-            lambda c: renter.list_sessions(
-                c, self.chain_id, self.contract, unfinished_only=unfinished_only
-            )
-        )
-        return [row for row in rows if row.depositor == self.depositor]
-
     async def agree(
         self, session: RenterSession, receipt: SignedReceipt, signed: SignedAcknowledgement
     ) -> None:
@@ -91,31 +126,6 @@ class RenterJournal:
         now = self._clock()
         await self._db.write(
             lambda c: renter.update_session(c, session.id, last_used_at=now), durable=False
-        )
-
-    async def last_acknowledgement(self, session: RenterSession) -> SignedAcknowledgement | None:
-        """What the session goes on after."""
-        return await self._db.read(lambda c: renter.last_acknowledgement(c, session.id))
-
-    async def tokens_agreed(self, session: RenterSession) -> TokenCount:
-        """Completion tokens that were acknowledged."""
-        last = await self.last_acknowledgement(session)
-        return last.acknowledgement.cumulative_tokens if last else TokenCount(0)
-
-    async def histories(self) -> dict[Address, HostHistory]:
-        """How each host served this wallet in the sessions that are settled."""
-        outcomes = await self._db.read(
-            lambda c: renter.list_outcomes(c, self.chain_id, self.contract, self.depositor)
-        )
-        histories: dict[Address, HostHistory] = {}
-        for outcome in outcomes:
-            histories[outcome.host] = _after(histories.get(outcome.host, UNKNOWN), outcome)
-        return histories
-
-    async def find_transaction(self, key: str) -> OutboxRow | None:
-        """A transaction of this wallet in the outbox."""
-        return await self._db.read(
-            lambda c: outbox.find_transaction(c, self.chain_id, self.depositor, key)
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -21,7 +20,8 @@ from fabstir.sdk.checkpoints import CheckpointReader, Conversation
 from fabstir.sdk.deposits import Deposits, offer_of
 from fabstir.sdk.discovery import FIND_TIMEOUT, Discovery
 from fabstir.sdk.drafts import draft_session, spending_cap
-from fabstir.sdk.money import PaymentToken, Settlement, read_token
+from fabstir.sdk.holdings import Balance, Holdings
+from fabstir.sdk.money import NATIVE, PaymentToken, Settlement, read_token
 from fabstir.sdk.offers import HostOffer, Model, Quote
 from fabstir.sdk.session import Session, SessionServices
 
@@ -30,25 +30,11 @@ GAS_TO_OPEN: Final = 362_000
 cannot estimate it before the approval; it does estimate a session in its own coin."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
-    """What the wallet has of one payment token, in smallest units.
-
-    Attributes:
-        locked: in sessions that are not settled, as the contract counts them.
-        in_contract: free in the marketplace: pre-deposits, and refunds that wait for withdrawal.
-    """
-
-    token: PaymentToken
-    wallet: Wei
-    locked: Wei
-    in_contract: Wei
-
-
 class FabstirClient:
     """Finds hosts, opens and closes sessions, for one wallet. Made by `open_client`.
 
     Attributes:
+        holdings: what its wallet has, and what stands in its journal.
         wallet: the account that pays.
         tokens: the payment tokens it knows: the chain's coin and USDC.
     """
@@ -63,10 +49,11 @@ class FabstirClient:
         services: SessionServices,
         deposits: Deposits,
         checkpoints: CheckpointReader,
-        tokens: tuple[PaymentToken, ...],
+        holdings: Holdings,
     ) -> None:
-        self.wallet = services.wallet.address
-        self.tokens = tokens
+        self.holdings = holdings
+        self.wallet = holdings.wallet
+        self.tokens = holdings.tokens
         self._settings = settings
         self._chain = chain
         self._contracts = contracts
@@ -115,21 +102,17 @@ class FabstirClient:
         """What opening a session with this deposit would mean; nothing is sent.
 
         Raises:
-            InsufficientFunds: the wallet does not have the deposit.
+            InsufficientFunds: the wallet does not have the deposit and the gas of opening.
             TransactionReverted: the contract would not take it, for example as too small.
         """
-        held = (await self._balance(offer.token)).wallet
-        token = offer.token
-        if held < deposit:
-            raise InsufficientFunds(
-                self.wallet, deposit, held, token.symbol, decimals=token.decimals
-            )
         fee = (await self._chain.fees()).max_fee_per_gas
+        await self._require_funds(offer.token, deposit, Wei(GAS_TO_OPEN * fee))
+        gas_to_open = Wei(await self._gas_to_open(offer, deposit) * fee)
         return Quote(
             offer=offer,
             deposit=deposit,
             max_tokens=tokens_for(deposit, offer.price_per_token),
-            gas_to_open=Wei(await self._gas_to_open(offer, deposit) * fee),
+            gas_to_open=gas_to_open,
             gas_to_close=Wei(GAS_TO_END * fee),
         )
 
@@ -188,11 +171,7 @@ class FabstirClient:
 
     async def sessions(self) -> list[RenterSession]:
         """Every session of this wallet in the journal, oldest first."""
-        return await self._journal.sessions()
-
-    async def tokens_agreed(self, row: RenterSession) -> TokenCount:
-        """Completion tokens of a session that were acknowledged."""
-        return await self._journal.tokens_agreed(row)
+        return await self.holdings.sessions()
 
     async def close_session(self, session: str, *, now: bool = False) -> Settlement:
         """Close a session of the journal, asking its host if it answers.
@@ -238,22 +217,20 @@ class FabstirClient:
 
     async def balances(self) -> tuple[Balance, ...]:
         """What the wallet has, by payment token."""
-        return tuple([await self._balance(token) for token in self.tokens])
+        return await self.holdings.balances()
 
     # -- inside -------------------------------------------------------------------------------
 
-    async def _balance(self, token: PaymentToken) -> Balance:
-        market = self._contracts.marketplace
-        if token.address == NATIVE_TOKEN:
-            held = await self._chain.balance(self.wallet)
-        else:
-            held = await self._contracts.usdc.balance(self.wallet)
-        return Balance(
-            token=token,
-            wallet=held,
-            locked=await market.locked_balance(self.wallet, token.address),
-            in_contract=await market.deposit_balance(self.wallet, token.address),
-        )
+    async def _require_funds(self, token: PaymentToken, deposit: Wei, gas: Wei) -> None:
+        """Raises InsufficientFunds: the wallet has not the deposit, or not what opening costs."""
+        needs = {token: deposit}
+        needs[NATIVE] = Wei(needs.get(NATIVE, 0) + gas)
+        for each, needed in needs.items():
+            held = (await self.holdings.balance(each)).wallet
+            if held < needed:
+                raise InsufficientFunds(
+                    self.wallet, needed, held, each.symbol, decimals=each.decimals
+                )
 
     async def _gas_to_open(self, offer: HostOffer, deposit: Wei) -> int:
         if offer.token.address != NATIVE_TOKEN:

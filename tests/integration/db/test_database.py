@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError
 from tests.open_files import no_more_open_files
 
-from fabstir.db import JOURNAL, Database, Schema, open_database
+from fabstir.db import JOURNAL, Database, Schema, open_database, open_reader
 from fabstir.db import database as database_module
 from fabstir.db.chains import bind_chain
 from fabstir.db.s5 import S5
@@ -231,6 +231,37 @@ async def test_a_damaged_file_is_named(url: str) -> None:
     async with open_database(url) as db:
         with pytest.raises(StorageError, match=r"journal.db cannot be read: .*malformed"):
             await db.read(lambda c: c.exec_driver_sql("SELECT * FROM chains").all())
+
+
+async def test_a_database_is_read_beside_whoever_holds_it(url: str) -> None:
+    async with open_database(url) as db:
+        await db.write(add(1), durable=True)
+        async with open_reader(url) as reader:
+            before = await reader.read(count)
+            await db.write(add(2), durable=True)
+            after = await reader.read(count)
+            with pytest.raises(OperationalError, match="readonly"):
+                await reader.read(add(3))
+
+    assert (before, after) == (1, 2)
+
+
+async def test_a_database_that_nobody_has_made_yet_is_made_and_then_free(url: str) -> None:
+    async with open_reader(url) as reader:
+        assert await reader.read(count) == 0
+        async with open_database(url) as db:
+            await db.write(add(1), durable=True)
+        assert await reader.read(count) == 1
+
+
+async def test_a_lost_database_is_no_new_one_to_a_reader(url: str, tmp_path: Path) -> None:
+    async with open_database(url):
+        pass
+    (tmp_path / "data" / "journal.db").write_bytes(b"")
+
+    with pytest.raises(ConfigError, match="gone or empty"):
+        async with open_reader(url):
+            pass
 
 
 async def test_a_newer_journal_is_refused(url: str) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import Process
+from tests.terminal import CTRL_C, Terminal, terminal
 
 from fabstir.chain.devnet import Devnet
 from fabstir.config import Settings
@@ -23,7 +20,6 @@ from fabstir.node.build import Host
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.slow]
 
 TIMEOUT = 60.0
-CTRL_C = b"\x03"
 
 
 def command(settings: Settings, *arguments: str) -> list[str]:
@@ -145,57 +141,6 @@ async def test_errors_name_cause_and_fix(
 
 
 # -- a terminal ---------------------------------------------------------------------------------
-
-
-class Terminal:
-    """What a person sees and types."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._seen = ""
-
-    async def see(self, text: str) -> str:
-        """Wait until `text` appears; returns everything since the last call."""
-        with anyio.fail_after(TIMEOUT):
-            while text not in self._seen:
-                await anyio.wait_readable(self._fd)
-                self._seen += os.read(self._fd, 65536).decode(errors="replace")
-        before, _, self._seen = self._seen.partition(text)
-        return before
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._fd, keys)
-
-
-@asynccontextmanager
-async def terminal(arguments: list[str]) -> AsyncGenerator[tuple[Terminal, Process]]:
-    """Run a command in a terminal of its own; it is killed if it still runs at the end."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
-    process = await anyio.open_process(
-        [sys.executable, "-c", _IN_ITS_OWN_TERMINAL, *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    try:
-        yield Terminal(ours), process
-    finally:
-        with anyio.CancelScope(shield=True):
-            if process.returncode is None:
-                process.kill()
-            await process.aclose()
-        os.close(ours)
-
-
-_IN_ITS_OWN_TERMINAL = """
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C reaches only whoever has the terminal
-os.execv(sys.argv[1], sys.argv[1:])
-"""
 
 
 async def test_ctrl_c_stops_an_answer_and_twice_leaves_and_settles(

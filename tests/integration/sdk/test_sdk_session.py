@@ -32,6 +32,7 @@ from fabstir.sdk import (
     Session,
     Text,
     open_client,
+    open_holdings,
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -230,6 +231,37 @@ async def test_deposits_beyond_the_wallet_are_refused_before_anything_is_sent(
 
     with pytest.raises(InsufficientFunds):
         await client.quote(offer, Wei(10**24))
+
+
+async def test_a_deposit_that_leaves_no_coins_for_gas_is_refused(client: FabstirClient) -> None:
+    offer = await best_offer(client)
+    held = (await client.balances())[0].wallet
+
+    with pytest.raises(InsufficientFunds, match=r" ETH and needs .* ETH: send it at least") as poor:
+        await client.quote(offer, held)
+
+    assert poor.value.available == held
+    assert poor.value.needed > held
+
+
+async def test_balances_and_sessions_are_read_beside_an_answer(
+    client: FabstirClient, renter_settings: Settings
+) -> None:
+    offer = await best_offer(client)
+
+    async with (
+        client.open_session(offer, deposit=DEPOSIT) as session,
+        session.chat(LONG, sampling=at_most(100)) as answer,
+    ):
+        while not isinstance(await anext(answer), ReceiptVerified):
+            pass
+        async with open_holdings(renter_settings) as holdings:
+            (row,) = await holdings.sessions()
+            locked = (await holdings.balances())[0].locked
+            agreed = await holdings.tokens_agreed(row)
+
+    assert (row.state, locked) == (RenterState.OPEN, DEPOSIT)
+    assert agreed > 0
 
 
 async def test_a_deposit_below_the_contracts_minimum_locks_nothing(client: FabstirClient) -> None:

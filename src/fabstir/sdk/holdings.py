@@ -1,0 +1,70 @@
+"""What a wallet has, and what stands in its journal: read beside whatever uses the wallet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fabstir.chain.contracts import Contracts
+from fabstir.chain.rpc import Chain
+from fabstir.db.renter import RenterSession
+from fabstir.primitives.ids import NATIVE_TOKEN, Address
+from fabstir.primitives.units import TokenCount, Wei
+from fabstir.sdk.journal import JournalReader
+from fabstir.sdk.money import PaymentToken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """What the wallet has of one payment token, in smallest units.
+
+    Attributes:
+        locked: in sessions that are not settled, as the contract counts them.
+        in_contract: free in the marketplace: pre-deposits, and refunds that wait for withdrawal.
+    """
+
+    token: PaymentToken
+    wallet: Wei
+    locked: Wei
+    in_contract: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """One wallet's balances on chain and sessions in the journal. Made by `open_holdings`.
+
+    Attributes:
+        wallet: the account that pays.
+        tokens: the payment tokens it knows: the chain's coin and USDC.
+    """
+
+    wallet: Address
+    tokens: tuple[PaymentToken, ...]
+    chain: Chain
+    contracts: Contracts
+    journal: JournalReader
+
+    async def balances(self) -> tuple[Balance, ...]:
+        """What the wallet has, by payment token."""
+        return tuple([await self.balance(token) for token in self.tokens])
+
+    async def balance(self, token: PaymentToken) -> Balance:
+        """What the wallet has of one payment token."""
+        market = self.contracts.marketplace
+        if token.address == NATIVE_TOKEN:
+            held = await self.chain.balance(self.wallet)
+        else:
+            held = await self.contracts.usdc.balance(self.wallet)
+        return Balance(
+            token=token,
+            wallet=held,
+            locked=await market.locked_balance(self.wallet, token.address),
+            in_contract=await market.deposit_balance(self.wallet, token.address),
+        )
+
+    async def sessions(self) -> list[RenterSession]:
+        """Every session of this wallet in the journal, oldest first."""
+        return await self.journal.sessions()
+
+    async def tokens_agreed(self, row: RenterSession) -> TokenCount:
+        """Completion tokens of a session that were acknowledged."""
+        return await self.journal.tokens_agreed(row)
