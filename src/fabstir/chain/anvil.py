@@ -30,7 +30,7 @@ from fabstir.config import NoHome, user_cache_folder
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import ChainId
 from fabstir.primitives.units import Wei
-from fabstir.telemetry.background import running
+from fabstir.telemetry.background import running, to_its_end
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +90,14 @@ async def open_anvil(
     if base_fee is not None:
         command += ["--block-base-fee-per-gas", str(base_fee), "--disable-min-priority-fee"]
     # asyncio's own call: anyio's has no way to run code in the child before the program.
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=die_with_parent(),
+    process = await to_its_end(
+        asyncio.create_subprocess_exec(
+            *command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent(),
+        )
     )
     try:
         assert process.stdout is not None, "it is a pipe, see above"

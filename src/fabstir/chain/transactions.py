@@ -45,7 +45,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.primitives.ids import Hash32
 from fabstir.primitives.units import Wei
-from fabstir.telemetry.background import running
+from fabstir.telemetry.background import running, to_its_end
 
 logger = logging.getLogger(__name__)
 
@@ -178,10 +178,7 @@ class TransactionQueue:
             return insert_transaction(connection, intention, version)
 
         # Shielded: a row that is stored while its sender is cancelled must be broadcast, too.
-        row: OutboxRow | None = None
-        with anyio.CancelScope(shield=True):
-            row = await self._db.write(insert, durable=True)
-        assert row is not None, "a shielded scope is not left early"
+        row = await to_its_end(self._db.write(insert, durable=True))
         self._wake.set()
         return row
 

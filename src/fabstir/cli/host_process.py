@@ -24,6 +24,7 @@ from fabstir.chain.anvil import die_with_parent
 from fabstir.chain.keystore import Signer, import_keystore, write_secret_file
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import Address
+from fabstir.telemetry.background import to_its_end
 
 START_TIMEOUT = 180.0
 """Seconds: the first start of a machine also measures thread counts."""
@@ -120,12 +121,14 @@ async def open_host_process(
     log = await anyio.to_thread.run_sync(lambda: (folder / "host.log").open("ab"))
     with log:
         # asyncio's own call: anyio's has no way to run code in the child before the program.
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdout=PIPE,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=_in_child(max_open_files),
+        process = await to_its_end(
+            asyncio.create_subprocess_exec(
+                *command,
+                stdout=PIPE,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_in_child(max_open_files),
+            )
         )
     try:
         facts = await _facts(process, folder)

@@ -22,7 +22,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from fabstir.engines._http import EngineAddress, EngineRefused
 from fabstir.primitives.errors import EngineCrashed, EngineUnavailable
-from fabstir.telemetry.background import running
+from fabstir.telemetry.background import running, to_its_end
 
 SPIN_COUNT: Final = "20000"
 """OpenMP's spinning before it sleeps. Measured on a loaded machine: 39 tokens/s against 22 with
@@ -132,13 +132,15 @@ async def open_child(config: LlamaCppConfig, threads: ThreadCounts) -> AsyncGene
     # -P: a file json.py in the folder that we were started from is not ours to import.
     command = [sys.executable, "-P", "-m", "fabstir.engines._child"]
     try:
-        opened = await anyio.open_process(
-            command,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            env=_environment(),
-            start_new_session=True,
+        opened = await to_its_end(
+            anyio.open_process(
+                command,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                env=_environment(),
+                start_new_session=True,
+            )
         )
     except OSError as error:
         raise CannotStart(

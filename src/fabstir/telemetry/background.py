@@ -1,12 +1,14 @@
-"""A task beside a block, whose failures keep their type."""
+"""A task beside a block, whose failures keep their type; and a step that is not given up."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -27,3 +29,13 @@ async def running(task: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerat
         if others:
             raise
         raise error from error.__cause__
+
+
+async def to_its_end(step: Awaitable[T]) -> T:
+    """Await what must not be given up in the middle; a cancellation is heard after it.
+
+    So are processes started: asyncio would leave one that nobody waits for.
+    """
+    with anyio.CancelScope(shield=True):
+        return await step
+    raise AssertionError("a shielded step is not cancelled")

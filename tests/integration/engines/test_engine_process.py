@@ -1,11 +1,14 @@
 """The engine's process: crashes, hangs, restarts, keys, and parents that die."""
 
+import asyncio
+import gc
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,6 +188,32 @@ async def test_a_start_does_not_wait_for_measuring_for_ever(make_config: MakeCon
 
     assert threads.decode >= 1
     assert "no time to measure" in reason
+
+
+def cancel_later(scope: anyio.CancelScope, num_turns: int) -> None:
+    """Cancel after so many turns of the event loop."""
+    if num_turns == 0:
+        scope.cancel()
+    else:
+        asyncio.get_running_loop().call_soon(cancel_later, scope, num_turns - 1)
+
+
+def test_a_start_that_is_given_up_at_any_moment_leaves_no_child(make_config: MakeConfig) -> None:
+    config = make_config(num_threads=1)
+
+    async def give_up(num_turns: int) -> None:
+        with anyio.CancelScope() as scope:
+            cancel_later(scope, num_turns)
+            async with open_child(config, ThreadCounts(1, 1)):
+                pass
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", ResourceWarning)
+        for num_turns in range(8):
+            anyio.run(give_up, num_turns)
+            gc.collect()
+
+    assert [str(warning.message) for warning in found] == []
 
 
 async def test_a_file_that_is_no_model_is_said_so(tmp_path: Path) -> None:
