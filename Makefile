@@ -34,7 +34,7 @@ demo: setup
 # A file's tests stay together, for they share its chain and hosts. A worker for each core, and one
 # more where tests wait for others a third of their time.
 CORES := $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
-PYTEST := $(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --dist=loadfile \
+PYTEST := $(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --dist=loadfile --no-loadscope-reorder \
   $(if $(GATE),--gate)
 
 test: check

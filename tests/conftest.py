@@ -38,13 +38,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the full-length tests to their own make targets; each has a short form in the gate."""
-    if config.getoption("--heavy"):
-        return
+    """Leave the full-length tests to their own make targets; each has a short form in the gate.
+
+    What takes long comes first: at the end one worker would be busy with it, and the others idle.
+    """
     heavy = [item for item in items if item.get_closest_marker("heavy")]
-    if heavy:
+    if heavy and not config.getoption("--heavy"):
         config.hook.pytest_deselected(items=heavy)
         items[:] = [item for item in items if item not in heavy]
+    items.sort(
+        key=lambda item: not (item.get_closest_marker("slow") or item.get_closest_marker("e2e"))
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
