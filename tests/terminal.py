@@ -6,7 +6,7 @@ import os
 import pty
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -25,10 +25,12 @@ class Terminal:
 
     async def see(self, text: str) -> str:
         """Wait until `text` appears; returns everything since the last call."""
-        with anyio.fail_after(TIMEOUT):
+        # EIO: the program has ended.
+        with anyio.move_on_after(TIMEOUT), suppress(OSError):
             while text not in self._seen:
                 await anyio.wait_readable(self._fd)
                 self._seen += os.read(self._fd, 65536).decode(errors="replace")
+        assert text in self._seen, f"no {text!r} in {self._seen!r}"
         before, _, self._seen = self._seen.partition(text)
         return before
 
