@@ -2,7 +2,7 @@
 
 Measured with one build on two cores: 39 tokens/s with two decode threads, 133 with one; with
 another build it is the other way round. So a short generation is timed with each candidate at the
-first start, and the result is kept per machine, model and build.
+first start, and the result is kept per machine, model and build; until service disagrees with it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,12 @@ _PROMPT = "Once upon a time there was a lighthouse keeper who counted ships. " *
 _NUM_TOKENS: Final = 24
 _NUM_RUNS: Final = 2
 """The better of two: the first also pays for touching the model's pages."""
+
+_FACTOR: Final = 2
+"""By which answers may differ from the measurement: two runs on a shared machine differ by half."""
+
+_NUM_ANSWERS: Final = 32
+"""Of which not one may reach the measured speed before it counts as wrong."""
 
 _MANY_CORES: Final = 8
 """From here on memory is often busy before half of the cores are."""
@@ -52,10 +59,58 @@ def num_usable_cores(root: Path = Path("/")) -> int:
     return max(1, min([cores or 1, *cpu_quotas(root)]))
 
 
+class SpeedCheck:
+    """Compares what single answers reach with what was measured: on a machine that was busy then,
+    or is for good now, the measurement says nothing, and the next start makes a new one."""
+
+    def __init__(self, measured: float, file: Path) -> None:
+        """
+        Args:
+            measured: tokens a second.
+            file: with the measurement.
+        """
+        self._measured = measured
+        self._file = file
+        self._best = 0.0
+        self._num_seen = 0
+        self._is_done = False
+
+    def saw(self, num_tokens: int, seconds: float) -> None:
+        """An answer was decoded, with no other beside it."""
+        if num_tokens < _NUM_TOKENS or seconds <= 0 or self._is_done:
+            return
+        self._best = max(self._best, num_tokens / seconds)
+        self._num_seen += 1
+        is_slow = self._num_seen >= _NUM_ANSWERS and self._best * _FACTOR < self._measured
+        if is_slow or self._best > self._measured * _FACTOR:
+            self._forget()
+        elif self._num_seen >= _NUM_ANSWERS:
+            self._best, self._num_seen = 0.0, 0
+
+    def _forget(self) -> None:
+        self._is_done = True
+        _logger.info(
+            "answers are not as fast as was measured: the next start measures again",
+            extra={"measured": round(self._measured), "seen": round(self._best)},
+        )
+        with suppress(OSError):  # nothing is worse than before
+            self._file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadChoice:
+    """The thread counts to use, why, in words, and where they were measured, what that means for
+    answers."""
+
+    threads: ThreadCounts
+    reason: str
+    check: SpeedCheck | None = None
+
+
 async def choose_threads(
     config: LlamaCppConfig, on_progress: Callable[[str], None]
-) -> tuple[ThreadCounts, str]:
-    """The thread counts to use, and why, in words.
+) -> ThreadChoice:
+    """Which thread counts to use.
 
     Raises:
         EngineUnavailable: the engine does not start.
@@ -63,33 +118,25 @@ async def choose_threads(
     num_cores = num_usable_cores()
     if config.num_threads is not None:
         batch = config.num_batch_threads or num_cores
-        return ThreadCounts(config.num_threads, batch), "set by the owner"
+        return ThreadChoice(ThreadCounts(config.num_threads, batch), "set by the owner")
     if config.num_gpu_layers:
-        return ThreadCounts(max(1, num_cores // 2), num_cores), "the GPU does the work"
-    speeds = await _speeds(config, candidates(num_cores), on_progress)
+        half = ThreadCounts(max(1, num_cores // 2), num_cores)
+        return ThreadChoice(half, "the GPU does the work")
+    tried = candidates(num_cores)
+    file = config.cache_dir / f"engine-threads-{_machine_key(config, tried)}.json"
+    speeds = _read(file) or await _measure(config, tried, on_progress)
     if not speeds:
-        return ThreadCounts(
-            max(1, num_cores // 2), num_cores
-        ), "half of the cores: no time to measure"
+        half = ThreadCounts(max(1, num_cores // 2), num_cores)
+        return ThreadChoice(half, "half of the cores: no time to measure")
+    if len(speeds) == len(tried):
+        with suppress(OSError):  # it is measured again then
+            replace_private(file, json.dumps(speeds).encode())
     best = max(speeds, key=lambda name: speeds[name])
     decode, batch = (int(part) for part in best.split("/"))
     figures = ", ".join(f"{name}: {speed:.0f} tokens/s" for name, speed in speeds.items())
     _logger.info("engine threads chosen", extra={"threads": best, "measured": figures})
-    return ThreadCounts(decode, config.num_batch_threads or batch), f"measured ({figures})"
-
-
-async def _speeds(
-    config: LlamaCppConfig, tried: list[ThreadCounts], on_progress: Callable[[str], None]
-) -> dict[str, float]:
-    file = config.cache_dir / f"engine-threads-{_machine_key(config, tried)}.json"
-    known = _read(file)
-    if known:
-        return known
-    measured = await _measure(config, tried, on_progress)
-    if len(measured) == len(tried):
-        with suppress(OSError):  # it is measured again then
-            replace_private(file, json.dumps(measured).encode())
-    return measured
+    chosen = ThreadCounts(decode, config.num_batch_threads or batch)
+    return ThreadChoice(chosen, f"measured ({figures})", SpeedCheck(speeds[best], file))
 
 
 async def _measure(

@@ -13,11 +13,11 @@ import anyio
 from anyio import to_thread
 
 from fabstir.engines._http import EngineAddress, EngineRefused
-from fabstir.engines._process import LlamaCppConfig, ThreadCounts
+from fabstir.engines._process import LlamaCppConfig
 from fabstir.engines._sse import EventDecoder
 from fabstir.engines._supervisor import Supervisor
 from fabstir.engines._vocabulary import CharacterPieces, read_character_pieces
-from fabstir.engines.calibration import choose_threads
+from fabstir.engines.calibration import SpeedCheck, ThreadChoice, choose_threads
 from fabstir.engines.engine import (
     EngineInfo,
     EngineState,
@@ -47,10 +47,17 @@ _END_FIELDS: Final = ("stop", "stop_type", "tokens_evaluated", "timings")
 class LlamaCppEngine:
     """The `Engine` over a supervised child process. Made by `open_llamacpp`."""
 
-    def __init__(self, supervisor: Supervisor, info: EngineInfo, pieces: CharacterPieces) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        info: EngineInfo,
+        pieces: CharacterPieces,
+        check: SpeedCheck | None,
+    ) -> None:
         self.info = info
         self._supervisor = supervisor
         self._pieces = pieces
+        self._check = check
         # The server's own queue would hold one of its few HTTP threads for each waiting request,
         # and then no other request, not even a health check, is answered.
         self._slots = anyio.Semaphore(info.num_slots)
@@ -118,11 +125,21 @@ class LlamaCppEngine:
                 async with address.stream(
                     "POST", "/completion", completion_body(request, room)
                 ) as pieces:
-                    yield read_events(pieces, self._pieces)
+                    yield self._checked(read_events(pieces, self._pieces))
             except EngineRefused as error:
                 raise EngineUnavailable(
                     f"the engine refused the request: {_message(error)}"
                 ) from error
+
+    async def _checked(
+        self, events: AsyncIterator[GenerationEvent]
+    ) -> AsyncIterator[GenerationEvent]:
+        is_alone = True
+        async for event in events:
+            is_alone = is_alone and self.num_running == 1
+            if self._check and is_alone and isinstance(event, GenerationEnd):
+                self._check.saw(event.num_completion_tokens, event.decode_seconds)
+            yield event
 
 
 def completion_body(request: GenerationRequest, room: int) -> dict[str, Any]:
@@ -209,16 +226,16 @@ async def open_llamacpp(
         EngineUnavailable: it does not start; the text says what it said last.
         ConfigError: the model has a shorter context than `config` asks for.
     """
-    threads, reason = await choose_threads(config, on_progress)
+    choice = await choose_threads(config, on_progress)
     on_progress("loading the model")
-    supervisor = Supervisor(config, threads)
+    supervisor = Supervisor(config, choice.threads)
     ready = anyio.Event()
     async with running(partial(supervisor.run, ready.set)):
         pieces = await _character_pieces(config)
         await ready.wait()
         properties: Any = await supervisor.address().get_json("/props")
-        info = _info(config, properties, threads, reason)
-        yield LlamaCppEngine(supervisor, info, pieces)
+        info = _info(config, properties, choice)
+        yield LlamaCppEngine(supervisor, info, pieces, choice.check)
 
 
 async def _character_pieces(config: LlamaCppConfig) -> CharacterPieces:
@@ -230,9 +247,7 @@ async def _character_pieces(config: LlamaCppConfig) -> CharacterPieces:
         ) from error
 
 
-def _info(
-    config: LlamaCppConfig, properties: Any, threads: ThreadCounts, reason: str
-) -> EngineInfo:
+def _info(config: LlamaCppConfig, properties: Any, choice: ThreadChoice) -> EngineInfo:
     offered = int(properties["default_generation_settings"].get("n_ctx", math.inf))
     if offered < config.max_model_len:
         raise ConfigError(
@@ -245,5 +260,6 @@ def _info(
         num_slots=int(properties["total_slots"]),
         build=str(properties["build_info"]),
         chat_template=str(properties["chat_template"]),
-        tuning=f"{threads.decode} decode and {threads.batch} batch threads, {reason}",
+        tuning=f"{choice.threads.decode} decode and {choice.threads.batch} batch threads, "
+        f"{choice.reason}",
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import os
 import re
 import shutil
@@ -172,22 +173,39 @@ async def test_threads_are_measured_once(make_config: MakeConfig) -> None:
     config = make_config(num_threads=None, max_model_len=256, num_slots=1, calibration_timeout=60)
     said: list[str] = []
 
-    threads, reason = await choose_threads(config, said.append)
-    again, reason_again = await choose_threads(config, said.append)
+    choice = await choose_threads(config, said.append)
+    again = await choose_threads(config, said.append)
 
-    assert threads == again
-    assert re.fullmatch(r"measured \(.+ tokens/s.*\)", reason)
-    assert reason == reason_again
-    assert len(said) == len(reason.split(","))
+    assert choice.threads == again.threads
+    assert re.fullmatch(r"measured \(.+ tokens/s.*\)", choice.reason)
+    assert choice.reason == again.reason
+    assert len(said) == len(choice.reason.split(","))
+
+
+async def test_what_a_busy_machine_measured_is_measured_again(make_config: MakeConfig) -> None:
+    config = make_config(num_threads=None, max_model_len=512, num_slots=1, calibration_timeout=60)
+    await choose_threads(config, quietly)
+    (file,) = config.cache_dir.glob("engine-threads-*.json")
+    figures = json.loads(file.read_text())
+    file.write_text(json.dumps({name: speed / 100 for name, speed in figures.items()}))
+
+    async with (
+        open_llamacpp(config, on_progress=quietly) as engine,
+        engine.generate(LONG_REQUEST) as events,
+    ):
+        async for _event in events:
+            pass
+
+    assert not file.exists()
 
 
 async def test_a_start_does_not_wait_for_measuring_for_ever(make_config: MakeConfig) -> None:
     config = make_config(num_threads=None, calibration_timeout=0.01)
 
-    threads, reason = await choose_threads(config, quietly)
+    choice = await choose_threads(config, quietly)
 
-    assert threads.decode >= 1
-    assert "no time to measure" in reason
+    assert choice.threads.decode >= 1
+    assert "no time to measure" in choice.reason
 
 
 def cancel_later(scope: anyio.CancelScope, num_turns: int) -> None:
