@@ -60,6 +60,8 @@ class Announcements:
             but: the key of the peer that told this node.
         """
         self._held.pop(entry.public_key, None)
+        if _blob_of(entry) is not None:  # held back from now on, not only once it was looked for
+            self._hold(entry, but)
         self._pending[entry.public_key] = (entry, but)
         self._pending.move_to_end(entry.public_key)
         self._has_more.set()
@@ -98,7 +100,8 @@ class Announcements:
         while True:
             await anyio.sleep(self._limits.announce_again)
             # Those that are still held go to the end, so that each has its turn.
-            await self._try_all(list(islice(self._held.values(), _PER_ROUND)))
+            waiting = (held for key, held in self._held.items() if key not in self._pending)
+            await self._try_all(list(islice(waiting, _PER_ROUND)))
 
     async def _try_all(self, told: list[tuple[SignedEntry, bytes | None]]) -> None:
         async with anyio.create_task_group() as tasks:
@@ -112,9 +115,14 @@ class Announcements:
             return can_be_had
         if can_be_had:
             self._held.pop(entry.public_key, None)
+            self._pending.pop(entry.public_key, None)
             self._tell(entry, but)
             return True
         self._hold(entry, but)
+        _logger.debug(
+            "an entry is held back until its blob can be had",
+            extra={"key": entry.public_key.hex(), "revision": entry.revision},
+        )
         return False
 
     def _is_outdated(self, entry: SignedEntry) -> bool:
@@ -123,11 +131,6 @@ class Announcements:
         return any(other is not None and other[0].is_newer(entry) for other in known)
 
     def _hold(self, entry: SignedEntry, but: bytes | None) -> None:
-        if entry.public_key not in self._held:
-            _logger.info(
-                "an entry is held back until its blob can be had",
-                extra={"key": entry.public_key.hex(), "revision": entry.revision},
-            )
         self._held[entry.public_key] = (entry, but)
         self._held.move_to_end(entry.public_key)
         if len(self._held) > self._limits.max_unsettled:

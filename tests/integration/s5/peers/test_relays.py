@@ -230,6 +230,36 @@ async def test_an_entry_is_told_once_its_blob_can_be_had(tmp_path: Path) -> None
     assert told == entry(1, blob.to_bytes())
 
 
+async def test_an_entry_is_kept_back_from_its_first_moment(tmp_path: Path) -> None:
+    """The writer never says whether it has the blob: meanwhile nobody is told."""
+    limits = replace(ALONE, query_deadline=1.0)
+    async with (
+        open_node(tmp_path, 1, limits=limits) as node,
+        dial_raw(node.url) as writer,
+        dial_raw(node.url) as reader,
+    ):
+        await shake_hands_as_ours(writer)
+        await reader.send(
+            Handshake(challenge=b"\x01" * 64).encode(),
+            done(await reader.challenge(), seed=b"\x56" * 32),
+        )
+        await reader.receive()
+        await reader.receive()
+        pointer = entry(1, Multihash(NATIVE.blake3(b"a directory")).to_bytes())
+        with anyio.fail_after(SOON):
+            await node.peers.wait_connected(2)
+            await writer.send(pointer.encode())
+            while await node.registry.get(pointer.public_key) is None:
+                await anyio.lowlevel.checkpoint()
+            with anyio.move_on_after(0.6):
+                while True:
+                    await reader.send(RegistryQuery(public_key=pointer.public_key).encode())
+                    with anyio.move_on_after(0.05):
+                        while not isinstance(await reader.receive(), SignedEntry):
+                            pass
+                        pytest.fail("it was told")
+
+
 async def answer_absent(peer: RawPeer) -> None:
     """As a node that has not the blob."""
     while True:
