@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typer._click.exceptions import (  # pyright: ignore[reportPrivateUsage] - t
 
 from fabstir import __version__
 from fabstir.cli.context import Invocation
-from fabstir.cli.output import note, say, show_error, show_uncaught
+from fabstir.cli.output import note, output_closed, say, show_error, show_uncaught
 from fabstir.cli.streams import complete_standard_streams
 from fabstir.primitives.errors import ConfigError, FabstirError
 from fabstir.telemetry import LogLevel, configure_logging
@@ -75,6 +76,7 @@ def run(args: Sequence[str]) -> int:
     """
     options, rest = hoist_global_options(args)
     try:
+        _require_working_folder()
         app = build_app(rest[0] if rest else None)
         code = app([*options, *rest], prog_name="fabstir", standalone_mode=False)
     except typer.Abort:
@@ -86,7 +88,24 @@ def run(args: Sequence[str]) -> int:
         return exc.code if isinstance(exc.code, int) else EXIT_FAILED
     except (FabstirError, BaseExceptionGroup) as exc:
         return _report(exc)
+    except OSError as exc:
+        if not _is_of_output(exc):
+            raise
+        return _report(output_closed(exc))
     return code if isinstance(code, int) else 0
+
+
+def _require_working_folder() -> None:
+    """Raises ConfigError: the folder in which the command was started is gone."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as exc:
+        raise ConfigError("the working folder was removed: change to another one") from exc
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether typer failed to write a help text, which it does by itself."""
+    return error.filename is None and error.errno in {errno.ENOSPC, errno.EPIPE, errno.EIO}
 
 
 def hoist_global_options(args: Sequence[str]) -> tuple[list[str], list[str]]:

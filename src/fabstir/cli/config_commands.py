@@ -38,8 +38,11 @@ def change_settings(
     Settings that need each other (host.public and host.api_url) are given together.
     """
     file = invocation(ctx).settings_file()
-    set_settings(file, dict(map(_change, changes)))
-    changed = [change.partition("=")[0] for change in changes]
+    wanted = list(map(_change, changes))
+    changed = [key for key, _ in wanted]
+    if twice := next((key for key in changed if changed.count(key) > 1), None):
+        raise typer.BadParameter(f"{twice} is given twice: which of the values is meant?")
+    set_settings(file, dict(wanted))
     data = {"file": file, "changed": changed}
     show(ctx, data, lambda: f"{file}: changed {', '.join(changed)}")
 

@@ -10,6 +10,7 @@ import sys
 import anyio
 
 from fabstir.cli.output import ask_hidden
+from fabstir.cli.streams import require_stream
 from fabstir.primitives.edited_text import without_mark
 from fabstir.primitives.errors import FabstirError
 
@@ -35,6 +36,7 @@ def read_hidden_line(prompt: str) -> str:
     """A secret: from a hidden prompt, or without a terminal the first line of standard input."""
     if sys.stdin.isatty():
         return ask_hidden(prompt)
+    require_stream("stdin")
     line = sys.stdin.readline(_READ_BYTES)
     return without_mark(os.fsencode(line).decode(errors="replace"))  # in whatever locale
 

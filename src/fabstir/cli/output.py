@@ -114,10 +114,15 @@ def writing_out() -> Generator[None]:
         yield
         sys.stdout.flush()
     except OSError as error:
-        # Else Python flushes what is left when it exits, and reports that failure once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        reason = error.strerror or type(error).__name__
-        raise OutputClosed(f"standard output cannot be written: {reason}") from error
+        raise output_closed(error) from error
+
+
+def output_closed(error: OSError) -> OutputClosed:
+    """What to raise where standard output failed; nothing more is written to it."""
+    # Else Python flushes what is left when it exits, and reports that failure once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    reason = error.strerror or type(error).__name__
+    return OutputClosed(f"standard output cannot be written: {reason}")
 
 
 def say(text: str, *, style: str = "") -> None:

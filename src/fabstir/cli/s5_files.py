@@ -20,6 +20,7 @@ from fabstir.cli.output import note, show, table
 from fabstir.cli.s5_access import Access, open_access
 from fabstir.cli.s5_download import download, stream_to_stdout
 from fabstir.cli.s5_progress import Advance, bar
+from fabstir.cli.streams import require_stream
 from fabstir.config.homes import expanded
 from fabstir.node.s5_targets import SharedPath, own_path, parse_target
 from fabstir.primitives.errors import ConfigError, StorageError
@@ -118,6 +119,8 @@ def _stored(stored: Mapping[str, Any]) -> str:
 async def _pieces(local: Path | None, advance: Advance) -> AsyncIterator[bytes]:
     """A file, or standard input, in pieces."""
     shown = "standard input" if local is None else str(local)
+    if local is None:
+        require_stream("stdin")
     with _reading(shown):
         file = sys.stdin.buffer if local is None else await to_thread.run_sync(_open, local)
     total = None if local is None else _size(file)
@@ -171,6 +174,8 @@ def get(
     """Fetch a file by its path, or a blob by its identifier; what broke off is gone on with."""
     settings = invocation(ctx).settings()
     parsed = parse_target(target)
+    if output == STDOUT:
+        require_stream("stdout")
 
     async def run() -> Mapping[str, Any]:
         async with open_access(settings) as node:
@@ -305,6 +310,8 @@ def mount(
 
     `rm` takes back the path, and leaves the directory alone.
     """
+    if capability == STDIN:
+        require_stream("stdin")
     text = sys.stdin.readline().strip() if capability == STDIN else capability
     match parse_target(text):
         case SharedPath(capability=whole, path=""):

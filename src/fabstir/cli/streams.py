@@ -5,9 +5,22 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Final, TextIO
+from typing import Final, Literal, TextIO
+
+from fabstir.primitives.errors import FabstirError
+
+_closed: set[str] = set()
+"""Streams that this process was started without."""
 
 _MODES: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+class StreamClosed(FabstirError):
+    """Standard input or output was closed, and is needed."""
+
+    def __init__(self, name: str) -> None:
+        what = {"stdin": "input", "stdout": "output"}[name]
+        super().__init__(f"standard {what} is closed: give the command one, or name a file")
 
 
 def complete_standard_streams() -> None:
@@ -19,12 +32,23 @@ def complete_standard_streams() -> None:
     for descriptor, (name, mode) in enumerate(_MODES):
         if not _is_open(descriptor):
             _open_null(descriptor)
+            _closed.add(name)
         if getattr(sys, name) is None:
             stream = os.fdopen(descriptor, mode, encoding="utf-8", closefd=False)
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
     for stream in (sys.stdout, sys.stderr):
         _never_fail(stream)
+
+
+def require_stream(name: Literal["stdin", "stdout"]) -> None:
+    """See that a stream that is to carry data was not closed when the process began.
+
+    Raises:
+        StreamClosed: what is read from it would be nothing, what is written would be lost.
+    """
+    if name in _closed:
+        raise StreamClosed(name)
 
 
 def _is_open(descriptor: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import ipaddress
 import os
 import re
@@ -12,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from fabstir.config.environment import (
     CONFIG_FILE_VARIABLE,
@@ -37,10 +38,19 @@ from fabstir.config.values import SettingType, Value, resolve, setting_types
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.edited_text import decode_edited
 from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.plain_files import read_plain
 
 Origin = Literal["default", "file", "environment", "flag"]
 
 _SECRET_WORDS = ("private_key", "secret", "mnemonic", "seed", "password")
+
+_MAX_FILE_BYTES: Final = 16 << 20
+"""Of the settings file: thousands of times what all settings take."""
+
+_MAX_SHOWN_CHARS: Final = 200
+"""Of a value that is refused."""
+
+_NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM})
 
 EVERY_INTERFACE = "0.0.0.0"
 
@@ -143,7 +153,7 @@ def load_settings(
         ConfigError: names the file, variable or flag, the setting, and what is expected.
     """
     path = locate_config_file(file, environ)
-    if (file or environ.get(CONFIG_FILE_VARIABLE)) and not path.is_file():
+    if (file or environ.get(CONFIG_FILE_VARIABLE)) and not os.path.lexists(path):
         raise ConfigError(
             f"there is no configuration file {path}: create it with "
             f"`fabstir --config {path} config set SECTION.NAME=VALUE`, or correct --config "
@@ -196,11 +206,12 @@ def read_edited(file: Path) -> tuple[str, str]:
         ValueError: it is not text.
     """
     try:
-        return decode_edited(file.read_bytes())
+        return decode_edited(read_plain(file, _MAX_FILE_BYTES))
     except FileNotFoundError:
         return "", "utf-8"
     except OSError as exc:
-        raise ConfigError(f"cannot read {file}: {exc.strerror}; check its permissions") from exc
+        advice = "check its permissions" if exc.errno in _NOT_ALLOWED else "name another file"
+        raise ConfigError(f"cannot read {file}: {exc.strerror}; {advice}") from exc
 
 
 def read_document(file: Path) -> dict[str, object]:
@@ -252,9 +263,10 @@ def _unknown(name: str, source: str, known: list[str]) -> ConfigError:
 
 
 def _wrong_value(key: str, source: str, value: object) -> ConfigError:
-    return ConfigError(
-        f"{source}: {key} is {value!r}, but {SETTING_TYPES[key].expected} is expected"
-    )
+    shown = repr(value)
+    if len(shown) > _MAX_SHOWN_CHARS:
+        shown = f"{shown[:_MAX_SHOWN_CHARS]}..."
+    return ConfigError(f"{source}: {key} is {shown}, but {SETTING_TYPES[key].expected} is expected")
 
 
 def _build(file: Path, values: dict[str, Value], origins: dict[str, Origin]) -> Settings:

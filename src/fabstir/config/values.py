@@ -120,6 +120,22 @@ def _setting_type(hint: Any, limit: Between | Matches | None = None) -> SettingT
     return SettingType(base=base, is_optional=False, limit=limit)
 
 
+_MAX_DIGITS = 80
+"""As many as 2^256 has, and the sign."""
+
+
+def _int_from_text(text: str) -> int:
+    if len(text) > _MAX_DIGITS or not re.fullmatch(r"[+-]?[0-9]+(_[0-9]+)*", text):
+        raise ValueError
+    return int(text)
+
+
+def _float_from_text(text: str) -> float:
+    if len(text) > _MAX_DIGITS or not text.isascii():
+        raise ValueError
+    return float(text)
+
+
 def _bool_from_text(text: str) -> bool:
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in words:
@@ -171,8 +187,8 @@ _KINDS: dict[type, str] = {
 
 _FROM_TEXT: dict[type, Callable[[str], Value]] = {
     str: str,
-    int: int,
-    float: float,
+    int: _int_from_text,
+    float: _float_from_text,
     bool: _bool_from_text,
     Path: _path_from_text,
     tuple: _list_from_text,

@@ -31,7 +31,7 @@ from fabstir.db._writer import (
     is_io_error,
     is_of_the_disk,
 )
-from fabstir.db.files import free_bytes, is_full, make_private_folder
+from fabstir.db.files import free_bytes, is_full, make_private_folder, open_own
 from fabstir.db.lock import locked
 from fabstir.db.reserve import Reserve
 from fabstir.db.schema import JOURNAL, Schema
@@ -247,8 +247,8 @@ def _open(path: Path, schema: Schema, reserve: Reserve, engine: Engine) -> Conne
     # Before anything opens it: SQLite would remove the log of a database whose file is empty.
     if reserve.was_begun and not (path.exists() and path.stat().st_size):
         raise _lost(path, schema, reserve)
-    # With mode 0600, before SQLite would make it with another one.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # With mode 0600, before SQLite would make it with another one; and no file of somebody else's.
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
     try:
         _close_to_others(descriptor)
     finally:

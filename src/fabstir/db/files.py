@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from fabstir.primitives.plain_files import open_plain
+
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _PROBE_BYTES: Final = 64 * 1024
@@ -93,12 +95,19 @@ def open_own(path: Path, flags: int, mode: int = 0o600) -> int:
         mode: what one that is made gets, less the umask.
 
     Raises:
-        OSError: also ELOOP for a link, and EINVAL for a pipe or a device, which may never answer.
+        OSError: also ELOOP for a link, EINVAL for a pipe or a device, which may never answer, and
+            EMLINK for what is to be written and has a second name: it is somebody's file.
     """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        descriptor = open_plain(path, flags | os.O_NOFOLLOW, mode)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link", str(path)) from exc
+        raise
+    is_written = flags & (os.O_WRONLY | os.O_RDWR)
+    if is_written and os.fstat(descriptor).st_nlink > 1:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EMLINK, "it is another file's second name", str(path))
     return descriptor
 
 
@@ -120,7 +129,7 @@ def read_secret(path: Path, max_bytes: int) -> bytes:
     Raises:
         OpenToOthers: group or others may use it.
     """
-    with path.open("rb") as file:
+    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if os.name == "posix" and mode & _OTHERS:
             raise OpenToOthers(mode)

@@ -6,7 +6,6 @@ import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from errno import ELOOP
 from pathlib import Path
 
 from fabstir.db.files import is_full, make_private_folder, open_own
@@ -36,8 +35,7 @@ def locked(path: Path, *, what: str, advice: str = _ADVICE) -> Generator[None]:
                 f"{what} cannot be opened: the disk of {path.parent} is full: free disk space, and "
                 "do it again"
             ) from exc
-        reason = "it is a link, and a lock is no link" if exc.errno == ELOOP else exc.strerror
-        raise ConfigError(f"{what} cannot be opened: {reason}: {path}") from exc
+        raise ConfigError(f"{what} cannot be opened: {exc.strerror}: {path}") from exc
     try:
         _take(descriptor, path, what, advice)
         _sign(descriptor)

@@ -84,6 +84,70 @@ def test_closed_streams_stop_no_command(place: Place, closed: str) -> None:
         assert ended.status == 0, (arguments, ended.status, ended.said)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["s5", "put", "-", "home/y"], ["keys", "import"], ["s5", "mount", "m", "-"]]
+)
+def test_a_closed_input_is_no_empty_one(place: Place, arguments: list[str]) -> None:
+    command = shlex.join([str(FABSTIR), *arguments])
+
+    ended = place.run(before=("sh", "-c", f"{command} <&-", "sh"))
+
+    assert ended.status == 1
+    assert b"standard input is closed" in ended.err
+
+
+def test_a_closed_output_takes_no_file(place: Place) -> None:
+    place.run("s5", "put", "-", "home/y", given=b"kept")
+    command = shlex.join([str(FABSTIR), "s5", "get", "home/y", "-o", "-"])
+
+    ended = place.run(before=("sh", "-c", f"{command} >&-", "sh"))
+
+    assert ended.status == 1
+    assert b"standard output is closed" in ended.err
+
+
+def test_a_help_that_cannot_be_written_is_said(place: Place) -> None:
+    command = shlex.join([str(FABSTIR), "config", "--help"])
+
+    ended = place.run(before=("sh", "-c", f"{command} > /dev/full", "sh"))
+
+    assert ended.status == 1
+    assert b"standard output cannot be written" in ended.err
+
+
+def test_a_working_folder_that_is_gone_is_said(place: Place) -> None:
+    command = shlex.join([str(FABSTIR), "--config", "x.toml", "config", "show"])
+
+    ended = place.run(before=("sh", "-c", f"mkdir gone; cd gone; rmdir ../gone; {command}", "sh"))
+
+    refused(ended, "the working folder was removed")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop"])
+@pytest.mark.parametrize("command", [["show"], ["set", "host.location=x"]])
+def test_a_settings_file_that_is_none_is_named(place: Place, kind: str, command: list[str]) -> None:
+    file = place.home / "c.toml"
+    match kind:
+        case "pipe":
+            os.mkfifo(file)
+        case "device":
+            file.symlink_to("/dev/zero")
+        case "folder":
+            file.mkdir()
+        case _:
+            file.symlink_to(file)
+
+    ended = place.run("--config", str(file), "config", *command)
+
+    refused(ended, "c.toml", "cannot read")
+
+
+@pytest.mark.parametrize("values", [["host.port=\u0663"], ["host.port=1", "host.port=2"]])
+def test_odd_numbers_and_second_values_are_refused(place: Place, values: list[str]) -> None:
+    refused(place.run("config", "set", *values), "host.port")
+    refused(place.run("config", "set", "host.port=" + "9" * 5000), "999...")
+
+
 def test_nothing_is_written_into_a_file_that_took_a_closed_streams_number(place: Place) -> None:
     command = shlex.join([str(FABSTIR), "--log-level", "debug", "s5", "put", "a.txt", "home/a"])
     (place.home / "a.txt").write_text("kept")

@@ -6,10 +6,11 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 from sqlalchemy import Connection
 
@@ -71,16 +72,42 @@ def test_a_folder_that_others_may_write_in_is_closed_and_a_shared_one_is_left(
     assert (mode(ours), mode(shared)) == (0o755, 0o1777)
 
 
-async def test_a_planted_lock_keeps_its_target(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["x.sqlite", "x.sqlite.lock"])
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+async def test_a_planted_name_keeps_its_target(tmp_path: Path, name: str, kind: str) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
-    (tmp_path / "x.sqlite.lock").symlink_to(victim)
+    victim.chmod(0o644)
+    planted = tmp_path / name
+    if kind == "symbolic":
+        planted.symlink_to(victim)
+    else:
+        planted.hardlink_to(victim)
 
-    with pytest.raises(ConfigError, match="a lock is no link"):
+    with pytest.raises((ConfigError, StorageError), match=r"it is (a link|another file's)"):
         async with open_database(f"sqlite:///{tmp_path}/x.sqlite"):
             pass
 
     assert victim.read_bytes() == b"precious"
+    assert mode(victim) == 0o644
+
+
+READERS: list[Callable[[Path], object]] = [
+    read_secret_file,
+    load_or_create_identity,
+    lambda path: load_owner_token(path.parent),
+]
+
+
+@pytest.mark.parametrize("read", READERS, ids=["password", "identity", "token"])
+async def test_a_pipe_in_the_place_of_a_secret_holds_nobody(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "owner.token"
+    os.mkfifo(path, 0o600)
+
+    with pytest.raises((ConfigError, KeystoreError, StorageError), match="no plain file"):
+        await anyio.to_thread.run_sync(read, path)
 
 
 @pytest.mark.parametrize("suffix", ["part", "done", "obao", "whole"])

@@ -249,16 +249,15 @@ async def test_balances_and_sessions_are_read_beside_an_answer(
 ) -> None:
     offer = await best_offer(client)
 
-    async with (
-        client.open_session(offer, deposit=DEPOSIT) as session,
-        session.chat(LONG, sampling=at_most(100)) as answer,
-    ):
-        while not isinstance(await anext(answer), ReceiptVerified):
-            pass
-        async with open_holdings(renter_settings) as holdings:
-            (row,) = await holdings.sessions()
-            locked = (await holdings.balances())[0].locked
-            agreed = await holdings.tokens_agreed(row)
+    async with client.open_session(offer, deposit=DEPOSIT) as session:
+        async with session.chat(LONG, sampling=at_most(100)) as answer:
+            while not isinstance(await anext(answer), ReceiptVerified):
+                pass
+            async with open_holdings(renter_settings) as holdings:
+                (row,) = await holdings.sessions()
+                locked = (await holdings.balances())[0].locked
+                agreed = await holdings.tokens_agreed(row)
+        await session.close()
 
     assert (row.state, locked) == (RenterState.OPEN, DEPOSIT)
     assert agreed > 0
