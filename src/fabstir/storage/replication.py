@@ -75,8 +75,8 @@ MAX_CHECKED: Final = 64
 """Copies that one round looks at, each a request of some KiB."""
 
 MAX_RELEASED: Final = 64
-RELEASE_WINDOW: Final = 16_384
-"""Copies that one round looks through for those to take back: 30 ms, whatever there are."""
+RELEASE_WINDOW: Final = 4_096
+"""Copies that one round looks through for those to take back: 10 to 30 ms, whatever there are."""
 
 MAX_PUBLISHED: Final = 256
 MAX_MENDED: Final = 16
