@@ -51,9 +51,7 @@ class EnvironmentProxies:
         full = proxy if "://" in proxy else f"http://{proxy}"  # as curl reads it
         try:
             if httpx.URL(full).scheme in _USABLE:
-                return httpx.AsyncHTTPTransport(
-                    proxy=full, verify=self._verify, limits=self._limits
-                )
+                return _ProxyTransport(full, verify=self._verify, limits=self._limits)
         except (ValueError, httpx.InvalidURL):
             pass
         raise httpx.ProxyError(
@@ -76,6 +74,27 @@ class EnvironmentProxies:
         """Close what was opened."""
         for transport in self._opened.values():
             await transport.aclose()
+
+
+class _ProxyTransport(httpx.AsyncHTTPTransport):
+    """One proxy's, which is named where it fails: else whoever lies behind it would be blamed."""
+
+    def __init__(self, proxy: str, *, verify: ssl.SSLContext | bool, limits: httpx.Limits) -> None:
+        super().__init__(proxy=proxy, verify=verify, limits=limits)
+        url = httpx.URL(proxy)
+        self._name = f"{url.scheme}://{url.netloc.decode().rpartition('@')[2]}"
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """As of httpx.
+
+        Raises:
+            httpx.TransportError: of the same kind, with the proxy's name and no password.
+        """
+        try:
+            return await super().handle_async_request(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
+            reason = f"by the proxy {self._name}, which the environment names: {exc}"
+            raise type(exc)(reason, request=request) from exc
 
 
 def _networks(entries: list[str]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:

@@ -81,3 +81,21 @@ def test_networks_in_no_proxy_are_reached_directly(monkeypatch: pytest.MonkeyPat
 
     assert not is_proxied("http://10.1.2.3/")
     assert is_proxied("http://11.1.2.3/")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["http", "socks5"])
+async def test_a_proxy_that_is_away_is_named_and_its_password_is_not(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"{kind}://user:hunter2@127.0.0.1:1")
+    proxies = EnvironmentProxies(verify=False, limits=httpx.Limits())
+    request = httpx.Request("GET", "http://198.51.100.1/")
+    transport = proxies.transport(request.url)
+    assert transport is not None
+
+    with pytest.raises(httpx.ConnectError, match=rf"by the proxy {kind}://127\.0\.0\.1:1,") as away:
+        await transport.handle_async_request(request)
+
+    assert "hunter2" not in str(away.value)
+    await proxies.aclose()
