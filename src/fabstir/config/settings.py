@@ -21,6 +21,7 @@ from fabstir.config.environment import (
     setting_variables,
 )
 from fabstir.config.homes import NoHome, expanded, user_config_folder
+from fabstir.config.plain_files import read_plain
 from fabstir.config.sections import (
     ChainSettings,
     EngineSettings,
@@ -38,7 +39,6 @@ from fabstir.config.values import SettingType, Value, resolve, setting_types
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.edited_text import decode_edited
 from fabstir.primitives.errors import ConfigError
-from fabstir.primitives.plain_files import read_plain
 
 Origin = Literal["default", "file", "environment", "flag"]
 

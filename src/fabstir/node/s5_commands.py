@@ -40,6 +40,7 @@ from fabstir.storage.fs import (
     Vacuumed,
     open_tree,
     parse_path,
+    refuse_names,
     refuse_twins,
 )
 from fabstir.storage.portals import parse_origin
@@ -191,6 +192,7 @@ class S5Commands:
         pace = _Pace(asked)
         with open_folder(folder) as opened:
             listing = await to_thread.run_sync(opened.list)
+            refuse_names(file.path for file in listing.files)
             refuse_twins(file.path for file in listing.files)
             num_bytes = 0
             async with self._s5.files.batch() as batch:

@@ -3,7 +3,7 @@
 from fabstir.storage.fs.batch import Batch
 from fabstir.storage.fs.file_system import FileSystem
 from fabstir.storage.fs.media_types import guess_media_type, is_media_type
-from fabstir.storage.fs.paths import parse_path, refuse_twins
+from fabstir.storage.fs.paths import parse_path, refuse_names, refuse_twins
 from fabstir.storage.fs.sharing import open_tree
 from fabstir.storage.fs.snapshots import Snapshot
 from fabstir.storage.fs.tree import ReadOnlyTree
@@ -24,5 +24,6 @@ __all__ = [
     "is_media_type",
     "open_tree",
     "parse_path",
+    "refuse_names",
     "refuse_twins",
 ]

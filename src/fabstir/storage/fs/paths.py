@@ -38,6 +38,9 @@ _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066
 _BLANKS: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 """Letters and marks that show nothing, though their category does not say so."""
 
+_NUM_SHOWN: Final = 10
+"""Refused names that one error tells of."""
+
 _SHOWN_CHARS: Final = 60
 """Characters of a refused name that an error repeats."""
 
@@ -99,6 +102,8 @@ def check_name(name: str, *, is_new: bool = True) -> str:
 def _problem(char: str) -> str | None:
     if char in _BLANKS:
         return "a character that shows nothing"
+    if "\udc80" <= char <= "\udcff":  # as Python writes what a file's name has of no text
+        return "for a byte that is no UTF-8"
     return _REFUSED_CATEGORIES.get(unicodedata.category(char))
 
 
@@ -107,6 +112,24 @@ def _is_harmless(char: str) -> bool:
     if char in _BLANKS or char == _TAB:
         return True
     return unicodedata.category(char) == "Cf" and char not in _BIDI
+
+
+def refuse_names(paths: Iterable[str]) -> None:
+    """See that every path may be stored under.
+
+    Raises:
+        PathRefused: it names the first ones that may not, each with its reason, and says how many.
+    """
+    refused: list[str] = []
+    for path in paths:
+        try:
+            parse_path(path)
+        except PathRefused as error:
+            refused.append(f"{shown(path)}: {error}")
+    if refused:
+        more = len(refused) - _NUM_SHOWN
+        rest = f"; and {more} more" if more > 0 else ""
+        raise PathRefused(f"{'; '.join(refused[:_NUM_SHOWN])}{rest}: nothing was stored")
 
 
 def refuse_twins(paths: Iterable[str]) -> None:

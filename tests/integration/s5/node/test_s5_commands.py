@@ -251,14 +251,18 @@ def test_a_folder_with_things_that_are_no_files(s5: Command, tmp_path: Path) -> 
     assert s5("get", "odd/to file", "-o", "-") == "content"
 
 
-def test_a_folder_with_a_name_that_is_refused_says_where(s5: Command, tmp_path: Path) -> None:
-    (tmp_path / "folder" / "below").mkdir(parents=True)
-    (tmp_path / "folder" / "a").write_bytes(b"content")
-    (tmp_path / "folder" / "below" / "b\n").write_bytes(b"content")
+def test_a_folder_says_of_every_name_that_is_refused(s5: Command, tmp_path: Path) -> None:
+    below = tmp_path / "folder" / "below"
+    below.mkdir(parents=True)
+    for name in (b"b\n", b"\xe9.txt", b"right\xe2\x80\xaeleft", b"sound"):
+        (below / os.fsdecode(name)).write_bytes(b"content")
 
     said = s5("put", "-r", str(tmp_path / "folder"), "refused", code=1)
 
     assert "'below/b\\n': the name" in said
+    assert "'below/\\udce9.txt': the name" in said
+    assert "a byte that is no UTF-8" in said
+    assert "'below/right\\u202eleft': the name" in said
     assert "nothing was stored" in said
     assert "there is no directory" in s5("ls", "refused", code=1)
 
