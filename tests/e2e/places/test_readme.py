@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import tempfile
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +119,13 @@ class Reader:
         screen.type(END_OF_INPUT)
         await screen.see("refund")
         await self.ended(process)
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """With a short path: the names of sockets have at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="fabstir-") as home:
+        yield Place(Path(home))
 
 
 async def test_every_block_works_in_its_turn(place: Place, demo_model: Path) -> None:
