@@ -57,6 +57,9 @@ COMMANDS = {
     "devnet": Entry("devnet", "Run a local chain with the contracts and funded accounts."),
 }
 
+_OUTPUT_FAILURES = frozenset({errno.ENOSPC, errno.EPIPE, errno.EIO})
+"""Of a help text, which typer writes by itself."""
+
 _FLAGS = frozenset({"--json", "--log-json"})
 _OPTIONS = frozenset({"--config", "--set", "--log-level"})
 
@@ -89,7 +92,8 @@ def run(args: Sequence[str]) -> int:
     except (FabstirError, BaseExceptionGroup) as exc:
         return _report(exc)
     except OSError as exc:
-        if not _is_of_output(exc):
+        is_help = not rest or "--help" in rest
+        if not is_help or exc.errno not in _OUTPUT_FAILURES:
             raise
         return _report(output_closed(exc))
     return code if isinstance(code, int) else 0
@@ -101,11 +105,6 @@ def _require_working_folder() -> None:
         Path.cwd()
     except FileNotFoundError as exc:
         raise ConfigError("the working folder was removed: change to another one") from exc
-
-
-def _is_of_output(error: OSError) -> bool:
-    """Whether typer failed to write a help text, which it does by itself."""
-    return error.filename is None and error.errno in {errno.ENOSPC, errno.EPIPE, errno.EIO}
 
 
 def hoist_global_options(args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -194,8 +194,9 @@ async def open_reader(url: str, schema: Schema = JOURNAL) -> AsyncGenerator[Data
 
 def _is_ready(path: Path, schema: Schema, engine: Engine) -> bool:
     try:
-        if not path.stat().st_size:  # SQLite would remove the log of a database whose file is empty
-            return False
+        with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
+            if not file.read(1):  # SQLite would remove the log of a database whose file is empty
+                return False
         with engine.connect() as connection:
             return is_current(connection, schema)
     except FileNotFoundError:

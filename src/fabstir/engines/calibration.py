@@ -119,18 +119,19 @@ async def choose_threads(
     if config.num_threads is not None:
         batch = config.num_batch_threads or num_cores
         return ThreadChoice(ThreadCounts(config.num_threads, batch), "set by the owner")
+    half = ThreadCounts(max(1, num_cores // 2), num_cores)
     if config.num_gpu_layers:
-        half = ThreadCounts(max(1, num_cores // 2), num_cores)
         return ThreadChoice(half, "the GPU does the work")
     tried = candidates(num_cores)
     file = config.cache_dir / f"engine-threads-{_machine_key(config, tried)}.json"
-    speeds = _read(file) or await _measure(config, tried, on_progress)
+    speeds = _read(file)
     if not speeds:
-        half = ThreadCounts(max(1, num_cores // 2), num_cores)
+        speeds = await _measure(config, tried, on_progress)
+        if len(speeds) == len(tried):
+            with suppress(OSError):  # it is measured again then
+                replace_private(file, json.dumps(speeds).encode())
+    if not speeds:
         return ThreadChoice(half, "half of the cores: no time to measure")
-    if len(speeds) == len(tried):
-        with suppress(OSError):  # it is measured again then
-            replace_private(file, json.dumps(speeds).encode())
     best = max(speeds, key=lambda name: speeds[name])
     decode, batch = (int(part) for part in best.split("/"))
     figures = ", ".join(f"{name}: {speed:.0f} tokens/s" for name, speed in speeds.items())

@@ -151,6 +151,15 @@ async def test_a_question_that_was_seen_is_answered_with_nothing(tmp_path: Path)
             assert await peer.receive() == Absent(subject=MISSING.to_bytes(), trace_id=b"question")
 
 
+async def shake_hands_as_stranger(peer: RawPeer) -> None:
+    await peer.send(
+        Handshake(challenge=b"\x01" * 64).encode(),
+        done(await peer.challenge(), seed=b"\x56" * 32),
+    )
+    await peer.receive()
+    await peer.receive()
+
+
 async def shake_hands_as_ours(peer: RawPeer) -> None:
     await peer.send(
         Handshake(challenge=b"\x01" * 64).encode(), done(await peer.challenge(), extensions=3)
@@ -207,12 +216,7 @@ async def test_an_entry_is_told_once_its_blob_can_be_had(tmp_path: Path) -> None
         dial_raw(node.url) as reader,
     ):
         await shake_hands_as_ours(writer)
-        await reader.send(
-            Handshake(challenge=b"\x01" * 64).encode(),
-            done(await reader.challenge(), seed=b"\x56" * 32),
-        )
-        await reader.receive()
-        await reader.receive()
+        await shake_hands_as_stranger(reader)
         blob = Multihash(NATIVE.blake3(b"a directory"))
         with anyio.fail_after(SOON):
             await node.peers.wait_connected(2)
@@ -239,12 +243,7 @@ async def test_an_entry_is_kept_back_from_its_first_moment(tmp_path: Path) -> No
         dial_raw(node.url) as reader,
     ):
         await shake_hands_as_ours(writer)
-        await reader.send(
-            Handshake(challenge=b"\x01" * 64).encode(),
-            done(await reader.challenge(), seed=b"\x56" * 32),
-        )
-        await reader.receive()
-        await reader.receive()
+        await shake_hands_as_stranger(reader)
         pointer = entry(1, Multihash(NATIVE.blake3(b"a directory")).to_bytes())
         with anyio.fail_after(SOON):
             await node.peers.wait_connected(2)
