@@ -189,10 +189,10 @@ async def test_a_bootstrap_peer_may_come_later(
         late = P2PConfig(identity_path=late.identity_path, tcp_port=port_of(address))
         async with open_p2p(late, NATIVE) as bootstrap:
             await node.wait_for_peers(timeout=10)
-            stats = await bootstrap.stats()
+            # By its peer id: a count would take in the bootstrap's own look at itself.
+            assert await bootstrap.ping(node.peer_id) > 0
 
     assert bootstrap.addresses == (address,)
-    assert stats.num_connected_peers == 1
 
 
 async def test_a_node_returns_on_another_port(
@@ -295,6 +295,9 @@ async def test_no_peer_sends_a_renter_to_a_private_address(open_node: OpenNode) 
     bootstrap = await open_node()
     host = await open_node(bootstrap=bootstrap.addresses)
     await host.provide(MODEL)
+    with anyio.fail_after(10):
+        while (await host.inbound()).age is None:  # its look at itself is a connection too
+            await anyio.sleep(0.01)
     before = await host.stats()
 
     renter = await open_node(bootstrap=bootstrap.addresses, dht_mode="client", reach=STRANGERS)
