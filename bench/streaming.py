@@ -22,7 +22,7 @@ import platformdirs
 from fabstir.chain.devnet import DevModel, Devnet, DevnetParameters, open_devnet
 from fabstir.cli.host_process import prepare_wallet
 from fabstir.config import Settings, load_settings
-from fabstir.engines import LlamaCppEngine
+from fabstir.engines.llamacpp import LlamaCppEngine
 from fabstir.models import DEMO_MODEL
 from fabstir.node.build import Host, open_host
 from fabstir.node.registration import RegistrationPlan

@@ -1,7 +1,7 @@
-"""Language models, each in a process of its own."""
+"""Language models, each in a process of its own; a package for each driver."""
 
-from fabstir.engines._process import LlamaCppConfig
 from fabstir.engines.engine import (
+    Capability,
     Engine,
     EngineInfo,
     EngineState,
@@ -9,18 +9,24 @@ from fabstir.engines.engine import (
     GenerationEnd,
     GenerationEvent,
     GenerationRequest,
+    needs_of,
 )
-from fabstir.engines.llamacpp import LlamaCppEngine, open_llamacpp
+from fabstir.engines.launcher import CannotStart, EngineProcess, Launcher
+from fabstir.engines.supervisor import RestartPolicy, Supervisor
 
 __all__ = [
+    "CannotStart",
+    "Capability",
     "Engine",
     "EngineInfo",
+    "EngineProcess",
     "EngineState",
     "GenerationChunk",
     "GenerationEnd",
     "GenerationEvent",
     "GenerationRequest",
-    "LlamaCppConfig",
-    "LlamaCppEngine",
-    "open_llamacpp",
+    "Launcher",
+    "RestartPolicy",
+    "Supervisor",
+    "needs_of",
 ]

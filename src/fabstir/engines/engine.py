@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.sampling import SamplingParams
@@ -19,6 +19,29 @@ class EngineState(StrEnum):
     READY = "ready"
     RESTARTING = "restarting"
     FAILED = "failed"
+
+
+class Capability(StrEnum):
+    """What a request may need and an engine may lack. Servers that speak OpenAI's API only, for
+    one, have no `top_k`.
+    """
+
+    TOP_K = "top_k"
+    MIN_P = "min_p"
+    REPEAT_PENALTY = "repeat_penalty"
+
+
+_NO_PENALTY_MILLIONTHS: Final = 1_000_000
+
+
+def needs_of(sampling: SamplingParams) -> frozenset[Capability]:
+    """What an engine must be capable of to sample so; values that change nothing need nothing."""
+    needed = {
+        Capability.TOP_K: sampling.top_k > 0,
+        Capability.MIN_P: sampling.min_p_millionths > 0,
+        Capability.REPEAT_PENALTY: sampling.repeat_penalty_millionths != _NO_PENALTY_MILLIONTHS,
+    }
+    return frozenset(capability for capability, is_needed in needed.items() if is_needed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +121,7 @@ GenerationEvent = GenerationChunk | GenerationEnd
 
 
 class Engine(Protocol):
-    """A language model that is loaded. Two drivers run today: the wheel's server and a binary."""
+    """A language model that is loaded, whatever runs it."""
 
     @property
     def info(self) -> EngineInfo:
@@ -108,6 +131,10 @@ class Engine(Protocol):
     @property
     def state(self) -> EngineState:
         """Whether it can answer now."""
+        ...
+
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do; a request that needs more is refused before anything is charged."""
         ...
 
     async def tokenize_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:

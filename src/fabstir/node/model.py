@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fabstir.chain.contracts import ModelRegistry
 from fabstir.config import Settings
-from fabstir.engines import Engine, LlamaCppConfig, open_llamacpp
+from fabstir.engines import Engine
+from fabstir.engines.llamacpp import LlamaCppConfig, open_llamacpp
 from fabstir.models import (
     DEMO_MODEL,
     FindSources,

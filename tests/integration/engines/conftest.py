@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fabstir.engines import LlamaCppConfig, LlamaCppEngine, open_llamacpp
+from fabstir.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, open_llamacpp
 
 MakeConfig = Callable[..., LlamaCppConfig]
 

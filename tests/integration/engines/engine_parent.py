@@ -5,7 +5,7 @@ from pathlib import Path
 
 import anyio
 
-from fabstir.engines import LlamaCppConfig, open_llamacpp
+from fabstir.engines.llamacpp import LlamaCppConfig, open_llamacpp
 
 
 def say(text: str) -> None:

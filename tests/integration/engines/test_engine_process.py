@@ -22,13 +22,12 @@ from fabstir.engines import (
     EngineState,
     GenerationChunk,
     GenerationRequest,
-    LlamaCppConfig,
-    LlamaCppEngine,
-    open_llamacpp,
+    RestartPolicy,
 )
 from fabstir.engines._http import EngineRefused
-from fabstir.engines._process import ThreadCounts, open_child
-from fabstir.engines.calibration import choose_threads
+from fabstir.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, open_llamacpp
+from fabstir.engines.llamacpp.calibration import choose_threads
+from fabstir.engines.llamacpp.launcher import ThreadCounts, open_child
 from fabstir.primitives.errors import ConfigError, EngineCrashed, EngineUnavailable
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.sampling import SamplingParams
@@ -89,7 +88,7 @@ async def test_a_killed_engine_fails_the_request_and_comes_back(make_config: Mak
 
 
 async def test_a_hung_engine_is_killed_and_fails_the_request(make_config: MakeConfig) -> None:
-    config = make_config(num_slots=1, heartbeat_timeout=1.0, restart_delays=())
+    config = make_config(num_slots=1, restarts=RestartPolicy(heartbeat_timeout=1.0, delays=()))
     async with open_llamacpp(config, on_progress=quietly) as engine:
         with pytest.raises(EngineCrashed), anyio.fail_after(20):
             await signal_while_it_answers(engine, signal.SIGSTOP)
@@ -100,7 +99,7 @@ async def test_a_hung_engine_is_killed_and_fails_the_request(make_config: MakeCo
 
 
 async def test_an_engine_that_keeps_crashing_is_left_down(make_config: MakeConfig) -> None:
-    config = make_config(num_slots=1, restart_delays=(0.01,))
+    config = make_config(num_slots=1, restarts=RestartPolicy(delays=(0.01,)))
     async with open_llamacpp(config, on_progress=quietly) as engine:
         for after in (EngineState.RESTARTING, EngineState.FAILED):
             await until_it_is(engine, EngineState.READY)
@@ -113,7 +112,7 @@ async def test_an_engine_that_keeps_crashing_is_left_down(make_config: MakeConfi
 
 
 async def test_a_process_without_descriptors_kills_no_engine(make_config: MakeConfig) -> None:
-    config = make_config(num_slots=1, heartbeat_timeout=0.5)
+    config = make_config(num_slots=1, restarts=RestartPolicy(heartbeat_timeout=0.5))
     async with open_llamacpp(config, on_progress=quietly) as engine:
         pid = engine.pid
 
@@ -126,7 +125,7 @@ async def test_a_process_without_descriptors_kills_no_engine(make_config: MakeCo
 async def test_a_process_without_descriptors_restarts_its_engine_later(
     make_config: MakeConfig,
 ) -> None:
-    config = make_config(num_slots=1, restart_delays=(0.05,))
+    config = make_config(num_slots=1, restarts=RestartPolicy(delays=(0.05,)))
     async with open_llamacpp(config, on_progress=quietly) as engine:
         assert engine.pid is not None
         with no_more_open_files():

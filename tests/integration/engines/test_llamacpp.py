@@ -13,11 +13,10 @@ from fabstir.engines import (
     GenerationChunk,
     GenerationEnd,
     GenerationRequest,
-    LlamaCppEngine,
-    open_llamacpp,
 )
-from fabstir.engines._vocabulary import read_character_pieces
-from fabstir.engines.llamacpp import completion_body, read_events
+from fabstir.engines.llamacpp import LlamaCppEngine, open_llamacpp
+from fabstir.engines.llamacpp.driver import completion_body, read_events
+from fabstir.engines.llamacpp.vocabulary import read_character_pieces
 from fabstir.primitives.errors import ContextLengthExceeded, ConversationRefused, EngineUnavailable
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.sampling import SamplingParams

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fabstir.engines._cgroups import cpu_quotas
-from fabstir.engines.calibration import num_usable_cores
+from fabstir.engines.llamacpp.calibration import num_usable_cores
 
 V2 = {"proc/self/cgroup": "0::/system.slice/fabstir.service\n"}
 V1 = {"proc/self/cgroup": "5:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n"}

@@ -1,10 +1,12 @@
 """What an engine is never asked for, and how many threads are worth trying."""
 
+from dataclasses import replace
+
 import pytest
 
-from fabstir.engines import GenerationRequest
-from fabstir.engines._process import ThreadCounts
-from fabstir.engines.calibration import candidates
+from fabstir.engines import Capability, GenerationRequest, needs_of
+from fabstir.engines.llamacpp.calibration import candidates
+from fabstir.engines.llamacpp.launcher import ThreadCounts
 from fabstir.protocol.sampling import SamplingParams
 
 
@@ -26,3 +28,20 @@ def test_a_request_without_a_prompt_is_refused() -> None:
 )
 def test_all_cores_are_tried_and_fewer(num_cores: int, decode: list[int]) -> None:
     assert candidates(num_cores) == [ThreadCounts(threads, num_cores) for threads in decode]
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, {Capability.TOP_K, Capability.MIN_P}),
+        ({"top_k": 0, "min_p_millionths": 0}, set[Capability]()),
+        (
+            {"top_k": 0, "repeat_penalty_millionths": 1},
+            {Capability.MIN_P, Capability.REPEAT_PENALTY},
+        ),
+    ],
+)
+def test_a_request_needs_what_it_sets(changes: dict[str, int], needed: set[Capability]) -> None:
+    sampling = replace(SamplingParams(max_tokens=1, seed=0), **changes)
+
+    assert needs_of(sampling) == needed

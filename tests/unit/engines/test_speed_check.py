@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fabstir.engines.calibration import SpeedCheck
+from fabstir.engines.llamacpp.calibration import SpeedCheck
 
 MEASURED = 100.0
 

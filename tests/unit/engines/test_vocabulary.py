@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstir.engines._vocabulary import CharacterPieces, read_character_pieces
+from fabstir.engines.llamacpp.vocabulary import CharacterPieces, read_character_pieces
 
 SINGLE_BYTES = {bytes([byte]): byte for byte in range(0x80, 0x100)}
 PIECES = CharacterPieces({**SINGLE_BYTES, b"\xf0\x9f": 500, b"\x92\x8c": 501, b" \xf0\x9f": 502})

@@ -13,12 +13,9 @@ import anyio
 from anyio import to_thread
 
 from fabstir.engines._http import EngineAddress, EngineRefused
-from fabstir.engines._process import LlamaCppConfig
 from fabstir.engines._sse import EventDecoder
-from fabstir.engines._supervisor import Supervisor
-from fabstir.engines._vocabulary import CharacterPieces, read_character_pieces
-from fabstir.engines.calibration import SpeedCheck, ThreadChoice, choose_threads
 from fabstir.engines.engine import (
+    Capability,
     EngineInfo,
     EngineState,
     GenerationChunk,
@@ -26,6 +23,10 @@ from fabstir.engines.engine import (
     GenerationEvent,
     GenerationRequest,
 )
+from fabstir.engines.llamacpp.calibration import SpeedCheck, ThreadChoice, choose_threads
+from fabstir.engines.llamacpp.launcher import ChildLauncher, LlamaCppConfig, RunningChild
+from fabstir.engines.llamacpp.vocabulary import CharacterPieces, read_character_pieces
+from fabstir.engines.supervisor import Supervisor
 from fabstir.primitives.errors import (
     ConfigError,
     ContextLengthExceeded,
@@ -49,7 +50,7 @@ class LlamaCppEngine:
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        supervisor: Supervisor[RunningChild],
         info: EngineInfo,
         pieces: CharacterPieces,
         check: SpeedCheck | None,
@@ -67,6 +68,10 @@ class LlamaCppEngine:
         """Whether it can answer now."""
         return self._supervisor.state
 
+    def capabilities(self) -> frozenset[Capability]:
+        """All of them: this driver was the first, and requests grew with it."""
+        return frozenset(Capability)
+
     @property
     def pid(self) -> int | None:
         """The child process, while there is one: for `status`, and for tests that kill it."""
@@ -79,7 +84,7 @@ class LlamaCppEngine:
         Raises:
             EngineUnavailable: it is loading or gone.
         """
-        return self._supervisor.address()
+        return self._supervisor.process.address
 
     @property
     def num_running(self) -> int:
@@ -89,7 +94,7 @@ class LlamaCppEngine:
     async def tokenize_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
         """Two requests to the child, together about 2 ms for a short prompt."""
         listed = [{"role": message.role, "content": message.content} for message in messages]
-        address = self._supervisor.address()
+        address = self.address
         try:
             answer = await address.post_json("/apply-template", {"messages": listed})
         except EngineRefused as error:
@@ -109,7 +114,7 @@ class LlamaCppEngine:
 
     async def metrics(self) -> str:
         """The child's own counters, as Prometheus text."""
-        return await self._supervisor.address().get_text("/metrics")
+        return await self.address.get_text("/metrics")
 
     @asynccontextmanager
     async def generate(
@@ -120,7 +125,7 @@ class LlamaCppEngine:
         if room < 1:
             raise ContextLengthExceeded(len(request.prompt_token_ids), self.info.max_model_len)
         async with self._slots:
-            address = self._supervisor.address()
+            address = self.address
             try:
                 async with address.stream(
                     "POST", "/completion", completion_body(request, room)
@@ -228,12 +233,12 @@ async def open_llamacpp(
     """
     choice = await choose_threads(config, on_progress)
     on_progress("loading the model")
-    supervisor = Supervisor(config, choice.threads)
+    supervisor = Supervisor(ChildLauncher(config, choice.threads), config.restarts)
     ready = anyio.Event()
     async with running(partial(supervisor.run, ready.set)):
         pieces = await _character_pieces(config)
         await ready.wait()
-        properties: Any = await supervisor.address().get_json("/props")
+        properties: Any = await supervisor.process.address.get_json("/props")
         info = _info(config, properties, choice)
         yield LlamaCppEngine(supervisor, info, pieces, choice.check)
 

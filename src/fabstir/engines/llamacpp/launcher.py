@@ -1,4 +1,4 @@
-"""One start of the engine's child process: never left behind, whoever dies first."""
+"""Starting llama.cpp's server in a child process: never left behind, whoever dies first."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import signal
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
@@ -20,8 +20,10 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from fabstir.engines._http import EngineAddress, EngineRefused
-from fabstir.primitives.errors import EngineCrashed, EngineUnavailable
+from fabstir.engines._http import EngineAddress, EngineRefused, is_exhausted
+from fabstir.engines.launcher import CannotStart
+from fabstir.engines.supervisor import RestartPolicy
+from fabstir.primitives.errors import EngineCrashed, EngineError, EngineUnavailable
 from fabstir.telemetry.background import running, to_its_end
 
 SPIN_COUNT: Final = "20000"
@@ -50,9 +52,7 @@ class LlamaCppConfig:
         calibration_timeout: seconds for measuring threads at the very first start: a small model
             needs 3, a large one this much to load once. Then the thread counts that were reached
             decide.
-        restart_delays: seconds before each further start after a crash; after that many crashes
-            in a row it stays down.
-        heartbeat_timeout: seconds without a sign of life after which it is killed and restarted.
+        restarts: what happens when it crashes or hangs.
     """
 
     model_path: Path
@@ -66,8 +66,7 @@ class LlamaCppConfig:
     server_binary: Path | None = None
     start_timeout: float = 120.0
     calibration_timeout: float = 20.0
-    restart_delays: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0)
-    heartbeat_timeout: float = 10.0
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +77,8 @@ class ThreadCounts:
     batch: int
 
 
-class CannotStart(EngineUnavailable):
-    """This machine gives no process now, whatever the engine is."""
-
-
 class RunningChild:
-    """One start of the engine. Made by `open_child`; ready to be asked."""
+    """The `EngineProcess` of this driver. Made by `open_child`; ready to be asked."""
 
     def __init__(self, process: Process, address: EngineAddress) -> None:
         self.address = address
@@ -91,16 +86,38 @@ class RunningChild:
 
     @property
     def pid(self) -> int:
-        """The process that holds the model, or that runs the binary which does."""
+        """See `EngineProcess.pid`."""
         return self._process.pid
 
     async def wait(self) -> int:
-        """Until it ends; its exit status, negative for a signal."""
+        """See `EngineProcess.wait`."""
         return await self._process.wait()
 
     def kill(self) -> None:
-        """End it at once: it has nothing to save, and a hung one hears no request."""
+        """See `EngineProcess.kill`."""
         _kill_group(self._process)
+
+    async def is_alive(self) -> bool:
+        """See `EngineProcess.is_alive`. /health is answered beside decoding, so a long prompt does
+        not look like a hang.
+        """
+        try:
+            await self.address.get_json("/health")
+        except (EngineError, EngineRefused) as error:
+            return is_exhausted(error)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class ChildLauncher:
+    """The `Launcher` of this driver."""
+
+    config: LlamaCppConfig
+    threads: ThreadCounts
+
+    def open(self) -> AbstractAsyncContextManager[RunningChild]:
+        """See `Launcher.open`."""
+        return open_child(self.config, self.threads)
 
 
 class _LastWords:
@@ -130,7 +147,7 @@ async def open_child(config: LlamaCppConfig, threads: ThreadCounts) -> AsyncGene
     """
     api_key = secrets.token_urlsafe(32)
     # -P: a file json.py in the folder that we were started from is not ours to import.
-    command = [sys.executable, "-P", "-m", "fabstir.engines._child"]
+    command = [sys.executable, "-P", "-m", "fabstir.engines.llamacpp._child"]
     try:
         opened = await to_its_end(
             anyio.open_process(

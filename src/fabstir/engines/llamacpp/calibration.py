@@ -24,7 +24,7 @@ import anyio
 from fabstir.db.files import replace_private
 from fabstir.engines._cgroups import cpu_quotas
 from fabstir.engines._http import EngineAddress
-from fabstir.engines._process import LlamaCppConfig, ThreadCounts, open_child
+from fabstir.engines.llamacpp.launcher import LlamaCppConfig, ThreadCounts, open_child
 
 _logger = logging.getLogger(__name__)
 

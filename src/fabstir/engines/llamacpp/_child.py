@@ -1,8 +1,8 @@
 """Runs one engine for as long as its parent lives.
 
-`python -m fabstir.engines._child` reads its orders as one line of JSON on standard input, so that
-the key of the server stands in no argument list. Standard input then stays open: its end means
-that the parent is gone, however it died, and the child ends too. It prints one line of JSON:
+`python -m fabstir.engines.llamacpp._child` reads its orders as one line of JSON on standard input,
+so that the key of the server stands in no argument list. Standard input then stays open: its end
+means that the parent is gone, however it died, and the child ends too. It prints one line of JSON:
 where the server listens.
 """
 
