@@ -21,7 +21,6 @@ from fabstir.db.outbox import (
     Intention,
     OutboxRow,
     Outcome,
-    SignedVersion,
     TransactionStatus,
     add_filler,
     add_version,
@@ -32,6 +31,7 @@ from fabstir.db.outbox import (
     reopen,
     unfinished_transactions,
 )
+from fabstir.db.signed import SignedVersion
 from fabstir.primitives.errors import (
     ChainError,
     FabstirError,

@@ -15,7 +15,7 @@ from typing import Any
 from fabstir.chain._account import Account
 from fabstir.crypto import NATIVE, checksum_address
 from fabstir.db.files import OpenToOthers, create_private, read_secret
-from fabstir.db.outbox import SignedVersion
+from fabstir.db.signed import SignedVersion
 from fabstir.primitives.edited_text import decode_edited
 from fabstir.primitives.errors import KeystoreError
 from fabstir.primitives.ids import Address, ChainId, Hash32

@@ -43,10 +43,10 @@ class Entry:
 COMMANDS = {
     "demo": Entry("demo", "Watch a paid conversation end to end, on a chain of its own."),
     "serve": Entry("host", "Turn this machine into a host: serve models and be paid."),
-    "status": Entry("host", "Show what this host serves, and whether it is earning."),
+    "status": Entry("host_account", "Show what this host serves, and whether it is earning."),
     "register": Entry("host", "Stake and register this host, or update its entry."),
-    "unregister": Entry("host", "Leave the registry and get the stake back."),
-    "withdraw": Entry("host", "Withdraw what this host has earned."),
+    "unregister": Entry("host_account", "Leave the registry and get the stake back."),
+    "withdraw": Entry("host_account", "Withdraw what this host has earned."),
     "chat": Entry("renter", "Talk to a model on somebody's machine, and pay for the tokens."),
     "hosts": Entry("renter", "List the hosts of a model with price and latency."),
     "balance": Entry("renter", "Show what the wallet holds and what is locked."),

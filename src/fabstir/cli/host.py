@@ -27,13 +27,17 @@ from fabstir.config import Settings
 from fabstir.config.edit import set_settings
 from fabstir.crypto import checksum_address
 from fabstir.node.build import Host, open_host
-from fabstir.node.control import ask_running_host
-from fabstir.node.market import open_market
 from fabstir.node.registration import Confirm, RegistrationPlan
 from fabstir.node.server import forget_start
-from fabstir.node.status import HostStatus, read_status, withdraw_all
-from fabstir.primitives.ids import NATIVE_TOKEN, Address
-from fabstir.primitives.units import Wei, format_amount, price_per_million
+from fabstir.primitives.ids import NATIVE_TOKEN
+from fabstir.primitives.units import (
+    COIN_DECIMALS,
+    FAB_DECIMALS,
+    USDC_DECIMALS,
+    Wei,
+    format_amount,
+    price_per_million,
+)
 
 app = typer.Typer()
 
@@ -43,9 +47,6 @@ Yes = Annotated[
         "--yes", help="Stake and register without asking; sets host.auto_register = true."
     ),
 ]
-
-FAB_DECIMALS = COIN_DECIMALS = 18
-USDC_DECIMALS = 6
 
 
 @app.command("serve")
@@ -164,50 +165,9 @@ def _serving_rows(host: Host) -> list[tuple[str, RenderableType]]:
     ]
 
 
-@app.command("status")
-def status(ctx: typer.Context) -> None:
-    """Show what this host is registered with, what it earned, and what waits to be settled."""
-    settings = invocation(ctx).settings()
-
-    async def run() -> HostStatus:
-        answer = await ask_running_host(settings.paths.data_dir, "status")
-        if answer is not None:
-            return HostStatus.from_json(answer)
-        async with open_market(settings) as market:
-            return await read_status(market, running=None)
-
-    facts = run_async(run)
-    show(ctx, facts, lambda: table("host", "", rows=_status_rows(facts)))
-
-
-def _status_rows(facts: HostStatus) -> list[tuple[str, str]]:
-    rows = [
-        ("account", checksum_address(facts.account)),
-        ("registered", "yes" if facts.is_registered else "no: run `fabstir register`"),
-        ("URL", facts.api_url or "-"),
-        ("stake", f"{format_amount(facts.stake, FAB_DECIMALS)} FAB"),
-        ("coin for gas", f"{format_amount(facts.coin, COIN_DECIMALS)} ETH"),
-        ("earned, not withdrawn", _amounts(facts.earned_native, facts.earned_usdc)),
-        ("open sessions", str(facts.num_unsettled)),
-        ("settled sessions", str(facts.num_settled)),
-        ("tokens paid", str(facts.tokens_settled)),
-        ("tokens written off, at most", str(facts.tokens_written_off)),
-        ("running", "yes" if facts.is_running else "no"),
-    ]
-    if facts.held_native or facts.held_usdc:
-        held = _amounts(facts.held_native, facts.held_usdc)
-        rows.append(("held by the marketplace", f"{held}: `fabstir withdraw` gets it as well"))
-    return [*rows, *(("why", reason) for reason in facts.reasons)]
-
-
 def _price(native: Wei, usdc: Wei) -> str:
     coin, dollars = format_amount(native, COIN_DECIMALS), format_amount(usdc, USDC_DECIMALS)
     return f"{coin} ETH or {dollars} USDC per million tokens"
-
-
-def _amounts(native: Wei, usdc: Wei) -> str:
-    coin = format_amount(native, COIN_DECIMALS)
-    return f"{coin} ETH, {format_amount(usdc, USDC_DECIMALS)} USDC"
 
 
 @app.command("register")
@@ -225,34 +185,3 @@ async def _register(ctx: typer.Context, settings: Settings, *, is_confirmed: boo
             account, api_url = checksum_address(host.market.signer.address), host.api_url
     facts = {"account": account, "api_url": api_url}
     show(ctx, facts, lambda: f"registered {account} at {api_url}")
-
-
-@app.command("unregister")
-def unregister(ctx: typer.Context) -> None:
-    """Leave the registry; the stake comes back at once. Open sessions still settle."""
-    settings = invocation(ctx).settings()
-
-    async def run() -> tuple[Address, Wei]:
-        async with open_market(settings) as market:
-            return market.signer.address, await market.registrar.unregister()
-
-    account, stake = run_async(run)
-    facts = {"account": checksum_address(account), "stake_returned": stake}
-    show(ctx, facts, lambda: f"left; {format_amount(stake, FAB_DECIMALS)} FAB came back")
-
-
-@app.command("withdraw")
-def withdraw(ctx: typer.Context) -> None:
-    """Withdraw all earnings, in ETH and USDC, to the host's wallet."""
-    settings = invocation(ctx).settings()
-
-    async def run() -> tuple[Wei, Wei]:
-        answer = await ask_running_host(settings.paths.data_dir, "withdraw")
-        if answer is not None:
-            return Wei(answer["native"]), Wei(answer["usdc"])
-        async with open_market(settings) as market:
-            return await withdraw_all(market)
-
-    native, usdc = run_async(run)
-    facts = {"native": native, "usdc": usdc}
-    show(ctx, facts, lambda: f"withdrawn: {_amounts(native, usdc)}")

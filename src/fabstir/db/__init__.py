@@ -1,13 +1,32 @@
 """SQL, and the only place with it: the journal of money, and S5's own tables in `db/s5`."""
 
-from fabstir.db.database import (
-    Database,
-    DatabaseReader,
-    make_data_folder,
-    open_database,
-    open_reader,
-)
-from fabstir.db.schema import JOURNAL, Schema
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fabstir.db.database import (
+        Database,
+        DatabaseReader,
+        make_data_folder,
+        open_database,
+        open_reader,
+    )
+    from fabstir.db.schema import JOURNAL, Schema
+else:
+    from fabstir.primitives.lazy import lazy_names
+
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "database": [
+                "Database",
+                "DatabaseReader",
+                "make_data_folder",
+                "open_database",
+                "open_reader",
+            ],
+            "schema": ["JOURNAL", "Schema"],
+        },
+    )
 
 __all__ = [
     "JOURNAL",

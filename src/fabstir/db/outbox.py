@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 
 from fabstir.db.schema import Uint256, metadata
+from fabstir.db.signed import SignedVersion
 from fabstir.primitives.ids import Address, ChainId, Hash32
 from fabstir.primitives.units import Wei
 
@@ -108,18 +109,6 @@ signed_versions = Table(
     Column("is_filler", Boolean, nullable=False),
     UniqueConstraint("transaction_id", "number"),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedVersion:
-    """One signed transaction, as it goes over the wire."""
-
-    tx_hash: Hash32
-    raw: bytes
-    nonce: int
-    max_fee_per_gas: Wei
-    max_priority_fee_per_gas: Wei
-    is_filler: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

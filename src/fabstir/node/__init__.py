@@ -1,4 +1,21 @@
-"""The composition roots of a host (`build`) and of an S5 node (`s5`), and what both can be asked.
+"""The composition roots of a host (`build`) and an S5 node (`s5`), and what both can be asked."""
 
-Nothing is imported here: a command for files need not wait for libp2p and the chain's libraries.
-"""
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fabstir.node.host_status import HostStatus
+    from fabstir.node.market import HostMarket, open_market
+    from fabstir.node.status import read_status, withdraw_all
+else:
+    from fabstir.primitives.lazy import lazy_names
+
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "host_status": ["HostStatus"],
+            "market": ["HostMarket", "open_market"],
+            "status": ["read_status", "withdraw_all"],
+        },
+    )
+
+__all__ = ["HostMarket", "HostStatus", "open_market", "read_status", "withdraw_all"]

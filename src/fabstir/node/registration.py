@@ -16,7 +16,7 @@ from fabstir.chain.transactions import TransactionQueue
 from fabstir.primitives.encoding import Json, canonical_json, parse_json
 from fabstir.primitives.errors import ConfigError, InsufficientFunds
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ModelId, PeerId
-from fabstir.primitives.units import COIN_DECIMALS, PricePerToken, Wei
+from fabstir.primitives.units import FAB_DECIMALS, PricePerToken, Wei
 from fabstir.protocol.limits import MAX_JSON_DEPTH
 from fabstir.web.addresses import is_loopback
 from fabstir.web.client import WebTransport, named_by_user
@@ -138,7 +138,7 @@ class Registrar:
             )
         available = await self.contracts.fab.balance(self.account)
         if available < stake:
-            raise InsufficientFunds(self.account, stake, available, "FAB", decimals=COIN_DECIMALS)
+            raise InsufficientFunds(self.account, stake, available, "FAB", decimals=FAB_DECIMALS)
         limits = await self.contracts.nodes.price_limits()
         for token, price in entry.prices:
             is_native = token == NATIVE_TOKEN

@@ -2,60 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self, cast
 from uuid import uuid4
 
 from fabstir.chain.records import ContractCall
 from fabstir.db.host_sessions import SessionState
 from fabstir.market.ledger import LEFT, HostLedger
+from fabstir.node.host_status import HostStatus
 from fabstir.node.market import HostMarket
-from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import TransactionReverted
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import Wei
 
 LOW_COIN = Wei(10**15)
 """Below this a host soon cannot pay the gas of its claims."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostStatus:
-    """Money in smallest units.
-
-    Attributes:
-        earned_native, earned_usdc: in the earnings contract.
-        held_native, held_usdc: in the marketplace, because it could not be sent there.
-        reasons: what keeps this host from earning, each with its fix.
-    """
-
-    account: Address
-    is_running: bool
-    is_registered: bool
-    api_url: str
-    stake: Wei
-    coin: Wei
-    earned_native: Wei
-    earned_usdc: Wei
-    held_native: Wei
-    held_usdc: Wei
-    num_unsettled: int
-    num_settled: int
-    tokens_settled: int
-    tokens_written_off: int
-    reasons: tuple[str, ...]
-
-    def to_json(self) -> Json:
-        """As the running host tells it."""
-        return cast("Json", asdict(self))
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """As the command reads it."""
-        known: dict[str, Any] = {**values}
-        known["reasons"] = tuple(known["reasons"])
-        return cls(**known)
 
 
 async def read_status(market: HostMarket, *, running: tuple[str, ...] | None) -> HostStatus:

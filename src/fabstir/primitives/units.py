@@ -75,7 +75,10 @@ def parse_amount(text: str, decimals: int) -> Wei:
 
 
 COIN_DECIMALS = 18
-"""Of the chain's own coin, in wei; FAB has as many."""
+"""Of the chain's own coin, in wei."""
+
+FAB_DECIMALS = 18
+USDC_DECIMALS = 6
 
 
 def format_amount(amount: int, decimals: int) -> str:

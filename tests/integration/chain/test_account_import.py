@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 _CODE = """
 import json, sys
 limit = sys.getrecursionlimit()
-import fabstir.chain
+import fabstir.chain.keystore
 assert sys.getrecursionlimit() == limit, sys.getrecursionlimit()
 assert not [name for name in sys.modules if name.startswith("py_ecc")]
 try:

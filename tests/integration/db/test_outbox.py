@@ -12,7 +12,6 @@ from fabstir.db.outbox import (
     Intention,
     OutboxRow,
     Outcome,
-    SignedVersion,
     TransactionStatus,
     add_filler,
     add_version,
@@ -24,6 +23,7 @@ from fabstir.db.outbox import (
     reopen,
     unfinished_transactions,
 )
+from fabstir.db.signed import SignedVersion
 from fabstir.primitives.ids import Address, ChainId, Hash32
 from fabstir.primitives.units import Wei
 

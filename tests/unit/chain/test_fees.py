@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fabstir.chain._settling import _raised  # pyright: ignore[reportPrivateUsage] - the rule itself
 from fabstir.chain.records import Fees
-from fabstir.db.outbox import SignedVersion
+from fabstir.db.signed import SignedVersion
 from fabstir.primitives.ids import Hash32
 from fabstir.primitives.units import Wei
 
