@@ -87,5 +87,5 @@ def declared_imports(path: Path) -> Iterator[tuple[str, str]]:
 def test_a_name_that_is_not_there_is_refused_as_by_any_module() -> None:
     sdk = importlib.import_module("fabstir.sdk")
 
-    with pytest.raises(AttributeError, match="no attribute .nothing."):
+    with pytest.raises(AttributeError, match="has no attribute"):
         _ = sdk.nothing
