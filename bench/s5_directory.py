@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bench.s5_measure import p50_p95, print_table, time_each
 from fabstir.crypto import NATIVE
-from fabstir.protocol.s5.derivation import Identity
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.storage.fs import FileSystem
-from fabstir.storage.store import LocalBlobs, LocalRegistry, open_store
+from fabstir.s5.formats.derivation import Identity
+from fabstir.s5.formats.directory_cid import Capability
+from fabstir.s5.fs import FileSystem
+from fabstir.s5.store import LocalBlobs, LocalRegistry, open_store
 
 FILE_BYTES = 100
 

@@ -11,8 +11,8 @@ import httpx
 from bench.s5_doors import running_node
 from bench.s5_measure import print_table, rate, size_name, stream
 from fabstir.primitives.cid import BlobId
-from fabstir.storage.fetch import BlobSource, fetch_blob
-from fabstir.storage.portals import open_client
+from fabstir.s5.portals import open_client
+from fabstir.s5.transfer.fetch import BlobSource, fetch_blob
 from fabstir.web.reach import Reach
 
 

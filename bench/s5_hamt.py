@@ -17,12 +17,12 @@ from statistics import fmean, quantiles
 import anyio
 
 from fabstir.crypto import NATIVE
-from fabstir.protocol.s5.dialects import encode_directory
-from fabstir.protocol.s5.directory import Dialect, Directory, FileEncryption, FileRef
-from fabstir.protocol.s5.encryption import open_mutable, seal_mutable
-from fabstir.protocol.s5.hamt import Updated, build, entries, lookup, update
-from fabstir.protocol.s5.hamt_nodes import HamtConfig
-from fabstir.protocol.s5.limits import HAMT_LEAF_ENTRIES, MAX_HAMT_LEAF_ENTRIES
+from fabstir.s5.formats.dialects import encode_directory
+from fabstir.s5.formats.directory import Dialect, Directory, FileEncryption, FileRef
+from fabstir.s5.formats.encryption import open_mutable, seal_mutable
+from fabstir.s5.formats.hamt import Updated, build, entries, lookup, update
+from fabstir.s5.formats.hamt_nodes import HamtConfig
+from fabstir.s5.formats.limits import HAMT_LEAF_ENTRIES, MAX_HAMT_LEAF_ENTRIES
 
 KEY = b"\7" * 32
 NUM_LOOKUPS = 2000

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-from tests.integration.s5.doors.door import open_door
+from tests.integration.s5.door.door import open_door
 
 from bench.s5_wire import open_wire
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
-from fabstir.storage.portals import Portal, PortalHttp, PortalPool, Session, open_client
+from fabstir.s5.portals import Portal, PortalHttp, PortalPool, Session, open_client
 
 ROUND_TRIP = 0.050
 BLOB_BYTES = 1024

@@ -26,10 +26,10 @@ from bench.s5_measure import (
     unlike,
 )
 from fabstir.crypto import NATIVE, Blake3
-from fabstir.db.s5.blobs import Content, insert_blob
 from fabstir.primitives.cid import BlobId
-from fabstir.storage.store import BlobStore, open_store
-from fabstir.storage.verified import TreeBuilder
+from fabstir.s5.store import BlobStore, open_store
+from fabstir.s5.tables.blobs import Content, insert_blob
+from fabstir.s5.verified.tree import TreeBuilder
 
 OWNER = "bench"
 _ROWS_A_COMMIT = 20_000

@@ -13,7 +13,7 @@ import anyio
 
 from bench.s5_measure import stream
 from fabstir.crypto import NATIVE
-from fabstir.storage.store import open_store
+from fabstir.s5.store import open_store
 
 
 def most_memory() -> int:

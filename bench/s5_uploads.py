@@ -11,8 +11,8 @@ import anyio
 
 from bench.s5_measure import MIB, print_table, size_name, stream
 from fabstir.crypto import NATIVE
-from fabstir.storage.resumable import open_resumable_uploads
-from fabstir.storage.store import open_store
+from fabstir.s5.store import open_store
+from fabstir.s5.transfer.resumable import open_resumable_uploads
 
 OWNER = "bench"
 

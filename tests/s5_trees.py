@@ -6,8 +6,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fabstir.crypto import NATIVE
-from fabstir.protocol.s5.directory import Entry
-from fabstir.protocol.s5.hamt import Load, entries
+from fabstir.s5.formats.directory import Entry
+from fabstir.s5.formats.hamt import Load, entries
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import cast
 from hypothesis import strategies as st
 from tests.strategies import byte_strings, texts, uint64s
 
-from fabstir.protocol.s5.directory import (
+from fabstir.s5.formats.directory import (
     Cbor,
     Directory,
     DirRef,
@@ -16,7 +16,7 @@ from fabstir.protocol.s5.directory import (
     LinkKind,
     Sharding,
 )
-from fabstir.protocol.s5.hamt_nodes import HamtConfig
+from fabstir.s5.formats.hamt_nodes import HamtConfig
 
 cbor_keys = texts(8) | st.integers(-(1 << 64), (1 << 64) - 1) | st.binary(max_size=8)
 cbor_values = cast(

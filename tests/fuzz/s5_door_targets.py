@@ -10,22 +10,22 @@ from urllib.parse import quote
 from starlette.requests import Request
 from tests.s5_trees import drive
 
-from fabstir.api.s5.bodies import stream_file
-from fabstir.api.s5.names import decode_path, encode_base64url, parse_blob_name
-from fabstir.api.s5.ranges import (
+from fabstir.primitives.errors import PathRefused, RemoteProtocolError
+from fabstir.s5.door.bodies import stream_file
+from fabstir.s5.door.names import decode_path, encode_base64url, parse_blob_name
+from fabstir.s5.door.ranges import (
     ByteRange,
     allows_range,
     parse_condition,
     parse_range,
 )
-from fabstir.api.s5.tus_headers import (
+from fabstir.s5.door.tus_headers import (
     parse_checksum,
     parse_expected_hash,
     parse_metadata,
     parse_number,
 )
-from fabstir.primitives.errors import PathRefused, RemoteProtocolError
-from fabstir.protocol.s5.limits import MAX_PATH_BYTES
+from fabstir.s5.formats.limits import MAX_PATH_BYTES
 
 Target = Callable[[bytes], None]
 

@@ -12,10 +12,10 @@ import httpx
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import ConfigError, RemoteProtocolError
-from fabstir.protocol.s5.directory_cid import Capability, DirectoryCid
-from fabstir.protocol.s5.encryption import open_chunk, open_mutable, seal_mutable
-from fabstir.protocol.s5.registry import SignedEntry, StreamMessage, read_blob_pointer
-from fabstir.protocol.s5.seed_phrase import (
+from fabstir.s5.formats.directory_cid import Capability, DirectoryCid
+from fabstir.s5.formats.encryption import open_chunk, open_mutable, seal_mutable
+from fabstir.s5.formats.registry import SignedEntry, StreamMessage, read_blob_pointer
+from fabstir.s5.formats.seed_phrase import (
     SeedPhraseError,
     decode_bip39_phrase,
     decode_entropy_hex,
@@ -23,8 +23,8 @@ from fabstir.protocol.s5.seed_phrase import (
     encode_bip39_phrase,
     encode_s5_phrase,
 )
-from fabstir.protocol.s5.wire import Signed, Unknown, decode_message
-from fabstir.storage.peers.urls import http_origin, is_http_url, parse_peer_url
+from fabstir.s5.formats.wire import Signed, Unknown, decode_message
+from fabstir.s5.peers.urls import http_origin, is_http_url, parse_peer_url
 
 KEY: Final = b"\1" * 32
 

@@ -8,10 +8,10 @@ from typing import Final
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import PathRefused, RemoteProtocolError
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.protocol.s5.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH
-from fabstir.storage.fs.cursors import decode_cursor, encode_cursor
-from fabstir.storage.fs.paths import format_path, look_of, parse_path
+from fabstir.s5.formats.directory_cid import Capability
+from fabstir.s5.formats.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH
+from fabstir.s5.fs.cursors import decode_cursor, encode_cursor
+from fabstir.s5.fs.paths import format_path, look_of, parse_path
 
 
 def s5_path(data: bytes) -> None:

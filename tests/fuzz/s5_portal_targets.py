@@ -11,16 +11,16 @@ import httpx
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import RemoteProtocolError
-from fabstir.protocol.s5.registry import sign_entry
-from fabstir.storage.portals import answers
-from fabstir.storage.portals.bridge_answers import (
+from fabstir.s5.formats.registry import sign_entry
+from fabstir.s5.portals import answers
+from fabstir.s5.portals.bridge_answers import (
     parse_etag,
     parse_file_headers,
     parse_kind,
     parse_page,
     parse_written,
 )
-from fabstir.storage.portals.http import retry_after, shown
+from fabstir.s5.portals.http import retry_after, shown
 
 Target = Callable[[bytes], None]
 

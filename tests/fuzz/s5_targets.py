@@ -13,13 +13,13 @@ from tests.s5_trees import Blobs, drive, listed
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import RemoteProtocolError
-from fabstir.protocol.s5.cbor import decode_cbor, encode_canonical, encode_s5js
-from fabstir.protocol.s5.dialects import decode_directory, encode_directory
-from fabstir.protocol.s5.directory import Dialect
-from fabstir.protocol.s5.hamt import build, lookup, update
-from fabstir.protocol.s5.limits import MAX_MUTABLE_BYTES
-from fabstir.protocol.s5.registry import SignedEntry
-from fabstir.storage.store.archive import ArchiveReader, ArchiveWriter
+from fabstir.s5.formats.cbor import decode_cbor, encode_canonical, encode_s5js
+from fabstir.s5.formats.dialects import decode_directory, encode_directory
+from fabstir.s5.formats.directory import Dialect
+from fabstir.s5.formats.hamt import build, lookup, update
+from fabstir.s5.formats.limits import MAX_MUTABLE_BYTES
+from fabstir.s5.formats.registry import SignedEntry
+from fabstir.s5.store.archive import ArchiveReader, ArchiveWriter
 
 Target = Callable[[bytes], None]
 

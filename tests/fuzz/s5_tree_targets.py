@@ -8,7 +8,7 @@ from typing import Final
 
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import RemoteProtocolError
-from fabstir.storage.verified import GroupTree, TreeBuilder
+from fabstir.s5.verified.tree import GroupTree, TreeBuilder
 
 _builder = TreeBuilder()
 _builder.update(bytes(600_000))

@@ -10,7 +10,7 @@ from fabstir.config.settings import SETTING_TYPES
 from fabstir.node.door_metrics import DoorMetrics
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.reachability import P2PMetrics
-from fabstir.node.s5_metrics import S5Metrics
+from fabstir.s5.run.metrics import S5Metrics
 from fabstir.telemetry.metrics import MetricsRegistry
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

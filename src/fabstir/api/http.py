@@ -17,7 +17,6 @@ from fabstir.api.answers import error_body
 from fabstir.api.bodies import BodyLimits, read_json
 from fabstir.api.errors import http_error
 from fabstir.api.host_guard import HostGuard
-from fabstir.api.s5.serving import Representation, means_blob, serve
 from fabstir.api.unread import CloseUnread
 from fabstir.api.websocket import WebSocketDoor
 from fabstir.primitives.cid import BlobId
@@ -33,13 +32,14 @@ from fabstir.primitives.ids import ChainId, JobId
 from fabstir.protocol.codes import ERROR_CODES
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.fields import Fields
-from fabstir.storage.ports import Blobs
+from fabstir.s5.door.serving import Representation, means_blob, serve
+from fabstir.s5.ports import Blobs
 
 _MAX_JOB_ID_DIGITS = 18
 _BODY_LIMITS = BodyLimits()
 _MAX_BLOB_BYTES = 64 << 20
 """Longest blob that this door gives: proofs and checkpoints are far shorter. S5's own door, in
-`api/s5`, gives blobs of any length."""
+`s5/door`, gives blobs of any length."""
 
 _WHOLE_BLOB_BYTES = 1 << 20
 """Up to this length a blob is read as a whole; a longer one is never in memory."""

@@ -21,7 +21,7 @@ from fabstir.cli.output import (
     show,
     table,
 )
-from fabstir.cli.s5_node import s5_facts
+from fabstir.cli.s5.node import s5_facts
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
 from fabstir.config.edit import set_settings

@@ -1,4 +1,4 @@
-"""SQL, and the only place with it: the journal of money, and S5's own tables in `db/s5`."""
+"""SQL, and the only place with it: the journal of money, and S5's own tables in `s5/tables`."""
 
 from typing import TYPE_CHECKING
 

@@ -17,7 +17,7 @@ from fabstir.primitives.errors import CorruptBlob, NotFound, StorageError
 from fabstir.primitives.ids import JobId
 from fabstir.protocol.checkpoint import index_path
 from fabstir.protocol.limits import MAX_FRAME_BYTES
-from fabstir.storage.fs import FileSystem
+from fabstir.s5.fs import FileSystem
 
 _logger = logging.getLogger(__name__)
 

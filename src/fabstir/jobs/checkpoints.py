@@ -19,7 +19,7 @@ from fabstir.protocol.checkpoint import (
     encrypt_delta,
 )
 from fabstir.protocol.crypto import Crypto
-from fabstir.storage.ports import Blobs
+from fabstir.s5.ports import Blobs
 
 BUNDLE_VERSION = 2
 """2: only the receipts since the claim before, whose last one the first of them names."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.ids import Hash32
-from fabstir.storage.fetch import BlobSource
+from fabstir.s5.transfer.fetch import BlobSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The composition roots of a host (`build`) and an S5 node (`s5`), and what both can be asked."""
+"""The composition root of a host (`build`), and what it can be asked."""
 
 from typing import TYPE_CHECKING
 

@@ -27,7 +27,6 @@ from fabstir.node.model import Progress, ServedModel, open_served_model, s5_plac
 from fabstir.node.public_facts import chains_answer, health_answer, version_answer
 from fabstir.node.reachability import P2PMetrics, Reachability
 from fabstir.node.registration import Confirm, HostEntry
-from fabstir.node.s5 import S5Running, open_s5
 from fabstir.node.server import bind, open_server
 from fabstir.node.status import read_status, withdraw_all
 from fabstir.node.work import HostWork, build_work
@@ -38,7 +37,8 @@ from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import price_from_million
 from fabstir.protocol.host_record import HostModel, HostRecord
 from fabstir.protocol.limits import MAX_FRAME_BYTES
-from fabstir.storage import adopt_folder
+from fabstir.s5.run.build import S5Running, open_s5
+from fabstir.s5.store import adopt_folder
 from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.health import KEEP_SECONDS
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server

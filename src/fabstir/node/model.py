@@ -22,12 +22,12 @@ from fabstir.models import (
     ensure_verified,
     fetch_model,
 )
-from fabstir.node.s5 import S5Running
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import ChainId, Hash32, ModelId
-from fabstir.storage.fetch import BlobSource
+from fabstir.s5.run.build import S5Running
+from fabstir.s5.transfer.fetch import BlobSource
 from fabstir.web.reach import Reach
 
 Progress = Callable[[str, str], None]

@@ -35,8 +35,8 @@ from fabstir.node.model import ServedModel
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, JobId
 from fabstir.primitives.units import price_from_million
 from fabstir.protocol.eip712 import Domain
-from fabstir.storage.fs import FileSystem
-from fabstir.storage.ports import Blobs
+from fabstir.s5.fs import FileSystem
+from fabstir.s5.ports import Blobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

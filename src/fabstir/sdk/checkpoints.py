@@ -41,9 +41,9 @@ from fabstir.protocol.checkpoint import (
 )
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.limits import MAX_FRAME_BYTES
+from fabstir.s5.portals import PortalHttp
+from fabstir.s5.transfer.fetch import BlobSource, read_whole
 from fabstir.sdk.watcher import MAX_LOG_RANGE
-from fabstir.storage.fetch import BlobSource, read_whole
-from fabstir.storage.portals import PortalHttp
 from fabstir.web.addresses import parse_strangers_url
 
 _LOG = logging.getLogger(__name__)

@@ -21,6 +21,8 @@ from fabstir.config import Settings
 from fabstir.crypto import NATIVE as NATIVE_CRYPTO
 from fabstir.db import make_data_folder, open_database, open_reader
 from fabstir.p2p import P2PConfig, open_p2p
+from fabstir.s5.portals import expand
+from fabstir.s5.portals import open_client as open_portal_client
 from fabstir.sdk.checkpoints import CheckpointReader
 from fabstir.sdk.deposits import Deposits
 from fabstir.sdk.discovery import Discovery
@@ -31,8 +33,6 @@ from fabstir.sdk.money import NATIVE, PaymentToken, read_token
 from fabstir.sdk.renter import FabstirClient
 from fabstir.sdk.session import SessionServices
 from fabstir.sdk.watcher import Watcher
-from fabstir.storage.portals import expand
-from fabstir.storage.portals import open_client as open_portal_client
 from fabstir.web.reach import Reach
 
 

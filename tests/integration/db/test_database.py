@@ -22,9 +22,9 @@ from tests.open_files import no_more_open_files
 from fabstir.db import JOURNAL, Database, Schema, open_database, open_reader
 from fabstir.db import database as database_module
 from fabstir.db.chains import bind_chain
-from fabstir.db.s5 import S5
 from fabstir.primitives.errors import ConfigError, StorageError, StorageFull
 from fabstir.primitives.ids import ChainId, Hash32
+from fabstir.s5.tables import S5
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -14,7 +14,7 @@ from tests.integration.disks import journal_child, store_child
 from fabstir.crypto import NATIVE
 from fabstir.db import open_database
 from fabstir.primitives.errors import ConfigError
-from fabstir.storage.store import open_store
+from fabstir.s5.store import open_store
 
 pytestmark = [pytest.mark.integration]
 

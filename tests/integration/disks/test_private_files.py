@@ -18,14 +18,14 @@ from fabstir.chain.keystore import read_secret_file
 from fabstir.crypto import NATIVE
 from fabstir.db import make_data_folder, open_database
 from fabstir.db.files import make_private_folder
-from fabstir.db.s5.blobs import doom
 from fabstir.p2p._identity import load_or_create_identity
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError, KeystoreError, StorageError
-from fabstir.protocol.s5.registry import sign_entry
-from fabstir.storage._part import open_part
-from fabstir.storage.node_secrets import load_owner_token
-from fabstir.storage.store import LocalRegistry, open_store
+from fabstir.s5.formats.registry import sign_entry
+from fabstir.s5.identities.node_secrets import load_owner_token
+from fabstir.s5.store import LocalRegistry, open_store
+from fabstir.s5.tables.blobs import doom
+from fabstir.s5.transfer._part import open_part
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

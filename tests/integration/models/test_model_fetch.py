@@ -25,7 +25,7 @@ from fabstir.primitives.errors import (
     ModelMissing,
     ModelNotGguf,
 )
-from fabstir.storage.fetch import BlobSource
+from fabstir.s5.transfer.fetch import BlobSource
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import anyio
 import httpx
 import pytest
-from tests.integration.s5.fetch.server import Conduct, Sample, open_server
+from tests.integration.s5.transfer.server import Conduct, Sample, open_server
 from tests.integration.sdk.conftest import chain_settings, make_home
 from tests.integration.sdk.test_cli_renter import run_json
 from tests.integration.sdk.waiting import blocks_come
@@ -28,9 +28,9 @@ from fabstir.primitives.units import Wei
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.checkpoint import index_path
 from fabstir.protocol.sampling import SamplingParams
+from fabstir.s5.portals import open_client as open_portal_client
 from fabstir.sdk import Conversation, FabstirClient, open_client
 from fabstir.sdk.checkpoints import CheckpointReader
-from fabstir.storage.portals import open_client as open_portal_client
 from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]

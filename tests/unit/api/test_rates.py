@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabstir.api.rates import Queue, Rates, Slots
-from fabstir.api.s5.guard import host_of, origin_host
 from fabstir.primitives.errors import Busy
+from fabstir.s5.door.guard import host_of, origin_host
 from fabstir.web.addresses import address_group
 
 

@@ -20,9 +20,9 @@ from fabstir.primitives.errors import (
     RpcUnavailable,
 )
 from fabstir.primitives.ids import ChainId
-from fabstir.storage.fetch import BlobSource, read_whole
-from fabstir.storage.peers.connection import dial
-from fabstir.storage.portals import open_client
+from fabstir.s5.peers.connection import dial
+from fabstir.s5.portals import open_client
+from fabstir.s5.transfer.fetch import BlobSource, read_whole
 from fabstir.web.reach import STRANGERS, Reach
 
 pytestmark = pytest.mark.anyio

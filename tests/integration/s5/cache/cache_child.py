@@ -8,8 +8,8 @@ from pathlib import Path
 import anyio
 
 from fabstir.crypto import NATIVE
-from fabstir.storage.cache import open_result_cache
-from fabstir.storage.store import open_store
+from fabstir.s5.cache.results import open_result_cache
+from fabstir.s5.store import open_store
 
 
 async def main(folder: str) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fabstir.crypto import NATIVE
-from fabstir.storage.cache import ResultCache, open_result_cache
-from fabstir.storage.store import BlobStore, open_store
+from fabstir.s5.cache.results import ResultCache, open_result_cache
+from fabstir.s5.store import BlobStore, open_store
 
 KEY = b"\7" * 32
 OWNER = "results"

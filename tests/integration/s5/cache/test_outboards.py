@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from fabstir.crypto import NATIVE
-from fabstir.storage.cache import open_result_cache
-from fabstir.storage.outboards import MIN_KEPT_BYTES, Outboards
-from fabstir.storage.store import open_store
-from fabstir.storage.verified import GroupTree
+from fabstir.s5.cache.outboards import MIN_KEPT_BYTES, Outboards
+from fabstir.s5.cache.results import open_result_cache
+from fabstir.s5.store import open_store
+from fabstir.s5.verified.tree import GroupTree
 
 pytestmark = pytest.mark.integration
 

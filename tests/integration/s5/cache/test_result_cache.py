@@ -15,8 +15,8 @@ from tests.integration.s5.cache.conftest import KEY, OWNER, Caches, Clock
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import BlobTooLarge, ConfigError, PathRefused, QuotaExceeded
-from fabstir.storage.cache import MAX_SKEW_SECONDS, ResultCache
-from fabstir.storage.store import open_store
+from fabstir.s5.cache.results import MAX_SKEW_SECONDS, ResultCache
+from fabstir.s5.store import open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -16,10 +16,10 @@ from typing import Any
 import anyio
 
 from fabstir.crypto import NATIVE
-from fabstir.protocol.s5.derivation import Identity
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.storage.fs import FileSystem
-from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry, open_store
+from fabstir.s5.formats.derivation import Identity
+from fabstir.s5.formats.directory_cid import Capability
+from fabstir.s5.fs import FileSystem
+from fabstir.s5.store import BlobStore, LocalBlobs, LocalRegistry, open_store
 
 OWNER = "owner"
 NUM_NAMES = 8

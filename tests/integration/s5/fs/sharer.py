@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
-from fabstir.protocol.s5.derivation import child_directory
-from fabstir.protocol.s5.dialects import decode_directory, encode_directory
-from fabstir.protocol.s5.directory import Dialect, Directory, DirRef, FileRef, LinkKind
-from fabstir.protocol.s5.directory_cid import Capability, DirectoryCid
-from fabstir.protocol.s5.encryption import NONCE_BYTES, open_mutable, seal_mutable
-from fabstir.protocol.s5.registry import blob_pointer, read_blob_pointer, sign_entry
-from fabstir.storage.store import LocalBlobs, LocalRegistry
+from fabstir.s5.formats.derivation import child_directory
+from fabstir.s5.formats.dialects import decode_directory, encode_directory
+from fabstir.s5.formats.directory import Dialect, Directory, DirRef, FileRef, LinkKind
+from fabstir.s5.formats.directory_cid import Capability, DirectoryCid
+from fabstir.s5.formats.encryption import NONCE_BYTES, open_mutable, seal_mutable
+from fabstir.s5.formats.registry import blob_pointer, read_blob_pointer, sign_entry
+from fabstir.s5.store import LocalBlobs, LocalRegistry
 
 MAX_BYTES = 2 << 20
 

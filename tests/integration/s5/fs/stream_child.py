@@ -12,7 +12,7 @@ import anyio
 from tests.integration.s5.fs.crash_child import file_system_of, say
 
 from fabstir.crypto import NATIVE, Blake3
-from fabstir.storage.store import open_store
+from fabstir.s5.store import open_store
 
 PIECE_BYTES = 1 << 20
 

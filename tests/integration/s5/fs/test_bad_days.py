@@ -19,12 +19,12 @@ from fabstir.primitives.errors import (
     StorageError,
     WriteConflict,
 )
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.protocol.s5.limits import MAX_REVISION
-from fabstir.protocol.s5.registry import SignedEntry, blob_pointer, sign_entry
-from fabstir.storage.fs import FileSystem, open_tree
-from fabstir.storage.fs.snapshots import index_of
-from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
+from fabstir.s5.formats.directory_cid import Capability
+from fabstir.s5.formats.limits import MAX_REVISION
+from fabstir.s5.formats.registry import SignedEntry, blob_pointer, sign_entry
+from fabstir.s5.fs import FileSystem, open_tree
+from fabstir.s5.fs.snapshots import index_of
+from fabstir.s5.store import BlobStore, LocalBlobs, LocalRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -19,7 +19,7 @@ import pytest
 from tests.integration.s5.fs.crash_child import Step, content, file_system_of
 
 from fabstir.crypto import NATIVE
-from fabstir.storage.store import open_store
+from fabstir.s5.store import open_store
 
 pytestmark = pytest.mark.integration
 

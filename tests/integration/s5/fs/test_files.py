@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fabstir.primitives.errors import NotFound, PathRefused, StorageError, WriteConflict
-from fabstir.storage.fs import FileSystem
-from fabstir.storage.store import BlobStore
+from fabstir.s5.fs import FileSystem
+from fabstir.s5.store import BlobStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -19,9 +19,9 @@ from fabstir.primitives.errors import (
     RemoteProtocolError,
     WriteConflict,
 )
-from fabstir.protocol.s5.derivation import child_directory
-from fabstir.protocol.s5.dialects import encode_directory
-from fabstir.protocol.s5.directory import (
+from fabstir.s5.formats.derivation import child_directory
+from fabstir.s5.formats.dialects import encode_directory
+from fabstir.s5.formats.directory import (
     Dialect,
     Directory,
     DirRef,
@@ -30,11 +30,11 @@ from fabstir.protocol.s5.directory import (
     LinkKind,
     Sharding,
 )
-from fabstir.protocol.s5.directory_cid import Capability, DirectoryCid
-from fabstir.protocol.s5.encryption import is_sealed_mutable, seal_mutable
-from fabstir.protocol.s5.registry import SignedEntry, blob_pointer, read_blob_pointer, sign_entry
-from fabstir.storage.fs import FileSystem, open_tree
-from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
+from fabstir.s5.formats.directory_cid import Capability, DirectoryCid
+from fabstir.s5.formats.encryption import is_sealed_mutable, seal_mutable
+from fabstir.s5.formats.registry import SignedEntry, blob_pointer, read_blob_pointer, sign_entry
+from fabstir.s5.fs import FileSystem, open_tree
+from fabstir.s5.store import BlobStore, LocalBlobs, LocalRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -10,10 +10,10 @@ from tests.integration.s5.fs.conftest import OWNER
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import AccessDenied, NotFound, PathRefused, WriteConflict
-from fabstir.protocol.s5.derivation import Identity
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.storage.fs import FileSystem, open_tree
-from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
+from fabstir.s5.formats.derivation import Identity
+from fabstir.s5.formats.directory_cid import Capability
+from fabstir.s5.fs import FileSystem, open_tree
+from fabstir.s5.store import BlobStore, LocalBlobs, LocalRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

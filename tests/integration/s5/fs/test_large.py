@@ -17,14 +17,14 @@ from tests.integration.s5.fs.crash_child import say
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
-from fabstir.protocol.s5.directory import Dialect, Directory, FileEncryption, FileRef
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.protocol.s5.limits import HAMT_LEAF_ENTRIES
-from fabstir.storage.fs import FileSystem
-from fabstir.storage.fs.directories import Directories
-from fabstir.storage.fs.keys import in_clear
-from fabstir.storage.fs.rewriting import Rewriting
-from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
+from fabstir.s5.formats.directory import Dialect, Directory, FileEncryption, FileRef
+from fabstir.s5.formats.directory_cid import Capability
+from fabstir.s5.formats.limits import HAMT_LEAF_ENTRIES
+from fabstir.s5.fs import FileSystem
+from fabstir.s5.fs.directories import Directories
+from fabstir.s5.fs.keys import in_clear
+from fabstir.s5.fs.rewriting import Rewriting
+from fabstir.s5.store import BlobStore, LocalBlobs, LocalRegistry
 
 pytestmark = pytest.mark.integration
 

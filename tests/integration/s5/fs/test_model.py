@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import NotFound, PathRefused, WriteConflict
-from fabstir.protocol.s5.derivation import Identity
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.storage.fs import FileSystem
-from fabstir.storage.store import LocalBlobs, LocalRegistry, open_store
+from fabstir.s5.formats.derivation import Identity
+from fabstir.s5.formats.directory_cid import Capability
+from fabstir.s5.fs import FileSystem
+from fabstir.s5.store import LocalBlobs, LocalRegistry, open_store
 
 pytestmark = pytest.mark.integration
 

@@ -13,9 +13,9 @@ from tests.integration.s5.fs.sharer import Sharer, read_key
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import PathRefused, RemoteProtocolError
-from fabstir.protocol.s5.cbor import encode_canonical, head_bytes
-from fabstir.protocol.s5.derivation import Identity
-from fabstir.protocol.s5.directory import (
+from fabstir.s5.formats.cbor import encode_canonical, head_bytes
+from fabstir.s5.formats.derivation import Identity
+from fabstir.s5.formats.directory import (
     Cbor,
     Directory,
     DirRef,
@@ -23,12 +23,12 @@ from fabstir.protocol.s5.directory import (
     FileRef,
     Sharding,
 )
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.protocol.s5.hamt import hash_key
-from fabstir.protocol.s5.registry import read_blob_pointer
-from fabstir.storage.fs import FileInfo, FileSystem, open_tree
-from fabstir.storage.fs.keys import sealed_write_key
-from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
+from fabstir.s5.formats.directory_cid import Capability
+from fabstir.s5.formats.hamt import hash_key
+from fabstir.s5.formats.registry import read_blob_pointer
+from fabstir.s5.fs import FileInfo, FileSystem, open_tree
+from fabstir.s5.fs.keys import sealed_write_key
+from fabstir.s5.store import BlobStore, LocalBlobs, LocalRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -9,17 +9,17 @@ from tests.integration.s5.fs.conftest import OWNER
 from tests.integration.s5.fs.sharer import Sharer
 
 from fabstir.crypto import NATIVE
-from fabstir.db.s5.usage import load_usage_lines
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import PathRefused, PortalUnavailable, WriteConflict
-from fabstir.protocol.s5.derivation import Identity
-from fabstir.protocol.s5.directory import Directory, DirRef, LinkKind, Sharding
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.protocol.s5.limits import MAX_REVISION
-from fabstir.protocol.s5.registry import SignedEntry, read_blob_pointer
-from fabstir.storage.fs import FileSystem
-from fabstir.storage.fs.keys import sealed_write_key
-from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
+from fabstir.s5.formats.derivation import Identity
+from fabstir.s5.formats.directory import Directory, DirRef, LinkKind, Sharding
+from fabstir.s5.formats.directory_cid import Capability
+from fabstir.s5.formats.limits import MAX_REVISION
+from fabstir.s5.formats.registry import SignedEntry, read_blob_pointer
+from fabstir.s5.fs import FileSystem
+from fabstir.s5.fs.keys import sealed_write_key
+from fabstir.s5.store import BlobStore, LocalBlobs, LocalRegistry
+from fabstir.s5.tables.usage import load_usage_lines
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -20,10 +20,10 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
     WriteConflict,
 )
-from fabstir.protocol.s5.directory_cid import Capability
-from fabstir.protocol.s5.registry import SignedEntry
-from fabstir.storage.fs import FileSystem, open_tree
-from fabstir.storage.store import BlobStore, LocalBlobs, LocalRegistry
+from fabstir.s5.formats.directory_cid import Capability
+from fabstir.s5.formats.registry import SignedEntry
+from fabstir.s5.fs import FileSystem, open_tree
+from fabstir.s5.store import BlobStore, LocalBlobs, LocalRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

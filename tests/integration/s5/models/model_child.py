@@ -12,7 +12,7 @@ import anyio
 from fabstir.models import ModelSpec, S5Source, fetch_model
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.ids import parse_hash32
-from fabstir.storage.fetch import BlobSource
+from fabstir.s5.transfer.fetch import BlobSource
 
 
 def main(arguments: list[str]) -> None:

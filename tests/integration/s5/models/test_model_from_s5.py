@@ -11,17 +11,17 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
-from tests.integration.s5.fetch.server import Conduct, Sample, Server, noise, open_server
+from tests.integration.s5.transfer.server import Conduct, Sample, Server, noise, open_server
 
 from fabstir.config import Settings, load_settings
 from fabstir.models import DEMO_MODEL, ModelSpec, Patience, S5Source, fetch_model
 from fabstir.node.model import model_spec, s5_places, with_source
-from fabstir.node.s5 import S5Running, open_s5
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ModelDownloadFailed, ModelHashMismatch, NotFound
 from fabstir.primitives.ids import hash32
-from fabstir.storage.fetch import BlobSource
-from fabstir.storage.verified import GROUP_BYTES
+from fabstir.s5.run.build import S5Running, open_s5
+from fabstir.s5.transfer.fetch import BlobSource
+from fabstir.s5.verified.tree import GROUP_BYTES
 from fabstir.telemetry.metrics import MetricsRegistry
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]

@@ -16,8 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from fabstir.crypto import NATIVE
-from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
-from fabstir.protocol.s5.wire import (
+from fabstir.s5.formats.limits import MAX_WIRE_BYTES
+from fabstir.s5.formats.wire import (
     Handshake,
     HandshakeDone,
     HashQuery,

@@ -18,11 +18,11 @@ from websockets.http11 import Request, Response
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import NotFound, RemoteProtocolError
-from fabstir.protocol.s5.limits import MAX_WIRE_BYTES
-from fabstir.protocol.s5.wire import LocationType
-from fabstir.storage.peers import Offer, PeerLimits, Peers, open_peers
-from fabstir.storage.peers.connection import TRY_AGAIN_LATER
-from fabstir.storage.store import BlobStore, LocalRegistry, open_store
+from fabstir.s5.formats.limits import MAX_WIRE_BYTES
+from fabstir.s5.formats.wire import LocationType
+from fabstir.s5.peers import Offer, PeerLimits, Peers, open_peers
+from fabstir.s5.peers.connection import TRY_AGAIN_LATER
+from fabstir.s5.store import BlobStore, LocalRegistry, open_store
 from fabstir.web.reach import Reach
 
 QUICK = PeerLimits(reconnect=0.01, max_reconnect=0.05, query_deadline=20.0, settle=0.05)

@@ -9,7 +9,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from fabstir.crypto import NATIVE
-from fabstir.protocol.s5.wire import (
+from fabstir.s5.formats.wire import (
     AnnouncePeers,
     Handshake,
     HandshakeDone,

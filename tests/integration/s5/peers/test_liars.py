@@ -30,7 +30,7 @@ from fabstir.primitives.errors import (
     PortalRefused,
     PortalUnavailable,
 )
-from fabstir.protocol.s5.wire import HashQuery
+from fabstir.s5.formats.wire import HashQuery
 from fabstir.web.reach import STRANGERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]

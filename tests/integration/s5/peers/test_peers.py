@@ -14,8 +14,8 @@ from tests.integration.s5.peers.raw_peer import dial_raw
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import BlobTooLarge, ConfigError, NotFound, PortalUnavailable
-from fabstir.protocol.s5.registry import SignedEntry, sign_entry
-from fabstir.storage.peers.connection import dial
+from fabstir.s5.formats.registry import SignedEntry, sign_entry
+from fabstir.s5.peers.connection import dial
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -16,8 +16,8 @@ from tests.integration.s5.peers.raw_peer import RawPeer, dial_raw, done
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import NotFound, PortalUnavailable
-from fabstir.protocol.s5.registry import SignedEntry, sign_entry
-from fabstir.protocol.s5.wire import (
+from fabstir.s5.formats.registry import SignedEntry, sign_entry
+from fabstir.s5.formats.wire import (
     Absent,
     Handshake,
     HashQuery,

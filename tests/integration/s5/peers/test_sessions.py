@@ -15,8 +15,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import HashType, Multihash
 from fabstir.primitives.errors import StorageError, StorageFull
-from fabstir.protocol.s5.registry import SignedEntry, sign_entry, sign_stream_message
-from fabstir.protocol.s5.wire import (
+from fabstir.s5.formats.registry import SignedEntry, sign_entry, sign_stream_message
+from fabstir.s5.formats.wire import (
     Absent,
     AnnouncePeers,
     Handshake,
@@ -29,7 +29,7 @@ from fabstir.protocol.s5.wire import (
     sign_location,
     sign_message,
 )
-from fabstir.storage.peers import Offer, open_peers
+from fabstir.s5.peers import Offer, open_peers
 from fabstir.web.reach import STRANGERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.integration.s5.fetch.server import Conduct, Sample, noise, open_server
 from tests.integration.s5.peers.liar import Liar, Lie, open_liar
 from tests.integration.s5.peers.nodes import QUICK, open_node
+from tests.integration.s5.transfer.server import Conduct, Sample, noise, open_server
 
 from fabstir.crypto import NATIVE
-from fabstir.protocol.s5.wire import HashQuery
-from fabstir.storage.portals import PortalPool, open_client
-from fabstir.storage.swarm import LARGE_BYTES, Swarm
+from fabstir.s5.formats.wire import HashQuery
+from fabstir.s5.portals import PortalPool, open_client
+from fabstir.s5.transfer.swarm import LARGE_BYTES, Swarm
 from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]

@@ -9,7 +9,7 @@ import httpx
 from tests.integration.s5.portals.faulty import FaultyPortal
 
 from fabstir.crypto import NATIVE
-from fabstir.storage.portals import OnRequest, Patience, Portal, PortalHttp
+from fabstir.s5.portals import OnRequest, Patience, Portal, PortalHttp
 
 PATIENCE = Patience(
     connect_timeout=5,

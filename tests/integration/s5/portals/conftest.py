@@ -9,7 +9,7 @@ import pytest
 from tests.integration.s5.portals.clients import client_of
 from tests.integration.s5.portals.faulty import FaultyPortal, open_faulty_portal
 
-from fabstir.storage.portals import Portal, open_client
+from fabstir.s5.portals import Portal, open_client
 from fabstir.web.reach import Reach
 
 

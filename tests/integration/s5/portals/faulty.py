@@ -16,11 +16,11 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.encoding import decode_multibase
 from fabstir.primitives.errors import RemoteProtocolError
-from fabstir.protocol.s5.account import ChallengeKind, ChallengeResponse, verify_challenge
-from fabstir.protocol.s5.multikey import decode_multikey
-from fabstir.protocol.s5.registry import SignedEntry
-from fabstir.storage.portals.answers import encode_base64url, registry_json
-from fabstir.storage.verified import TreeBuilder
+from fabstir.s5.formats.account import ChallengeKind, ChallengeResponse, verify_challenge
+from fabstir.s5.formats.multikey import decode_multikey
+from fabstir.s5.formats.registry import SignedEntry
+from fabstir.s5.portals.answers import encode_base64url, registry_json
+from fabstir.s5.verified.tree import TreeBuilder
 
 NO_CONTENT = Answer(204)
 

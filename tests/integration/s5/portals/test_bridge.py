@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import httpx
 import pytest
-from tests.integration.s5.doors.door import Door, open_door
+from tests.integration.s5.door.door import Door, open_door
 from tests.integration.s5.portals.clients import LARGE, PATIENCE, pieces
 from tests.integration.s5.portals.faulty import json_answer
 from tests.integration.s5.portals.raw_http import Answer, Cut, Refuse, Request, Server, open_server
@@ -27,9 +27,9 @@ from fabstir.primitives.errors import (
     StorageFull,
     WriteConflict,
 )
-from fabstir.storage.fs import DirectoryInfo, FileInfo
-from fabstir.storage.node_secrets import load_owner_token
-from fabstir.storage.portals import Bridge, PortalHttp
+from fabstir.s5.fs import DirectoryInfo, FileInfo
+from fabstir.s5.identities.node_secrets import load_owner_token
+from fabstir.s5.portals import Bridge, PortalHttp
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -12,7 +12,7 @@ from tests.integration.s5.portals.raw_http import Answer, Request, Server, open_
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import PortalLied, PortalUnavailable, WriteConflict
-from fabstir.storage.portals import Bridge, PortalHttp
+from fabstir.s5.portals import Bridge, PortalHttp
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -12,8 +12,8 @@ from tests.integration.s5.portals.raw_http import refuse
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import ConfigError, NotFound, PortalRefused
-from fabstir.protocol.s5.derivation import Identity
-from fabstir.storage.portals import AccountFile, PortalAccount, PortalHttp, sign_in
+from fabstir.s5.formats.derivation import Identity
+from fabstir.s5.portals import AccountFile, PortalAccount, PortalHttp, sign_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

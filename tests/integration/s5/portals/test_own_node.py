@@ -11,15 +11,15 @@ import httpx
 import pytest
 from bench.s5_portal import measure, table
 from bench.s5_wire import Wire, open_wire
-from tests.integration.s5.doors.door import Door, open_door
+from tests.integration.s5.door.door import Door, open_door
 from tests.integration.s5.portals.clients import LARGE, PATIENCE, SMALL, pieces
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import NotFound, PortalRefused, WriteConflict
-from fabstir.protocol.s5.derivation import Identity
-from fabstir.protocol.s5.registry import sign_entry
-from fabstir.storage.portals import (
+from fabstir.s5.formats.derivation import Identity
+from fabstir.s5.formats.registry import sign_entry
+from fabstir.s5.portals import (
     AccountFile,
     Portal,
     PortalHttp,
@@ -28,7 +28,7 @@ from fabstir.storage.portals import (
     sign_in,
     spooled_source,
 )
-from fabstir.storage.store import open_store
+from fabstir.s5.store import open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -30,9 +30,9 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
     StorageError,
 )
-from fabstir.protocol.s5.derivation import Identity
-from fabstir.protocol.s5.registry import sign_entry
-from fabstir.storage.portals import (
+from fabstir.s5.formats.derivation import Identity
+from fabstir.s5.formats.registry import sign_entry
+from fabstir.s5.portals import (
     AccountFile,
     Portal,
     PortalHttp,

@@ -21,7 +21,7 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
     StorageError,
 )
-from fabstir.storage.portals import Backoff, PortalPool
+from fabstir.s5.portals import Backoff, PortalPool
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

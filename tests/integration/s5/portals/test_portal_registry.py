@@ -17,9 +17,9 @@ from tests.integration.s5.portals.raw_http import Answer, Cut, Fault, Stall, alw
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import PortalLied, PortalUnavailable, WriteConflict
-from fabstir.protocol.s5.registry import SignedEntry, sign_entry
-from fabstir.storage.portals import Portal, PortalPool, registry
-from fabstir.storage.portals.answers import registry_json
+from fabstir.s5.formats.registry import SignedEntry, sign_entry
+from fabstir.s5.portals import Portal, PortalPool, registry
+from fabstir.s5.portals.answers import registry_json
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -31,7 +31,7 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
     StorageError,
 )
-from fabstir.storage.portals import Portal, PortalPool, Source, bytes_source, spooled_source
+from fabstir.s5.portals import Portal, PortalPool, Source, bytes_source, spooled_source
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -439,7 +439,7 @@ async def test_a_source_that_shrinks_is_named(portal: Portal) -> None:
 
 @pytest.mark.parametrize("size", [2 << 30, 4 << 30, 5 << 30])
 async def test_the_hash_decides_where_javascript_computes_a_wrong_size(size: int) -> None:
-    from fabstir.storage.portals.answers import is_same_blob
+    from fabstir.s5.portals.answers import is_same_blob
 
     ours = BlobId(bytes(32), size)
 

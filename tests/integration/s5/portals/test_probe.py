@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from tests.integration.s5.doors.door import open_door
+from tests.integration.s5.door.door import open_door
 from tests.integration.s5.portals.clients import HASTY, PATIENCE
 from tests.integration.s5.portals.faulty import FaultyPortal
 from tests.integration.s5.portals.raw_http import Alter, Answer, Refuse, Stall, always, refuse
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import ConfigError
-from fabstir.storage.portals import PortalReport, probe
+from fabstir.s5.portals import PortalReport, probe
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -20,8 +20,8 @@ from tests.integration.s5.portals.upload_child import data_of
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError, NotFound
-from fabstir.storage.portals import Backoff, Portal, open_upload_queue
-from fabstir.storage.store import BlobStore, open_store
+from fabstir.s5.portals import Backoff, Portal, open_upload_queue
+from fabstir.s5.store import BlobStore, open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import anyio
 
 from fabstir.crypto import NATIVE
-from fabstir.storage.portals import Backoff, Portal, PortalHttp, open_client, open_upload_queue
-from fabstir.storage.store import open_store
+from fabstir.s5.portals import Backoff, Portal, PortalHttp, open_client, open_upload_queue
+from fabstir.s5.store import open_store
 
 
 def data_of(size: int) -> bytes:

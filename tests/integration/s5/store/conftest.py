@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fabstir.crypto import NATIVE
-from fabstir.storage.store import BlobStore, open_store
+from fabstir.s5.store import BlobStore, open_store
 
 
 class Clock:

@@ -19,8 +19,8 @@ import anyio
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import StorageError
-from fabstir.storage.resumable import open_resumable_uploads
-from fabstir.storage.store import open_store
+from fabstir.s5.store import open_store
+from fabstir.s5.transfer.resumable import open_resumable_uploads
 
 FLUSHES: Final = {"x86_64": (74, 75, 317), "aarch64": (82, 83, 277)}
 """Numbers of fsync, fdatasync and seccomp."""

@@ -21,7 +21,7 @@ import anyio
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import StorageError, StorageFull
-from fabstir.storage.store import BlobStore, open_store
+from fabstir.s5.store import BlobStore, open_store
 
 DISK_BYTES = 16 << 20
 FILE_BYTES = 2 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 from fabstir.primitives.cid import BlobId, Multihash
-from fabstir.storage.store import BlobStore, Finding
+from fabstir.s5.store import BlobStore, Finding
 
 LARGE = 300_000
 """Bytes of a blob that is kept as a file: two groups."""

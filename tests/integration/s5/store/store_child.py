@@ -26,9 +26,9 @@ from fabstir.crypto import NATIVE
 from fabstir.db import Database
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import NotFound
-from fabstir.storage.resumable import ResumableUploads, open_resumable_uploads
-from fabstir.storage.store import BlobStore, open_store
-from fabstir.storage.store import _files as store_files
+from fabstir.s5.store import BlobStore, open_store
+from fabstir.s5.store import _files as store_files
+from fabstir.s5.transfer.resumable import ResumableUploads, open_resumable_uploads
 
 T = TypeVar("T")
 

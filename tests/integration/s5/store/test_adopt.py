@@ -9,7 +9,7 @@ from tests.integration.s5.store.helpers import LARGE, content, get
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
-from fabstir.storage.store import BlobStore, adopt_folder
+from fabstir.s5.store import BlobStore, adopt_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

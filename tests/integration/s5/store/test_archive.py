@@ -12,8 +12,8 @@ from tests.integration.s5.store.helpers import LARGE, content, files, flip, get
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import CorruptBlob, NotFound, QuotaExceeded, StorageError
-from fabstir.protocol.s5.registry import SignedEntry, blob_pointer, sign_entry
-from fabstir.storage.store import BlobStore, Exported, Imported, LocalRegistry, open_store
+from fabstir.s5.formats.registry import SignedEntry, blob_pointer, sign_entry
+from fabstir.s5.store import BlobStore, Exported, Imported, LocalRegistry, open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -34,8 +34,8 @@ from fabstir.primitives.errors import (
     StorageError,
     StorageFull,
 )
-from fabstir.storage.store import BlobStore, Collected, LocalBlobs, Usage, open_store
-from fabstir.storage.store.store import DEFAULT_GRACE_SECONDS
+from fabstir.s5.store import BlobStore, Collected, LocalBlobs, Usage, open_store
+from fabstir.s5.store.store import DEFAULT_GRACE_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -13,7 +13,7 @@ from tests.integration.s5.store.helpers import files, get
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
-from fabstir.storage.store import open_store
+from fabstir.s5.store import open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -11,9 +11,9 @@ from tests.integration.s5.store.conftest import Clock
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import RegistryFull, RemoteProtocolError, WriteConflict
-from fabstir.protocol.s5.limits import MAX_REVISION
-from fabstir.protocol.s5.registry import SignedEntry, sign_entry
-from fabstir.storage.store import BlobStore, LocalRegistry, _newest, open_store
+from fabstir.s5.formats.limits import MAX_REVISION
+from fabstir.s5.formats.registry import SignedEntry, sign_entry
+from fabstir.s5.store import BlobStore, LocalRegistry, _newest, open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -22,7 +22,7 @@ from tests.integration.s5.store.helpers import (
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, HashType, Multihash
 from fabstir.primitives.errors import CorruptBlob, StorageError
-from fabstir.storage.store import BlobStore, Fault, Finding, open_store
+from fabstir.s5.store import BlobStore, Fault, Finding, open_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -12,8 +12,8 @@ from tests.open_files import no_more_open_files
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import StorageError
-from fabstir.storage.store import BlobStore, ScrubRound, open_store
-from fabstir.storage.store import scrub as scrub_module
+from fabstir.s5.store import BlobStore, ScrubRound, open_store
+from fabstir.s5.store import scrub as scrub_module
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

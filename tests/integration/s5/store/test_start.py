@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import Connection
 
 from fabstir.crypto import NATIVE
-from fabstir.db.s5.blobs import doom, load_doomed
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import ConfigError
-from fabstir.storage.store import BlobStore, Usage, open_store
+from fabstir.s5.store import BlobStore, Usage, open_store
+from fabstir.s5.tables.blobs import doom, load_doomed
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -24,10 +24,10 @@ from tests.integration.s5.store.store_child import (
 )
 
 from fabstir.crypto import NATIVE
-from fabstir.db.s5.tus import list_uploads
 from fabstir.primitives.cid import Multihash
-from fabstir.storage.resumable import ResumableUploads, open_resumable_uploads
-from fabstir.storage.store import BlobStore, Usage, open_store
+from fabstir.s5.store import BlobStore, Usage, open_store
+from fabstir.s5.tables.tus import list_uploads
+from fabstir.s5.transfer.resumable import ResumableUploads, open_resumable_uploads
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

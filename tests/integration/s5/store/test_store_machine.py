@@ -21,7 +21,7 @@ from tests.integration.s5.store.helpers import content, files, findings, get, jo
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import HashType, Multihash
 from fabstir.primitives.errors import NotFound, QuotaExceeded
-from fabstir.storage.store import BlobStore, open_store
+from fabstir.s5.store import BlobStore, open_store
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,7 @@ from tests.integration.s5.store.helpers import LARGE, content, files, findings, 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, HashType, Multihash
 from fabstir.primitives.errors import HashMismatch, QuotaExceeded, StorageError
-from fabstir.storage.store import BlobStore
+from fabstir.s5.store import BlobStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabstir.primitives.errors import PathRefused
-from fabstir.storage.fs.cache import Cache
-from fabstir.storage.fs.cursors import decode_cursor, encode_cursor
+from fabstir.s5.fs.cache import Cache
+from fabstir.s5.fs.cursors import decode_cursor, encode_cursor
 
 
 def test_the_least_recently_used_values_make_room() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabstir.primitives.errors import NotFound, PathRefused, WriteConflict
-from fabstir.protocol.s5.directory import DirRef, FileEncryption, FileRef, LinkKind
-from fabstir.storage.fs.changes import (
+from fabstir.s5.formats.directory import DirRef, FileEncryption, FileRef, LinkKind
+from fabstir.s5.fs.changes import (
     PutDirectory,
     PutFile,
     RemoveDirectory,
@@ -20,8 +20,8 @@ from fabstir.storage.fs.changes import (
     same_content,
     with_history,
 )
-from fabstir.storage.fs.ownership import SHARED, mark_shared, own_blobs
-from fabstir.storage.fs.values import cid_of, versions_of
+from fabstir.s5.fs.ownership import SHARED, mark_shared, own_blobs
+from fabstir.s5.fs.values import cid_of, versions_of
 
 
 def file_of(number: int, plaintext: int | None = None) -> FileRef:

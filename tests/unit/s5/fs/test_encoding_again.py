@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.strategies_s5 import directories
 
-from fabstir.protocol.s5.dialects import (
+from fabstir.s5.formats.dialects import (
     decode_directory,
     encode_canonical_directory,
     encode_directory,
 )
-from fabstir.protocol.s5.directory import Dialect, Directory, FileRef
+from fabstir.s5.formats.directory import Dialect, Directory, FileRef
 
 
 @settings(max_examples=15)

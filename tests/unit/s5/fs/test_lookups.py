@@ -8,9 +8,9 @@ from tests.s5_trees import Blobs, drive
 from tests.strategies_s5 import hamt_configs, tree_entries
 
 from fabstir.crypto import NATIVE
-from fabstir.protocol.s5.directory import Entry, FileRef
-from fabstir.protocol.s5.hamt import build, lookup, lookup_many
-from fabstir.protocol.s5.hamt_nodes import HamtConfig
+from fabstir.s5.formats.directory import Entry, FileRef
+from fabstir.s5.formats.hamt import build, lookup, lookup_many
+from fabstir.s5.formats.hamt_nodes import HamtConfig
 
 
 @settings(max_examples=15)

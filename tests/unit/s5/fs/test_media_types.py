@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstir.storage.fs import guess_media_type
-from fabstir.storage.fs.values import DEFAULT_MEDIA_TYPE
+from fabstir.s5.fs import guess_media_type
+from fabstir.s5.fs.values import DEFAULT_MEDIA_TYPE
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabstir.primitives.errors import PathRefused
-from fabstir.protocol.s5.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH
-from fabstir.storage.fs.paths import (
+from fabstir.s5.formats.limits import MAX_NAME_BYTES, MAX_PATH_BYTES, MAX_PATH_DEPTH
+from fabstir.s5.fs.paths import (
     check_name,
     format_path,
     is_name,

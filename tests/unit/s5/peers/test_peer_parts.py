@@ -9,12 +9,12 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.rates import TokenBucket
-from fabstir.protocol.s5.wire import HashQuery, LocationType, StorageLocation, sign_location
-from fabstir.storage.peers.limits import PeerLimits
-from fabstir.storage.peers.locations import LocationCache
-from fabstir.storage.peers.search import Searches
-from fabstir.storage.peers.standing import Standing
-from fabstir.storage.peers.urls import http_origin, is_http_url, node_id, parse_peer_url
+from fabstir.s5.formats.wire import HashQuery, LocationType, StorageLocation, sign_location
+from fabstir.s5.peers.limits import PeerLimits
+from fabstir.s5.peers.locations import LocationCache
+from fabstir.s5.peers.search import Searches
+from fabstir.s5.peers.standing import Standing
+from fabstir.s5.peers.urls import http_origin, is_http_url, node_id, parse_peer_url
 
 KEY = NATIVE.ed25519_public_key(b"\x01" * 32)
 

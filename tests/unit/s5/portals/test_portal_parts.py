@@ -29,10 +29,9 @@ from fabstir.primitives.errors import (
     StorageError,
     WriteConflict,
 )
-from fabstir.protocol.s5.registry import sign_entry
-from fabstir.storage.fetch import BlobSource
-from fabstir.storage.portals import AccountFile, Backoff, Patience, PortalAccount, expand
-from fabstir.storage.portals.answers import (
+from fabstir.s5.formats.registry import sign_entry
+from fabstir.s5.portals import AccountFile, Backoff, Patience, PortalAccount, expand
+from fabstir.s5.portals.answers import (
     is_same_blob,
     parse_account,
     parse_registry,
@@ -40,11 +39,12 @@ from fabstir.storage.portals.answers import (
     parse_uploaded,
     registry_json,
 )
-from fabstir.storage.portals.groups import RUN_GROUPS, runs
-from fabstir.storage.portals.health import Health
-from fabstir.storage.portals.http import outcome_of, parse_origin, retry_after, shown
-from fabstir.storage.portals.revisions import Revisions
-from fabstir.storage.verified import GROUP_BYTES
+from fabstir.s5.portals.groups import RUN_GROUPS, runs
+from fabstir.s5.portals.health import Health
+from fabstir.s5.portals.http import outcome_of, parse_origin, retry_after, shown
+from fabstir.s5.portals.revisions import Revisions
+from fabstir.s5.transfer.fetch import BlobSource
+from fabstir.s5.verified.tree import GROUP_BYTES
 
 NOW = 1_000_000_000.0
 GIB = 1 << 30

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, HashType
 from fabstir.primitives.errors import RemoteProtocolError
-from fabstir.protocol.s5.limits import MAX_REVISION
-from fabstir.protocol.s5.registry import SignedEntry, sign_entry
-from fabstir.storage.store.archive import MAGIC, ArchiveReader, ArchiveWriter
+from fabstir.s5.formats.limits import MAX_REVISION
+from fabstir.s5.formats.registry import SignedEntry, sign_entry
+from fabstir.s5.store.archive import MAGIC, ArchiveReader, ArchiveWriter
 
 Parts = list[tuple[BlobId, bytes] | SignedEntry]
 

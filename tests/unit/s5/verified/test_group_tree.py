@@ -14,8 +14,8 @@ from tests.unit.s5.verified.reference import PARENT, ROOT, START, compress, outb
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, HashType
 from fabstir.primitives.errors import LocalProtocolError, RemoteProtocolError
-from fabstir.storage import _compression
-from fabstir.storage.verified import (
+from fabstir.s5.verified import _compression
+from fabstir.s5.verified.tree import (
     GROUP_BYTES,
     GroupTree,
     TreeBuilder,

@@ -1,0 +1,1 @@
+"""`fabstir s5`: the storage node, its files and its blobs."""

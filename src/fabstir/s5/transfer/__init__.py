@@ -1,0 +1,1 @@
+"""Blobs on their way here and elsewhere: fetching, resumable uploads, copies kept."""

@@ -1,0 +1,1 @@
+"""BLAKE3 trees: any part of a blob is checked alone."""
