@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 .DEFAULT_GOAL := check
-.PHONY: demo test check bench test-hostile test-s5 bench-s5 setup gate-packages
+.PHONY: demo test check static unit bench test-hostile test-s5 bench-s5 setup gate-packages
 
 demo: setup
 	$(BIN)/fabstir demo
@@ -40,11 +40,18 @@ PYTEST := $(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --dist=loadfile --
 test: check
 	$(PYTEST) --numprocesses=$$(($(CORES) + 1)) tests/integration tests/e2e --durations=15
 
+# What reads the tree keeps one core busy, the unit tests wait for one another at their end: both at
+# once, and the words of each in one piece.
 check: setup
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target static unit
+
+static:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	node_modules/.bin/pyright
 	$(BIN)/lint-imports
+
+unit:
 	$(PYTEST) --numprocesses=$(CORES) tests/unit $(wildcard tests/fuzz) --durations=5
 
 bench: setup

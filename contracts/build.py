@@ -4,6 +4,8 @@
     python contracts/build.py --check   rebuild elsewhere and fail if anything differs
     python contracts/build.py --test    run the forge tests on the committed artifacts
     python contracts/build.py --gas     what each transaction costs, forge's report as JSON
+    python contracts/build.py --compiled FOLDER ...   keep what is compiled there, and use what
+                                        an earlier call kept: compiling is most of --check and --gas
 
 It needs Node and `npm ci` in the repository (forge, solc and OpenZeppelin come from npm), nothing
 else. The compiler's output depends on the sources and settings alone, so --check compares bytes.
@@ -65,16 +67,19 @@ def run_forge(*arguments: str, profile: str = "default") -> None:
         raise BuildError(f"forge {arguments[0]} ended with status {result.returncode}")
 
 
-def build_into(folder: Path) -> None:
-    """Compile everything from clean and write one trimmed artifact per contract to `folder`."""
-    with tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary) / "out"
-        cache = Path(temporary) / "cache"
-        run_forge("build", "contracts/src", "--out", str(out), "--cache-path", str(cache))
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in CONTRACTS:
-            output = json.loads((out / f"{name}.sol" / f"{name}.json").read_text("utf-8"))
-            (folder / f"{name}.json").write_text(trimmed(name, output), "utf-8")
+def kept_in(compiled: Path) -> tuple[str, ...]:
+    """What tells forge to keep its output and the hashes of its sources in a folder."""
+    return ("--out", str(compiled / "out"), "--cache-path", str(compiled / "cache"))
+
+
+def build_into(folder: Path, compiled: Path) -> None:
+    """Compile what is not compiled yet and write one trimmed artifact per contract to `folder`."""
+    run_forge("build", "contracts/src", *kept_in(compiled))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in CONTRACTS:
+        file = compiled / "out" / f"{name}.sol" / f"{name}.json"
+        output = json.loads(file.read_text("utf-8"))
+        (folder / f"{name}.json").write_text(trimmed(name, output), "utf-8")
 
 
 def trimmed(name: str, output: dict[str, Any]) -> str:
@@ -89,7 +94,7 @@ def trimmed(name: str, output: dict[str, Any]) -> str:
     )
 
 
-def check() -> None:
+def check(compiled: Path) -> None:
     """Rebuild and compare with the committed artifacts.
 
     Raises:
@@ -97,7 +102,7 @@ def check() -> None:
     """
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary)
-        build_into(fresh)
+        build_into(fresh, compiled)
         names = {file.name for folder in (fresh, ARTIFACTS) for file in folder.glob("*.json")}
         stale = sorted(name for name in names if read(fresh / name) != read(ARTIFACTS / name))
     if stale:
@@ -112,6 +117,24 @@ def read(file: Path) -> bytes | None:
     return file.read_bytes() if file.exists() else None
 
 
+def report_gas(compiled: Path) -> None:
+    """Have forge print what each transaction costs; its report names what it compiled itself."""
+    only_gas = ("--match-contract", "GasTest", "--gas-report", "--json")
+    run_forge("test", *only_gas, *kept_in(compiled))
+
+
+def run(arguments: argparse.Namespace, compiled: Path) -> None:
+    """Do what the command line asks for."""
+    if arguments.test is not None:
+        run_forge("test", *arguments.test, profile="test")
+    elif arguments.gas:
+        report_gas(compiled)
+    elif arguments.check:
+        check(compiled)
+    else:
+        build_into(ARTIFACTS, compiled)
+
+
 def main() -> int:
     """Run the command line; 0 if all is well."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
@@ -119,17 +142,11 @@ def main() -> int:
     mode.add_argument("--check", action="store_true", help="compare, do not write")
     mode.add_argument("--test", nargs=argparse.REMAINDER, help="run forge test with what follows")
     mode.add_argument("--gas", action="store_true", help="report the gas of each transaction")
+    parser.add_argument("--compiled", type=Path, metavar="FOLDER", help="keep what is compiled")
     arguments = parser.parse_args()
     try:
-        if arguments.test is not None:
-            run_forge("test", *arguments.test, profile="test")
-        elif arguments.gas:
-            # The report names the contracts it compiled itself.
-            run_forge("test", "--match-contract", "GasTest", "--gas-report", "--json")
-        elif arguments.check:
-            check()
-        else:
-            build_into(ARTIFACTS)
+        with tempfile.TemporaryDirectory() as clean:
+            run(arguments, arguments.compiled or Path(clean))
     except BuildError as error:
         sys.stderr.write(f"build.py: {error}\n")
         return 1

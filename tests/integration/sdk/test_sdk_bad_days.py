@@ -45,7 +45,7 @@ def host_overrides(devnet: Devnet, demo_model: Path, host_home: Path) -> dict[st
         "metrics.port": "0",
         "s5.port": "0",
         "model.path": str(demo_model),
-        "engine.num_threads": "2",
+        "engine.num_threads": "1",
     }
 
 
