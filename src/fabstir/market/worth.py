@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from fabstir.db.host_sessions import SessionTerms
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import (
     BPS_DENOMINATOR,
@@ -22,6 +21,9 @@ from fabstir.primitives.units import (
     Wei,
     tokens_for,
 )
+
+if TYPE_CHECKING:  # arithmetic needs no database, and imports in a bare Python
+    from fabstir.db.host_sessions import SessionTerms
 
 GAS_TO_CLAIM: Final = 310_000
 """The most that submitProofOfWork took, and a little more (docs/contracts.md)."""
