@@ -26,12 +26,11 @@ import fabstir.primitives, fabstir.protocol
 names = ["fabstir.market.selection", "fabstir.market.settlement", "fabstir.market.worth"]
 for package in (fabstir.primitives, fabstir.protocol):
     modules = pkgutil.walk_packages(package.__path__, package.__name__ + ".")
-    names += [module.name for module in modules if ".s5" not in module.name]
+    names += [module.name for module in modules]
 for name in names:
     importlib.import_module(name)
 print(json.dumps({"names": names, "seconds": time.process_time() - begin}))
 """
-"""What of S5 is in there needs msgpack."""
 
 
 @pytest.fixture(scope="module")

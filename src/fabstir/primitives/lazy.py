@@ -1,8 +1,8 @@
 """Names of a package that import their module when they are first used.
 
 Who asks a running host how it is need not wait for the chain's libraries, nor a program that only
-names a type for libp2p. `fabstir.sdk` shows the pattern: what type checkers read stands in `if TYPE_CHECKING`,
-what runs in its `else`; `tests/unit/test_start.py` compares both.
+names a type for libp2p. `fabstir.sdk` shows the pattern: what type checkers read stands in
+`if TYPE_CHECKING`, what runs in its `else`; `tests/unit/test_start.py` compares both.
 """
 
 from __future__ import annotations
