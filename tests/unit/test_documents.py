@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fabstir.config import SettingValue, load_settings
 from fabstir.config.settings import SETTING_TYPES
-from fabstir.node.door_metrics import DoorMetrics
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.reachability import P2PMetrics
 from fabstir.s5.run.metrics import S5Metrics
 from fabstir.telemetry.metrics import MetricsRegistry
+from fabstir.web.inbound.door_metrics import DoorMetrics
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

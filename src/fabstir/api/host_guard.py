@@ -12,10 +12,10 @@ from typing import Final
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fabstir.api.answers import busy_response
-from fabstir.api.rates import Rates
 from fabstir.primitives.errors import Busy
 from fabstir.web.addresses import address_group
+from fabstir.web.answers import busy_response
+from fabstir.web.rates import Rates
 
 CALLS_PER_SECOND: Final = 50.0
 CALL_BURST: Final = 500

@@ -13,11 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
-from fabstir.api.answers import error_body
-from fabstir.api.bodies import BodyLimits, read_json
-from fabstir.api.errors import http_error
 from fabstir.api.host_guard import HostGuard
-from fabstir.api.unread import CloseUnread
 from fabstir.api.websocket import WebSocketDoor
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
@@ -34,6 +30,10 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.fields import Fields
 from fabstir.s5.door.serving import Representation, means_blob, serve
 from fabstir.s5.ports import Blobs
+from fabstir.web.answers import error_body
+from fabstir.web.bodies import BodyLimits, read_json
+from fabstir.web.errors import http_error
+from fabstir.web.unread import CloseUnread
 
 _MAX_JOB_ID_DIGITS = 18
 _BODY_LIMITS = BodyLimits()

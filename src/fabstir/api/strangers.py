@@ -15,10 +15,10 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from fabstir.api.rates import Rates, Slots
 from fabstir.primitives.errors import Busy, RemoteProtocolError, SessionRefused
 from fabstir.primitives.ids import JobId
 from fabstir.web.addresses import address_group
+from fabstir.web.rates import Rates, Slots
 
 _NOT_THE_CALLERS: Final = frozenset({"DRAINING", "RATE_LIMITED"})
 """Codes of handshakes that are refused because of this host."""

@@ -9,7 +9,6 @@ import anyio
 from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from fabstir.api.proving import prove, unprove
 from fabstir.api.strangers import Strangers
 from fabstir.jobs.connection import ClientConnection
 from fabstir.jobs.outgoing import Write
@@ -21,6 +20,7 @@ from fabstir.protocol.client_messages import (
     parse_client_frame,
 )
 from fabstir.protocol.host_messages import Connected
+from fabstir.web.inbound.proving import prove, unprove
 
 _logger = logging.getLogger(__name__)
 

@@ -23,7 +23,6 @@ from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings, load_settings
 from fabstir.crypto import checksum_address
 from fabstir.models import DEMO_MODEL, fetch_model
-from fabstir.node.control import ask_running_host
 from fabstir.primitives.ids import NATIVE_TOKEN, JobId
 from fabstir.primitives.units import Wei, format_amount, parse_amount
 from fabstir.protocol.chat import ChatMessage
@@ -37,6 +36,7 @@ from fabstir.sdk import (
     Text,
     open_client,
 )
+from fabstir.web.control import ask_running_host
 
 app = typer.Typer()
 

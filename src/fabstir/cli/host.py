@@ -28,7 +28,6 @@ from fabstir.config.edit import set_settings
 from fabstir.crypto import checksum_address
 from fabstir.node.build import Host, open_host
 from fabstir.node.registration import Confirm, RegistrationPlan
-from fabstir.node.server import forget_start
 from fabstir.primitives.ids import NATIVE_TOKEN
 from fabstir.primitives.units import (
     COIN_DECIMALS,
@@ -38,6 +37,7 @@ from fabstir.primitives.units import (
     format_amount,
     price_per_million,
 )
+from fabstir.web.inbound.server import forget_start
 
 app = typer.Typer()
 

@@ -11,7 +11,6 @@ from fabstir import node
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.output import show, table
 from fabstir.crypto import checksum_address
-from fabstir.node.control import ask_running_host
 from fabstir.node.host_status import HostStatus
 from fabstir.primitives.ids import Address
 from fabstir.primitives.units import (
@@ -21,6 +20,7 @@ from fabstir.primitives.units import (
     Wei,
     format_amount,
 )
+from fabstir.web.control import ask_running_host
 
 app = typer.Typer()
 

@@ -18,16 +18,12 @@ from fabstir.chain.identity import confirm_chain_identity
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.engines import EngineState
-from fabstir.node.control import Asked, Command, control_path, open_control
-from fabstir.node.descriptors import host_limits
-from fabstir.node.door_metrics import DoorMetrics
 from fabstir.node.market import HostMarket, open_market
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.model import Progress, ServedModel, open_served_model, s5_places
 from fabstir.node.public_facts import chains_answer, health_answer, version_answer
 from fabstir.node.reachability import P2PMetrics, Reachability
 from fabstir.node.registration import Confirm, HostEntry
-from fabstir.node.server import bind, open_server
 from fabstir.node.status import read_status, withdraw_all
 from fabstir.node.work import HostWork, build_work
 from fabstir.p2p import Advertiser, P2PConfig, P2PNode, open_advertiser, open_p2p
@@ -43,6 +39,10 @@ from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.health import KEEP_SECONDS
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
 from fabstir.telemetry.supervision import Supervision
+from fabstir.web.control import Asked, Command, control_path, open_control
+from fabstir.web.inbound.descriptors import host_limits
+from fabstir.web.inbound.door_metrics import DoorMetrics
+from fabstir.web.inbound.server import bind, open_server
 from fabstir.web.reach import Reach
 
 OWNER = "host"

@@ -1,1 +1,1 @@
-"""What every side of the web needs: where strangers may send this program, and getting there."""
+"""What every HTTP face needs: the server, the guards, the error body, and safe ways out."""

@@ -14,11 +14,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from fabstir.api import http as doors
-from fabstir.api.bodies import MAX_JSON_BYTES, BodyLimits
 from fabstir.api.host_guard import CHALLENGE_BURST
 from fabstir.api.strangers import StrangerLimits
 from fabstir.node.build import Host
 from fabstir.sdk.connection import websocket_url
+from fabstir.web.bodies import MAX_JSON_BYTES, BodyLimits
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.slow]
 

@@ -22,7 +22,6 @@ from urllib.parse import quote
 import httpx
 
 from fabstir.config import Settings
-from fabstir.node.control import Asked, ask
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json, parse_json
 from fabstir.primitives.errors import (
@@ -41,6 +40,7 @@ from fabstir.s5.identities.node_secrets import load_owner_token
 from fabstir.s5.run.commands import S5Commands
 from fabstir.s5.run.parts import S5, open_s5_parts, s5_control_path
 from fabstir.s5.run.targets import SharedPath, Target
+from fabstir.web.control import Asked, ask
 
 OnProgress = Callable[[Any], None]
 

@@ -15,7 +15,6 @@ from fabstir.cli.s5.access import open_access
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
-from fabstir.node.server import forget_start, require_free
 from fabstir.s5.portals import (
     AccountFile,
     Check,
@@ -27,6 +26,7 @@ from fabstir.s5.portals import (
 from fabstir.s5.run.build import S5Running, open_s5
 from fabstir.s5.run.parts import PORTAL_ACCOUNTS_FILE, s5_folder
 from fabstir.telemetry.metrics import LOOPBACK, MetricsRegistry, open_metrics_server
+from fabstir.web.inbound.server import forget_start, require_free
 
 app = typer.Typer()
 

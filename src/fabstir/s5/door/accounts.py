@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from fabstir.api.bodies import read_json
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import NotFound, RemoteProtocolError
 from fabstir.protocol.fields import Fields
@@ -22,6 +21,7 @@ from fabstir.s5.door.services import S5Services
 from fabstir.s5.formats.account import ChallengeKind, ChallengeResponse
 from fabstir.s5.formats.multikey import decode_multikey
 from fabstir.s5.identities.accounts import MAX_LABEL_CHARS, Caller, Entered
+from fabstir.web.bodies import read_json
 
 COOKIE_SECONDS: Final = 30 * 24 * 3600
 

@@ -9,8 +9,6 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from fabstir.api.answers import error_body, retry_after
-from fabstir.api.errors import HttpRefusal, http_error
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import (
     Busy,
@@ -19,6 +17,8 @@ from fabstir.primitives.errors import (
     QuotaExceeded,
     RemoteProtocolError,
 )
+from fabstir.web.answers import error_body, retry_after
+from fabstir.web.errors import HttpRefusal, http_error
 
 logger = logging.getLogger(__name__)
 

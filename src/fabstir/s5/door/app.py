@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from fabstir.api.unread import CloseUnread
 from fabstir.primitives.encoding import encode_multibase
 from fabstir.primitives.errors import FabstirError
 from fabstir.s5.door.accounts import AccountDoors
@@ -25,6 +24,7 @@ from fabstir.s5.door.registry import RegistryDoors
 from fabstir.s5.door.services import S5Services
 from fabstir.s5.door.tus import TusDoors
 from fabstir.s5.formats.multikey import encode_multikey
+from fabstir.web.unread import CloseUnread
 
 _EXPOSED_HEADERS: Final = (
     "Accept-Ranges",

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fabstir.api.bodies import content_length, stream_body
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json, encode_multibase
 from fabstir.primitives.errors import (
@@ -31,6 +30,7 @@ from fabstir.s5.formats.multikey import encode_multikey
 from fabstir.s5.formats.wire import LocationType, StorageLocation
 from fabstir.s5.fs import guess_media_type
 from fabstir.s5.identities.accounts import Caller
+from fabstir.web.bodies import content_length, stream_body
 
 OUTBOARD_SUFFIX: Final = ".obao"
 """What S5's nodes put behind a blob's URL to ask for its verification tree (lib5)."""

@@ -20,8 +20,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fabstir.api.bodies import stream_body
-from fabstir.api.errors import HttpRefusal
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import (
@@ -38,6 +36,8 @@ from fabstir.s5.door.ranges import Condition, parse_condition
 from fabstir.s5.door.services import S5Services
 from fabstir.s5.door.serving import Representation, means_blob, serve
 from fabstir.s5.fs import DirectoryInfo, FileInfo, Info, ReadOnlyTree, is_media_type, open_tree
+from fabstir.web.bodies import stream_body
+from fabstir.web.errors import HttpRefusal
 
 PREFIX: Final = "/s5/fs"
 CAPABILITY_HEADER: Final = "S5-Capability"

@@ -20,14 +20,14 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fabstir.api.errors import HttpRefusal
-from fabstir.api.proving import prove
-from fabstir.api.rates import Rates
 from fabstir.primitives.errors import AccessDenied, FabstirError
 from fabstir.s5.door.answers import error_response
 from fabstir.s5.door.services import S5Services
 from fabstir.s5.identities.accounts import Caller
 from fabstir.web.addresses import address_group, is_loopback
+from fabstir.web.errors import HttpRefusal
+from fabstir.web.inbound.proving import prove
+from fabstir.web.rates import Rates
 
 COOKIE: Final = "s5-auth-token"
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})

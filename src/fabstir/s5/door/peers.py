@@ -7,11 +7,11 @@ from typing import Final
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from fabstir.api.proving import prove
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.s5.door.services import S5Services
 from fabstir.s5.formats.limits import MAX_WIRE_BYTES
 from fabstir.s5.peers.connection import TRY_AGAIN_LATER
+from fabstir.web.inbound.proving import prove
 
 _MAX_REASON_BYTES: Final = 123
 """Of a WebSocket's close frame (RFC 6455)."""

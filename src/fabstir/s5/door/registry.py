@@ -8,8 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fabstir.api.bodies import read_json
-from fabstir.api.rates import Rates
 from fabstir.primitives.errors import NotFound, RemoteProtocolError
 from fabstir.protocol.fields import Fields
 from fabstir.s5.door.answers import json_response
@@ -20,6 +18,8 @@ from fabstir.s5.door.services import S5Services
 from fabstir.s5.formats.limits import MAX_REVISION
 from fabstir.s5.formats.multikey import decode_multikey, encode_multikey
 from fabstir.s5.formats.registry import SignedEntry
+from fabstir.web.bodies import read_json
+from fabstir.web.rates import Rates
 
 _MAX_CHARS: Final = 128
 """Longest field: a signature has 86 characters."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from fabstir.api.bodies import BodyLimits
-from fabstir.api.rates import Queue
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.encoding import Json
 from fabstir.protocol.crypto import Crypto
@@ -18,6 +16,8 @@ from fabstir.s5.peers import MessageConnection, Offer
 from fabstir.s5.ports import Blobs, Registry
 from fabstir.s5.store import BlobStore
 from fabstir.s5.transfer.resumable import ResumableUploads
+from fabstir.web.bodies import BodyLimits
+from fabstir.web.rates import Queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fabstir.api.bodies import stream_body
-from fabstir.api.errors import HttpRefusal
 from fabstir.primitives.errors import BlobTooLarge, RemoteProtocolError
 from fabstir.s5.door.answers import error_body, json_response
 from fabstir.s5.door.guard import require_caller
@@ -27,6 +25,8 @@ from fabstir.s5.door.tus_headers import (
     parse_number,
 )
 from fabstir.s5.transfer.resumable import ChecksumMismatch, Upload
+from fabstir.web.bodies import stream_body
+from fabstir.web.errors import HttpRefusal
 
 PATH: Final = "/s5/upload/tus"
 _BODY_TYPE: Final = "application/offset+octet-stream"

@@ -1,4 +1,4 @@
-"""A bridge's errors as ours: the inverse of the doors' table (api/errors)."""
+"""A bridge's errors as ours: the inverse of the doors' table (web/errors)."""
 
 from __future__ import annotations
 

@@ -19,10 +19,6 @@ import anyio
 from fabstir import __version__
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
-from fabstir.node.control import Asked, Command, open_control
-from fabstir.node.descriptors import s5_limits
-from fabstir.node.door_metrics import DoorMetrics
-from fabstir.node.server import bind, open_server
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import StorageError
 from fabstir.s5.cache.outboards import Outboards
@@ -41,6 +37,10 @@ from fabstir.s5.run.scrub import keep_scrubbed
 from fabstir.s5.transfer.resumable import open_resumable_uploads
 from fabstir.telemetry.metrics import MetricsRegistry
 from fabstir.telemetry.supervision import Supervision
+from fabstir.web.control import Asked, Command, open_control
+from fabstir.web.inbound.descriptors import s5_limits
+from fabstir.web.inbound.door_metrics import DoorMetrics
+from fabstir.web.inbound.server import bind, open_server
 
 _logger = logging.getLogger(__name__)
 

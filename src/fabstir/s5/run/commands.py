@@ -17,7 +17,6 @@ import anyio
 from anyio import to_thread
 
 from fabstir.crypto import NATIVE
-from fabstir.node.control import Asked, Command
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import (
@@ -46,6 +45,7 @@ from fabstir.s5.run.targets import SharedPath, parse_target, require_blob
 from fabstir.s5.store import IMPORTED, Fault, Finding
 from fabstir.s5.tables.usage import load_usage_lines
 from fabstir.telemetry.background import running
+from fabstir.web.control import Asked, Command
 
 SHARED: Final = "shared"
 """Who reads what others shared; it pins nothing."""

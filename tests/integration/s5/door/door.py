@@ -15,7 +15,6 @@ import httpx
 
 from fabstir import __version__
 from fabstir.crypto import NATIVE
-from fabstir.node.server import bind, open_server
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.encoding import Json
 from fabstir.s5.cache.outboards import Outboards
@@ -34,6 +33,7 @@ from fabstir.s5.peers import Offer, open_peers
 from fabstir.s5.ports import Blobs
 from fabstir.s5.store import BlobStore, LocalBlobs, LocalRegistry, open_store
 from fabstir.s5.transfer.resumable import open_resumable_uploads
+from fabstir.web.inbound.server import bind, open_server
 from fabstir.web.reach import Reach
 
 ACCOUNT_BYTES = 4 << 20

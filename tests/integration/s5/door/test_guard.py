@@ -11,8 +11,8 @@ import pytest
 from tests.integration.s5.door.door import Door, error_of, open_door
 from tests.integration.s5.door.raw import connect, exchange, read_all, status_of
 
-from fabstir.node import http_protocol
 from fabstir.s5.door import Limits
+from fabstir.web.inbound import http_protocol
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

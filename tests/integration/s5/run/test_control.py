@@ -11,9 +11,9 @@ from typing import Any
 import anyio
 import pytest
 
-from fabstir.node.control import Asked, Command, ask, open_control
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import ConfigError, FabstirError, NotFound, PortalUnavailable
+from fabstir.web.control import Asked, Command, ask, open_control
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -17,7 +17,6 @@ from tests.integration.s5.portals.raw_http import refuse
 from tests.integration.s5.run.conftest import eventually, s5_settings
 
 from fabstir.crypto import NATIVE
-from fabstir.node.control import Asked
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import CorruptBlob
@@ -29,6 +28,7 @@ from fabstir.s5.run.parts import PORTAL_ACCOUNTS_FILE, S5, open_s5_parts
 from fabstir.s5.store import LocalRegistry
 from fabstir.s5.tables.replicas import Replica, ReplicaState, save_stored
 from fabstir.s5.transfer.replication import MAX_CHECKED, MAX_MENDED, Replication
+from fabstir.web.control import Asked
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -8,7 +8,6 @@ import pytest
 from tests.integration.s5.run.conftest import eventually, s5_settings
 
 from fabstir.config import Settings
-from fabstir.node.control import ask
 from fabstir.s5.formats.hidden_db import ACCOUNTS_PATH, hidden_db_keys
 from fabstir.s5.formats.limits import MAX_MUTABLE_BYTES
 from fabstir.s5.formats.registry import read_blob_pointer
@@ -16,6 +15,7 @@ from fabstir.s5.portals import AccountFile, PortalAccount
 from fabstir.s5.run.build import S5Running, open_s5
 from fabstir.s5.run.parts import PORTAL_ACCOUNTS_FILE, s5_control_path, s5_folder
 from fabstir.telemetry.metrics import MetricsRegistry
+from fabstir.web.control import ask
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -12,7 +12,6 @@ import pytest
 from tests.integration.s5.run.conftest import eventually, free_port, s5_settings
 
 from fabstir.crypto import NATIVE
-from fabstir.node.control import ask
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError, NotFound, PortalError
 from fabstir.s5.identities.identity import import_identity
@@ -21,6 +20,7 @@ from fabstir.s5.run.parts import S5, open_s5_parts, s5_control_path
 from fabstir.s5.tables.pins import CACHED
 from fabstir.s5.tables.replicas import Replica, ReplicaState
 from fabstir.telemetry.metrics import MetricsRegistry
+from fabstir.web.control import ask
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

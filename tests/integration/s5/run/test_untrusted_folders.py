@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from tests.integration.s5.run.conftest import s5_settings
 
-from fabstir.node.control import Asked
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import NotFound, PathRefused, StorageError
 from fabstir.protocol.fields import Fields
 from fabstir.s5.run.commands import S5Commands
 from fabstir.s5.run.parts import S5, open_s5_parts
+from fabstir.web.control import Asked
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -7,9 +7,9 @@ import time
 
 import anyio
 import pytest
-from tests.integration.node.served import Served, frame, open_served, upgrade_head
+from tests.integration.web.served import Served, frame, open_served, upgrade_head
 
-from fabstir.node import guarded_transport, server
+from fabstir.web.inbound import guarded_transport, server
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
 
-from fabstir.node.connections import OpenConnection
+from fabstir.web.inbound.connections import OpenConnection
 
 WRITE_STALL: Final = 10.0
 """Seconds in which what was to be sent must leave, or MIN_SENT_BYTES of it."""

@@ -14,9 +14,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from fabstir.api.proving import PROVE, UNPROVE
-from fabstir.node.connections import FORWARDED_FOR, OpenConnection
-from fabstir.node.guarded_transport import GuardedTransport
+from fabstir.web.inbound.connections import FORWARDED_FOR, OpenConnection
+from fabstir.web.inbound.guarded_transport import GuardedTransport
+from fabstir.web.inbound.proving import PROVE, UNPROVE
 
 HEAD_SECONDS: Final = 30.0
 """From a connection, or a head's first byte, to the head's end; Apache and nginx take 20 to 60."""

@@ -7,9 +7,9 @@ import resource
 import pytest
 
 from fabstir.config.sections import HostSettings, S5Settings
-from fabstir.node import descriptors
-from fabstir.node.descriptors import host_limits, s5_limits
 from fabstir.primitives.errors import ConfigError
+from fabstir.web.inbound import descriptors
+from fabstir.web.inbound.descriptors import host_limits, s5_limits
 
 
 @pytest.mark.parametrize(

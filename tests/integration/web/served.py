@@ -18,9 +18,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from fabstir.api.proving import prove, unprove
-from fabstir.node.connections import Connections, DoorLimits
-from fabstir.node.server import bind, open_server
+from fabstir.web.inbound.connections import Connections, DoorLimits
+from fabstir.web.inbound.proving import prove, unprove
+from fabstir.web.inbound.server import bind, open_server
 
 PIECE = bytes(64 * 1024)
 MAX_FRAME_BYTES = 1 << 20

@@ -25,12 +25,12 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
 from websockets.exceptions import WebSocketException
 
-from fabstir.node.connections import Connections, DoorLimits, OpenConnection
-from fabstir.node.forwarded import ForwardedPlaces
-from fabstir.node.http_protocol import HttpProtocol
-from fabstir.node.request_target import RequestTargets
-from fabstir.node.websocket_protocol import WebSocketProtocol
 from fabstir.primitives.errors import ConfigError
+from fabstir.web.inbound.connections import Connections, DoorLimits, OpenConnection
+from fabstir.web.inbound.forwarded import ForwardedPlaces
+from fabstir.web.inbound.http_protocol import HttpProtocol
+from fabstir.web.inbound.request_target import RequestTargets
+from fabstir.web.inbound.websocket_protocol import WebSocketProtocol
 
 _logger = logging.getLogger(__name__)
 

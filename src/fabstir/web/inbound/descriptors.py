@@ -11,8 +11,8 @@ import resource
 from typing import Final
 
 from fabstir.config.sections import HostSettings, S5Settings
-from fabstir.node.connections import DoorLimits, parse_proxies
 from fabstir.primitives.errors import ConfigError
+from fabstir.web.inbound.connections import DoorLimits, parse_proxies
 
 MAX_DESCRIPTORS: Final = 65_536
 """What the soft limit is raised to where the hard one allows it: more than all shares need."""

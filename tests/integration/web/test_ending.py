@@ -10,10 +10,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from tests.integration.node.served import MAX_FRAME_BYTES, read_all
+from tests.integration.web.served import MAX_FRAME_BYTES, read_all
 
-from fabstir.node import server
-from fabstir.node.server import bind, open_server
+from fabstir.web.inbound import server
+from fabstir.web.inbound.server import bind, open_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
-from tests.integration.node.served import frame, upgrade_head
+from tests.integration.web.served import frame, upgrade_head
 from uvicorn.server import ServerState
 
-from fabstir.node.connections import Connections, OpenConnection
-from fabstir.node.guarded_transport import GuardedTransport
-from fabstir.node.websocket_protocol import WebSocketProtocol
+from fabstir.web.inbound.connections import Connections, OpenConnection
+from fabstir.web.inbound.guarded_transport import GuardedTransport
+from fabstir.web.inbound.websocket_protocol import WebSocketProtocol
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ from functools import partial
 
 from prometheus_client import Counter, Gauge
 
-from fabstir.node.connections import Connections, DoorLimits
 from fabstir.telemetry.metrics import MetricsRegistry
+from fabstir.web.inbound.connections import Connections, DoorLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.protocol import State
 
-from fabstir.node.guarded_transport import GuardedTransport
+from fabstir.web.inbound.guarded_transport import GuardedTransport
 
 OPENING_SECONDS: Final = 30.0
 """From the upgrade to a caller who is known; clients open the socket when a session starts."""

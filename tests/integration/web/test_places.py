@@ -7,7 +7,7 @@ import socket
 
 import anyio
 import pytest
-from tests.integration.node.served import (
+from tests.integration.web.served import (
     Served,
     frame,
     open_served,
@@ -16,7 +16,7 @@ from tests.integration.node.served import (
 )
 from tests.open_files import no_more_open_files
 
-from fabstir.node.connections import DoorLimits, parse_proxies
+from fabstir.web.inbound.connections import DoorLimits, parse_proxies
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

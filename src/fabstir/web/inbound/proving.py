@@ -1,7 +1,7 @@
 """How a door tells the server below it that a caller is somebody's.
 
 Until then a WebSocket has a deadline, takes small frames only, and gives way to others when all
-places are taken: node/connections.py, node/websocket_protocol.py.
+places are taken: web/inbound/connections.py, web/inbound/websocket_protocol.py.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from __future__ import annotations
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fabstir.api.answers import busy_response
-from fabstir.api.rates import Slots
-from fabstir.node.connections import FORWARDED_FOR, DoorLimits
 from fabstir.primitives.errors import Busy
 from fabstir.web.addresses import address_group
+from fabstir.web.answers import busy_response
+from fabstir.web.inbound.connections import FORWARDED_FOR, DoorLimits
+from fabstir.web.rates import Slots
 
 
 class ForwardedPlaces:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.integration.node.served import open_served
+from tests.integration.web.served import open_served
 
-from fabstir.node.connections import DoorLimits
+from fabstir.web.inbound.connections import DoorLimits
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

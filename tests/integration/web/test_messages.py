@@ -7,7 +7,7 @@ import time
 
 import anyio
 import pytest
-from tests.integration.node.served import (
+from tests.integration.web.served import (
     MAX_FRAME_BYTES,
     frame,
     open_served,
@@ -16,7 +16,7 @@ from tests.integration.node.served import (
     upgrade_head,
 )
 
-from fabstir.node import connections, server, websocket_protocol
+from fabstir.web.inbound import connections, server, websocket_protocol
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fabstir.node import connections as module
-from fabstir.node.connections import (
+from fabstir.web.inbound import connections as module
+from fabstir.web.inbound.connections import (
     FRAMES_BURST,
     Connections,
     DoorLimits,

@@ -8,10 +8,10 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstir.api.rates import Queue, Rates, Slots
 from fabstir.primitives.errors import Busy
 from fabstir.s5.door.guard import host_of, origin_host
 from fabstir.web.addresses import address_group
+from fabstir.web.rates import Queue, Rates, Slots
 
 
 class Clock:

@@ -14,8 +14,8 @@ import anyio
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from fabstir.api.errors import HttpRefusal
 from fabstir.primitives.errors import BlobTooLarge
+from fabstir.web.errors import HttpRefusal
 
 MAX_JSON_BYTES = 64 * 1024
 """Longest body that is read into memory."""

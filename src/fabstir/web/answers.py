@@ -7,9 +7,9 @@ from uuid import uuid4
 
 from starlette.responses import JSONResponse, Response
 
-from fabstir.api.errors import http_error
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import Busy
+from fabstir.web.errors import http_error
 
 
 def error_body(kind: str, message: str, details: Json = None) -> Json:

@@ -1,0 +1,1 @@
+"""The server that strangers connect to: who is accepted, for how long, and what they may hold."""
