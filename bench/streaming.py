@@ -96,9 +96,10 @@ async def _home(folder: Path, devnet: Devnet, account: int, more: dict[str, str]
 
 async def _load(host: Host, renter: Settings, overrides: dict[str, str]) -> list[dict[str, Any]]:
     """Run the load process and return its measurements."""
-    engine = host.model.engine
-    assert isinstance(engine, LlamaCppEngine)
-    address = engine.address
+    (model,) = host.models
+    async with model.acquire() as engine:
+        assert isinstance(engine, LlamaCppEngine)
+        address = engine.address
     orders = Orders(
         engine_host=address.host,
         engine_port=address.port,
@@ -115,7 +116,8 @@ async def _load(host: Host, renter: Settings, overrides: dict[str, str]) -> list
 
 
 def _print_table(rows: list[dict[str, Any]], host: Host) -> None:
-    info = host.model.engine.info
+    (model,) = host.models
+    info = model.info
     print(f"\n{info.model}, {info.num_slots} slots; {info.tuning}")
     print(
         f"{NUM_TOKENS} tokens an answer, prompt in the engine's cache, {NUM_ROUNDS} rounds each "

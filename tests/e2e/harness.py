@@ -205,17 +205,20 @@ class Wallet:
         host: HostProcess,
         *,
         to: Address | None = None,
+        model: ModelId | None = None,
         deposit: Wei = DEPOSIT,
         price: PricePerToken = PRICE,
         proof_interval: int = 1000,
         proof_window: int = 3600,
         max_duration: int = 86_400,
     ) -> JobId:
-        """Open a session on chain, with a host (or, `to` another one); returns its number."""
+        """Open a session on chain, with a host (or, `to` another one) and its first model (or
+        another); returns its number.
+        """
         marketplace = self.devnet.contracts.marketplace
         offer = SessionOffer(
             host=to or host.account,
-            model_id=ModelId(str(host.facts["model_id"])),
+            model_id=model or ModelId(str(host.models[0]["model_id"])),
             payment_token=NATIVE_TOKEN,
             deposit=deposit,
             price_per_token=price,

@@ -57,7 +57,7 @@ class HttpServices:
     checkpoint_index: Callable[[JobId], Awaitable[bytes | None]]
     health: Callable[[], Awaitable[Json]]
     version: Json
-    models: Json
+    models: Callable[[], Json]
     chains: Json
     chain_id: ChainId
     encryption_secret: bytes = field(repr=False)
@@ -111,7 +111,7 @@ class _Doors:
             raise RemoteProtocolError(
                 f"this host serves chain {self._services.chain_id}, not {wanted}"
             )
-        return JSONResponse(self._services.models)
+        return JSONResponse(self._services.models())
 
     async def chains(self, _request: Request) -> Response:
         return JSONResponse(self._services.chains)

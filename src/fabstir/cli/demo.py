@@ -130,7 +130,7 @@ async def _open_stage(folder: Path, cache_dir: Path) -> AsyncGenerator[_Stage]:
             hosts.append(host)
             say(
                 f"host {checksum_address(host.account)} at {host.api_url}, "
-                f"{format_amount(price, 18)} ETH per million tokens; {host.facts['engine']}"
+                f"{format_amount(price, 18)} ETH per million tokens; {host.models[0]['engine']}"
             )
         renter = devnet.accounts[len(PRICES)]
         yield _Stage(

@@ -13,7 +13,7 @@ from fabstir.cli.output import show, table
 from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
 from fabstir.crypto import checksum_address
-from fabstir.node.model import model_spec
+from fabstir.node.models import model_offers
 from fabstir.primitives.ids import ChainId
 from fabstir.primitives.units import Wei
 
@@ -62,16 +62,16 @@ async def _run(ctx: typer.Context, settings: Settings, parameters: DevnetParamet
     folder = settings.paths.data_dir / "deployments"
     async with (
         until_interrupted() as interruption,
-        open_devnet(folder, [dev_model(settings)], parameters) as running,
+        open_devnet(folder, dev_models(settings), parameters) as running,
     ):
         show(ctx, _facts(running), lambda: table("devnet", "", rows=_rows(running)))
         await interruption.wait()
 
 
-def dev_model(settings: Settings) -> DevModel:
-    """The model that the settings name, approved on a devnet."""
-    spec = model_spec(settings)
-    return DevModel(spec.repo, spec.file, spec.sha256)
+def dev_models(settings: Settings) -> list[DevModel]:
+    """The models that the settings name, approved on a devnet."""
+    specs = [offer.spec for offer in model_offers(settings)]
+    return [DevModel(spec.repo, spec.file, spec.sha256) for spec in specs]
 
 
 def _facts(running: Devnet) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Annotated, Self
 
@@ -27,13 +28,14 @@ from fabstir.config import Settings
 from fabstir.config.edit import set_settings
 from fabstir.crypto import checksum_address
 from fabstir.node.build import Host, open_host
+from fabstir.node.models import model_prices
 from fabstir.node.registration import Confirm, RegistrationPlan
-from fabstir.primitives.ids import NATIVE_TOKEN
+from fabstir.primitives.ids import NATIVE_TOKEN, Address, ModelId
 from fabstir.primitives.units import (
     COIN_DECIMALS,
     FAB_DECIMALS,
     USDC_DECIMALS,
-    Wei,
+    PricePerToken,
     format_amount,
     price_per_million,
 )
@@ -92,7 +94,7 @@ class _Starting:
         self._status.stop()
 
     def progress(self, what: str, how_far: str) -> None:
-        """See `node.model.Progress`."""
+        """See `node.models.Progress`."""
         self._status.update(f"{what}: {how_far}")
 
     def pause(self) -> None:
@@ -118,55 +120,62 @@ def _confirmation(settings: Settings, starting: _Starting, *, is_confirmed: bool
 
 
 def _show_plan(plan: RegistrationPlan) -> None:
-    native = price_per_million(plan.entry.price_in(NATIVE_TOKEN))
     rows = [
         ("account", checksum_address(plan.account)),
         ("stake", f"{format_amount(plan.stake, FAB_DECIMALS)} FAB, back when you unregister"),
         ("URL", plan.entry.api_url),
         ("reachable", plan.reachability),
-        ("model", plan.entry.model_id),
-        ("price", f"{format_amount(native, COIN_DECIMALS)} ETH per million tokens"),
+        *((("model", _priced(model_id, prices)) for model_id, prices in plan.entry.prices.items())),
     ]
     print_result(error_console, table("registering this host", "", rows=rows))
 
 
+def _priced(model_id: ModelId, prices: Mapping[Address, PricePerToken]) -> str:
+    native = price_per_million(prices[NATIVE_TOKEN])
+    return f"{model_id} at {format_amount(native, COIN_DECIMALS)} ETH per million tokens"
+
+
 def _serving(host: Host) -> dict[str, object]:
-    info = host.model.engine.info
     return {
         "account": checksum_address(host.market.signer.address),
         "api_url": host.api_url,
         "metrics_url": f"http://127.0.0.1:{host.metrics_port}/metrics",
         "p2p_addresses": list(host.p2p.addresses),
-        "model_id": host.model.model_id,
-        "model": f"{host.model.spec.repo}:{host.model.spec.file}",
-        "max_model_len": info.max_model_len,
-        "num_slots": info.num_slots,
-        "engine": info.tuning,
+        "models": [
+            {
+                "model_id": model.model_id,
+                "model": model.name,
+                "max_model_len": model.info.max_model_len,
+                "num_slots": model.info.num_slots,
+                "engine": model.info.tuning,
+            }
+            for model in host.models
+        ],
         **s5_facts(host.s5),
     }
 
 
 def _serving_rows(host: Host) -> list[tuple[str, RenderableType]]:
     facts = _serving(host)
-    prices = host.market.settings.host
+    settings = host.market.settings
+    prices = model_prices(settings, host.market.contracts.usdc.address)
     return [
-        ("serving", str(facts["model"])),
+        ("serving", lines(*(model.name for model in host.models))),
         ("host", str(facts["account"])),
         ("API", str(facts["api_url"])),
         ("libp2p", lines(*host.p2p.addresses)),
         ("S5", str(facts["s5_url"])),
         ("metrics", str(facts["metrics_url"])),
-        (
-            "price",
-            _price(prices.price_native_per_million, prices.price_usdc_per_million),
-        ),
-        ("engine", str(facts["engine"])),
+        ("price", lines(*(_price(prices[model.model_id]) for model in host.models))),
+        ("engine", lines(*(model.info.tuning for model in host.models))),
         ("stop", "Ctrl-C: finishes answers, proves, settles"),
     ]
 
 
-def _price(native: Wei, usdc: Wei) -> str:
-    coin, dollars = format_amount(native, COIN_DECIMALS), format_amount(usdc, USDC_DECIMALS)
+def _price(prices: Mapping[Address, PricePerToken]) -> str:
+    (usdc,) = (price for token, price in prices.items() if token != NATIVE_TOKEN)
+    coin = format_amount(price_per_million(prices[NATIVE_TOKEN]), COIN_DECIMALS)
+    dollars = format_amount(price_per_million(usdc), USDC_DECIMALS)
     return f"{coin} ETH or {dollars} USDC per million tokens"
 
 

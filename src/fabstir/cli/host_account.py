@@ -58,6 +58,7 @@ def _status_rows(facts: HostStatus) -> list[tuple[str, str]]:
     if facts.held_native or facts.held_usdc:
         held = _amounts(facts.held_native, facts.held_usdc)
         rows.append(("held by the marketplace", f"{held}: `fabstir withdraw` gets it as well"))
+    rows += [("engine", f"{name}: {state}") for name, state in facts.models.items()]
     return [*rows, *(("why", reason) for reason in facts.reasons)]
 
 

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,12 @@ class HostProcess:
     def p2p_address(self) -> str:
         """A multiaddr to bootstrap from."""
         return str(self.facts["p2p_addresses"][0])
+
+    @property
+    def models(self) -> Sequence[Mapping[str, Any]]:
+        """Of each that it serves: model_id, model, max_model_len, num_slots, engine."""
+        models: Sequence[Mapping[str, Any]] = self.facts["models"]
+        return models
 
     @property
     def data_dir(self) -> Path:

@@ -98,7 +98,9 @@ class HostSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """The served model. `repo`, `file` and `sha256` come together; none of them: the demo model."""
+    """A served model: `[model]`, or one of `[[models]]`. `repo`, `file` and `sha256` come together;
+    none of them: the demo model.
+    """
 
     repo: str | None = None
     file: str | None = None
@@ -117,6 +119,10 @@ class ModelSettings:
     """Context of each slot, prompt and completion together."""
     num_slots: Annotated[int, Between(1, 256)] = 4
     """Requests decoded at the same time."""
+    price_native_per_million: _Money | None = None
+    """Wei for a million completion tokens of this model; None: `host.price_native_per_million`."""
+    price_usdc_per_million: _Money | None = None
+    """10^-6 USDC; likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

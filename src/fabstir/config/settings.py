@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import errno
 import ipaddress
 import os
 import re
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,6 +20,14 @@ from fabstir.config.environment import (
     setting_variables,
 )
 from fabstir.config.homes import NoHome, expanded, user_config_folder
+from fabstir.config.mistakes import unknown_setting, wrong_value
+from fabstir.config.models import (
+    MODELS,
+    check_model,
+    models_from_text,
+    models_from_toml,
+    table_name,
+)
 from fabstir.config.plain_files import read_plain
 from fabstir.config.sections import (
     ChainSettings,
@@ -36,19 +43,13 @@ from fabstir.config.sections import (
     WalletSettings,
 )
 from fabstir.config.values import SettingType, Value, resolve, setting_types
-from fabstir.primitives.cid import BlobId
 from fabstir.primitives.edited_text import decode_edited
 from fabstir.primitives.errors import ConfigError
 
 Origin = Literal["default", "file", "environment", "flag"]
 
-_SECRET_WORDS = ("private_key", "secret", "mnemonic", "seed", "password")
-
 _MAX_FILE_BYTES: Final = 16 << 20
 """Of the settings file: thousands of times what all settings take."""
-
-_MAX_SHOWN_CHARS: Final = 200
-"""Of a value that is refused."""
 
 _NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM})
 
@@ -80,6 +81,7 @@ class Settings:
     paths: PathSettings = field(default_factory=PathSettings)
     host: HostSettings = field(default_factory=HostSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    models: tuple[ModelSettings, ...] = ()
     engine: EngineSettings = field(default_factory=EngineSettings)
     p2p: P2PSettings = field(default_factory=P2PSettings)
     s5: S5Settings = field(default_factory=S5Settings)
@@ -91,22 +93,44 @@ class Settings:
     origins: Mapping[str, Origin]
     """Where each value that is no default came from, by "section.name"."""
 
+    def served_models(self) -> tuple[tuple[str, ModelSettings], ...]:
+        """Every model to serve, with what it is called in the settings.
+
+        `[model]` is one of them if any of it is set; it is the demo model if there is no other.
+        """
+        is_set = any(key.startswith("model.") for key in self.origins)
+        single = (("model", self.model),) if is_set or not self.models else ()
+        return (*single, *((table_name(index), each) for index, each in enumerate(self.models)))
+
     def describe(self) -> tuple[SettingValue, ...]:
-        """Every setting with its value and origin, in the order of their definition."""
-        return tuple(
+        """Every setting with its value and origin, in the order of their definition; of the tables
+        of `[[models]]` what differs from the defaults.
+        """
+        single = (
             SettingValue(name, _plain(self._value(name)), self.origins.get(name, "default"))
             for name in SETTING_TYPES
         )
+        return (*single, *self._describe_models())
+
+    def _describe_models(self) -> Iterator[SettingValue]:
+        origin = self.origins.get(MODELS, "default")
+        for index, model in enumerate(self.models):
+            for each in dataclasses.fields(model):
+                value = getattr(model, each.name)
+                if value != getattr(_DEFAULT_MODEL, each.name):
+                    yield SettingValue(f"{table_name(index)}.{each.name}", _plain(value), origin)
 
     def _value(self, key: str) -> Value:
         section, _, name = key.partition(".")
         return getattr(getattr(self, section), name)
 
 
+_DEFAULT_MODEL = ModelSettings()
+
 _SECTIONS: dict[str, Any] = {
     name: hint
     for name, hint in typing.get_type_hints(Settings).items()
-    if name not in ("file", "origins")
+    if name not in (MODELS, "file", "origins")
 }
 
 SETTING_TYPES: dict[str, SettingType] = {
@@ -115,6 +139,8 @@ SETTING_TYPES: dict[str, SettingType] = {
     for name, setting_type in setting_types(cls).items()
 }
 """Every setting by its "section.name"."""
+
+_KEYS = (*SETTING_TYPES, MODELS)
 
 
 def default_config_file() -> Path:
@@ -129,6 +155,14 @@ def locate_config_file(file: Path | None, environ: Mapping[str, str] = os.enviro
     """The file that `load_settings` would read; it may be absent."""
     named = file or (Path(text) if (text := environ.get(CONFIG_FILE_VARIABLE)) else None)
     return expanded(named).absolute() if named else default_config_file()
+
+
+@dataclass(slots=True)
+class _Layer:
+    """What one place sets. A list of models replaces that of the layer below."""
+
+    values: dict[str, Value] = field(default_factory=dict[str, Value])
+    models: tuple[ModelSettings, ...] | None = None
 
 
 def load_settings(
@@ -159,17 +193,20 @@ def load_settings(
             f"`fabstir --config {path} config set SECTION.NAME=VALUE`, or correct --config "
             f"or {CONFIG_FILE_VARIABLE}"
         )
-    layers: dict[Origin, dict[str, Value]] = {
+    layers: dict[Origin, _Layer] = {
         "file": _from_file(path),
         "environment": _from_environment(environ),
         "flag": _from_overrides(overrides or {}),
     }
     values: dict[str, Value] = {}
     origins: dict[str, Origin] = {}
+    models: tuple[ModelSettings, ...] = ()
     for origin, layer in layers.items():
-        values |= layer
-        origins |= dict.fromkeys(layer, origin)
-    return _checked(_build(path, values, origins))
+        values |= layer.values
+        origins |= dict.fromkeys(layer.values, origin)
+        if layer.models is not None:
+            models, origins[MODELS] = layer.models, origin
+    return _checked(_build(path, values, models, origins))
 
 
 def parse_setting(key: str, text: str, *, folder: Path, source: str) -> Value:
@@ -181,21 +218,24 @@ def parse_setting(key: str, text: str, *, folder: Path, source: str) -> Value:
     try:
         return _type_of(key, source).from_text(text, folder)
     except ValueError as exc:
-        raise _wrong_value(key, source, text) from exc
+        raise wrong_value(key, source, text, SETTING_TYPES[key]) from exc
 
 
-def _from_file(file: Path) -> dict[str, Value]:
-    values: dict[str, Value] = {}
+def _from_file(file: Path) -> _Layer:
+    layer = _Layer()
     for section, table in read_document(file).items():
+        if section == MODELS:
+            layer.models = models_from_toml(table, folder=file.parent, source=str(file))
+            continue
         if section not in _SECTIONS or not isinstance(table, dict):
-            raise _unknown(section, str(file), list(_SECTIONS))
+            raise unknown_setting(section, str(file), [*_SECTIONS, MODELS])
         for name, raw in typing.cast("dict[str, object]", table).items():
             key = f"{section}.{name}"
             try:
-                values[key] = _type_of(key, str(file)).from_toml(raw, file.parent)
+                layer.values[key] = _type_of(key, str(file)).from_toml(raw, file.parent)
             except ValueError as exc:
-                raise _wrong_value(key, str(file), raw) from exc
-    return values
+                raise wrong_value(key, str(file), raw, SETTING_TYPES[key]) from exc
+    return layer
 
 
 def read_edited(file: Path) -> tuple[str, str]:
@@ -226,50 +266,47 @@ def read_document(file: Path) -> dict[str, object]:
         raise ConfigError(f"{file} is not TOML in UTF-8: {exc}; correct that line") from exc
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
-    keys = {ENVIRONMENT_PREFIX + key.replace(".", "_").upper(): key for key in SETTING_TYPES}
-    values: dict[str, Value] = {}
+def _from_environment(environ: Mapping[str, str]) -> _Layer:
+    keys = {ENVIRONMENT_PREFIX + key.replace(".", "_").upper(): key for key in _KEYS}
+    layer = _Layer()
     for variable, text in setting_variables(environ, keys).items():
         if variable not in keys:
-            raise _unknown(variable, "the environment", list(keys))
-        values[keys[variable]] = parse_setting(
-            keys[variable], text, folder=Path.cwd(), source=variable
-        )
-    return values
+            raise unknown_setting(variable, "the environment", list(keys))
+        _set_from_text(layer, keys[variable], text, source=variable)
+    return layer
 
 
-def _from_overrides(overrides: Mapping[str, str]) -> dict[str, Value]:
-    return {
-        key: parse_setting(key, text, folder=Path.cwd(), source="the command line")
-        for key, text in overrides.items()
-    }
+def _from_overrides(overrides: Mapping[str, str]) -> _Layer:
+    layer = _Layer()
+    for key, text in overrides.items():
+        _set_from_text(layer, key, text, source="the command line")
+    return layer
+
+
+def _set_from_text(layer: _Layer, key: str, text: str, *, source: str) -> None:
+    folder = Path.cwd()
+    if key == MODELS:
+        layer.models = models_from_text(text, folder=folder, source=source)
+    else:
+        layer.values[key] = parse_setting(key, text, folder=folder, source=source)
 
 
 def _type_of(key: str, source: str) -> SettingType:
+    if key == MODELS:
+        raise ConfigError(
+            f"{source}: models is a list of tables: write [[models]] into the file by hand"
+        )
     if key not in SETTING_TYPES:
-        raise _unknown(key, source, list(SETTING_TYPES))
+        raise unknown_setting(key, source, list(_KEYS))
     return SETTING_TYPES[key]
 
 
-def _unknown(name: str, source: str, known: list[str]) -> ConfigError:
-    if any(word in name.lower() for word in _SECRET_WORDS):
-        return ConfigError(
-            f"{source}: {name} looks like a secret, and secrets never go into the settings: "
-            "remove it and put the key into the keystore with `fabstir keys import`"
-        )
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    advice = f"did you mean {nearest[0]}?" if nearest else "known are " + ", ".join(known)
-    return ConfigError(f"{source}: there is no setting {name}; {advice}")
-
-
-def _wrong_value(key: str, source: str, value: object) -> ConfigError:
-    shown = repr(value)
-    if len(shown) > _MAX_SHOWN_CHARS:
-        shown = f"{shown[:_MAX_SHOWN_CHARS]}..."
-    return ConfigError(f"{source}: {key} is {shown}, but {SETTING_TYPES[key].expected} is expected")
-
-
-def _build(file: Path, values: dict[str, Value], origins: dict[str, Origin]) -> Settings:
+def _build(
+    file: Path,
+    values: dict[str, Value],
+    models: tuple[ModelSettings, ...],
+    origins: dict[str, Origin],
+) -> Settings:
     sections: dict[str, Any] = {}
     for section, cls in _SECTIONS.items():
         prefix = section + "."
@@ -279,7 +316,7 @@ def _build(file: Path, values: dict[str, Value], origins: dict[str, Origin]) -> 
             f.name: resolve(getattr(chosen, f.name), file.parent) for f in dataclasses.fields(cls)
         }
         sections[section] = cls(**paths)
-    return Settings(file=file, origins=origins, **sections)
+    return Settings(file=file, origins=origins, models=models, **sections)
 
 
 def _checked(settings: Settings) -> Settings:
@@ -288,7 +325,9 @@ def _checked(settings: Settings) -> Settings:
     Raises:
         ConfigError: names the settings and what would be right.
     """
-    _check_model(settings.model)
+    check_model(settings.model, "model")
+    for index, model in enumerate(settings.models):
+        check_model(model, table_name(index))
     for key, networks in (
         ("host.trusted_proxies", settings.host.trusted_proxies),
         ("s5.trusted_proxies", settings.s5.trusted_proxies),
@@ -339,32 +378,6 @@ def _checked_s5(settings: Settings) -> Settings:
             f"s5.peers name {num_elsewhere} other places: name more of them, or lower s5.replicas"
         )
     return dataclasses.replace(settings, s5=s5)
-
-
-def _check_model(model: ModelSettings) -> None:
-    identity = {"repo": model.repo, "file": model.file, "sha256": model.sha256}
-    missing = [f"model.{name}" for name, value in identity.items() if value is None]
-    if 0 < len(missing) < len(identity):
-        raise ConfigError(
-            f"{' and '.join(missing)} must be set too: model.repo, model.file and model.sha256 "
-            "name a model together; without all three the demo model is served"
-        )
-    sources = {"model.cid": model.cid, "model.url": model.url, "model.hub": model.hub}
-    chosen = [key for key, value in sources.items() if value is not None]
-    if len(chosen) > 1:
-        raise ConfigError(f"{' and '.join(chosen)} are set: choose one place for the model's file")
-    if model.hub is not None and model.repo is None:
-        raise ConfigError(
-            "model.hub is set, but no model: set model.repo, model.file and model.sha256 as well"
-        )
-    if model.cid is not None:
-        try:
-            BlobId.decode(model.cid)
-        except ValueError as exc:
-            raise ConfigError(
-                f"model.cid is {model.cid!r}, which is no S5 identifier ({exc}): take what "
-                "`fabstir s5 put --plain` said"
-            ) from exc
 
 
 def _made_public(settings: Settings) -> Settings:

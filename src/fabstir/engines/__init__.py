@@ -12,6 +12,7 @@ from fabstir.engines.engine import (
     needs_of,
 )
 from fabstir.engines.launcher import CannotStart, EngineProcess, Launcher
+from fabstir.engines.pool import EnginePool, LocateModel, OpenEngine, open_pool
 from fabstir.engines.supervisor import RestartPolicy, Supervisor
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Capability",
     "Engine",
     "EngineInfo",
+    "EnginePool",
     "EngineProcess",
     "EngineState",
     "GenerationChunk",
@@ -26,7 +28,10 @@ __all__ = [
     "GenerationEvent",
     "GenerationRequest",
     "Launcher",
+    "LocateModel",
+    "OpenEngine",
     "RestartPolicy",
     "Supervisor",
     "needs_of",
+    "open_pool",
 ]

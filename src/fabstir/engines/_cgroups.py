@@ -1,4 +1,4 @@
-"""The processor time that this process's control groups allow, in whole cores."""
+"""What this process's control groups allow: processor time in whole cores, memory in bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 _MOUNT = "sys/fs/cgroup"
-_V1_NAMES = ("cpu,cpuacct", "cpu", "cpuacct,cpu")
+_CPU, _MEMORY = "cpu", "memory"
+_V1_NAMES = {_CPU: ("cpu,cpuacct", "cpu", "cpuacct,cpu"), _MEMORY: ("memory",)}
 
 
 def cpu_quotas(root: Path) -> Iterator[int]:
@@ -18,21 +19,38 @@ def cpu_quotas(root: Path) -> Iterator[int]:
     Args:
         root: of the file system that has /proc and /sys.
     """
-    for name, path in _groups(root):
+    for folder in _folders(root, _CPU):
+        yield from _quota_v2(folder)
+        yield from _quota_v1(folder)
+
+
+def memory_quotas(root: Path) -> Iterator[int]:
+    """The same for memory, in bytes."""
+    for folder in _folders(root, _MEMORY):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            try:
+                yield int((folder / name).read_text())
+            except (OSError, ValueError):  # there is none, or it is "max"
+                continue
+
+
+def _folders(root: Path, controller: str) -> Iterator[Path]:
+    """Where the groups that this process is in may have the limits of a controller."""
+    for is_v1, path in _groups(root, controller):
         for folder in (path, *path.parents):
             relative = str(folder).lstrip("/")
             mount = root / _MOUNT
-            if not name:
-                yield from _quota_v2(mount / relative)
-            for v1 in _V1_NAMES if name else ():
-                yield from _quota_v1(mount / v1 / relative)
+            if not is_v1:
+                yield mount / relative
+            for name in _V1_NAMES[controller] if is_v1 else ():
+                yield mount / name / relative
 
 
-def _groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
-    """Controller ("": version 2) and path of each group that may limit processor time."""
+def _groups(root: Path, wanted: str) -> Iterator[tuple[bool, PurePosixPath]]:
+    """Whether it is of version 1, and the path, of each group that may limit the controller."""
     top = PurePosixPath("/")
-    yield "", top
-    yield "cpu", top
+    yield False, top
+    yield True, top
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except (OSError, ValueError):
@@ -43,9 +61,9 @@ def _groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
         if not path.startswith("/") or ".." in path.split("/"):
             continue
         if not controllers:
-            yield "", PurePosixPath(path)
-        elif "cpu" in controllers.split(","):
-            yield "cpu", PurePosixPath(path)
+            yield False, PurePosixPath(path)
+        elif wanted in controllers.split(","):
+            yield True, PurePosixPath(path)
 
 
 def _quota_v2(folder: Path) -> Iterator[int]:

@@ -16,13 +16,12 @@ from typing import Final
 
 import anyio
 
-from fabstir.engines import Engine, GenerationChunk, GenerationEnd, GenerationRequest
+from fabstir.engines import Engine, GenerationChunk, GenerationEnd, GenerationRequest, needs_of
 from fabstir.jobs.dialects import Dialect, ExtensionDialect
 from fabstir.jobs.session import LiveSession, Send
 from fabstir.jobs.stops import StopStrings
 from fabstir.market.ledger import HostLedger
-from fabstir.primitives.errors import ContextLengthExceeded, DepositExhausted
-from fabstir.primitives.ids import Hash32
+from fabstir.primitives.errors import ContextLengthExceeded, DepositExhausted, SessionRefused
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.commitments import (
@@ -55,20 +54,20 @@ class AnswerServices:
     Attributes:
         acknowledgement_timeout: seconds after which an answer ends as "unacknowledged": the
             renter stopped agreeing.
+        observe_first_token: told a model's name and how many seconds its first piece took.
+        observe_tokens: told a model's name and how many tokens were sent.
     """
 
-    engine: Engine
     ledger: HostLedger
     domain: Domain
     crypto: Crypto
     wallet_secret: bytes = field(repr=False)
-    model_digest: Hash32
     acknowledgement_timeout: float
     max_unproven: Callable[[LiveSession], int]
     claim_soon: Callable[[LiveSession], None]
     random: Callable[[int], bytes]
-    observe_first_token: Callable[[float], None]
-    observe_tokens: Callable[[int], None]
+    observe_first_token: Callable[[str, float], None]
+    observe_tokens: Callable[[str, int], None]
 
 
 @dataclass(slots=True)
@@ -130,21 +129,27 @@ class Answer:
         """Stream the answer.
 
         Raises:
-            ContextLengthExceeded, DepositExhausted: nothing was delivered or billed.
+            SessionRefused, ContextLengthExceeded, DepositExhausted: nothing was delivered or
+                billed.
             EngineError: to a client that gives acknowledgements, what was not receipted yet is
                 not billed.
         """
+        async with self._session.model.acquire() as engine:
+            await self._run(engine)
+
+    async def _run(self, engine: Engine) -> None:
         session = self._session
+        self._require_capabilities(engine)
         # What an answer that failed had sent and not receipted is nobody's debt.
         session.delivered = session.issued.cumulative_tokens
         turn = session.conversation.turn(self._request)
-        prompt = await self._services.engine.tokenize_chat(turn)
+        prompt = await engine.tokenize_chat(turn)
         limit, limit_reason = self._limit(len(prompt))
         session.issued = session.issued.next_request()
         await self._services.ledger.reserve(session.row.job_id, self._window_end())
         self._work = self._work_of(turn, len(prompt))
         try:
-            reason = await self._deliver(prompt, limit, limit_reason)
+            reason = await self._deliver(engine, prompt, limit, limit_reason)
             if rest := self._stops.rest():
                 await self._send_piece(GenerationChunk(rest, ()))
         finally:
@@ -166,9 +171,17 @@ class Answer:
         seed = derive_seed(nonce, session.seed_nonce, session.row.job_id, self._services.crypto)
         return request.with_seed(seed)
 
+    def _require_capabilities(self, engine: Engine) -> None:
+        if missing := needs_of(self._sampling) - engine.capabilities():
+            raise SessionRefused(
+                "UNSUPPORTED_REQUEST",
+                f"the engine of {self._session.model.name} has no {', '.join(sorted(missing))}: "
+                "ask without",
+            )
+
     def _limit(self, num_prompt_tokens: int) -> tuple[int, str]:
         """How many tokens may be generated, and what it means to reach that many."""
-        max_model_len = self._services.engine.info.max_model_len
+        max_model_len = self._session.model.info.max_model_len
         room = max_model_len - num_prompt_tokens
         if room < 1:
             raise ContextLengthExceeded(num_prompt_tokens, max_model_len)
@@ -184,7 +197,7 @@ class Answer:
     def _work_of(self, turn: tuple[ChatMessage, ...], num_prompt_tokens: int) -> Work:
         crypto = self._services.crypto
         return Work(
-            model_digest=self._services.model_digest,
+            model_digest=self._session.model.digest,
             prompt_commitment=prompt_commitment(turn, self._salt, crypto),
             output_commitment=output_commitment((), "", self._salt, crypto),
             sampling_digest=sampling_digest(self._sampling, crypto),
@@ -197,7 +210,9 @@ class Answer:
 
     # -- delivery -----------------------------------------------------------------------------
 
-    async def _deliver(self, prompt: tuple[int, ...], limit: int, limit_reason: str) -> str:
+    async def _deliver(
+        self, engine: Engine, prompt: tuple[int, ...], limit: int, limit_reason: str
+    ) -> str:
         """Generate and send until there is a reason to stop; returns it."""
         while True:
             left = limit - len(self._output.token_ids)
@@ -209,7 +224,7 @@ class Answer:
                 prompt_token_ids=(*prompt, *self._output.token_ids),
                 sampling=replace(self._sampling, max_tokens=left, stop=()),
             )
-            end = await self._stream(request, left)
+            end = await self._stream(engine, request, left)
             if self._stops.is_found:
                 return "stop"
             if self._stopping:
@@ -217,11 +232,13 @@ class Answer:
             if end is not None:
                 return limit_reason if end.finish_reason == "length" else end.finish_reason
 
-    async def _stream(self, request: GenerationRequest, left: int) -> GenerationEnd | None:
+    async def _stream(
+        self, engine: Engine, request: GenerationRequest, left: int
+    ) -> GenerationEnd | None:
         """Send what the engine makes, up to `left` tokens; None if it was cancelled to wait or to
         stop.
         """
-        async with self._services.engine.generate(request) as events:
+        async with engine.generate(request) as events:
             async for event in events:
                 if isinstance(event, GenerationEnd):
                     return event
@@ -271,12 +288,14 @@ class Answer:
 
     async def _send_piece(self, chunk: GenerationChunk) -> None:
         if not self._output.num_chunks:
-            self._services.observe_first_token(time.monotonic() - self._started)
+            self._services.observe_first_token(
+                self._session.model.name, time.monotonic() - self._started
+            )
         index = self._output.num_chunks
         self._send(lambda: [self._dialect.chunk(self._request_id, index, chunk)])
         self._output.add(chunk)
         self._session.delivered = TokenCount(self._session.delivered + len(chunk.token_ids))
-        self._services.observe_tokens(len(chunk.token_ids))
+        self._services.observe_tokens(self._session.model.name, len(chunk.token_ids))
         if len(self._output.token_ids) - self._output.num_receipted >= RECEIPT_INTERVAL_TOKENS:
             await self._receipt()
 
@@ -359,6 +378,6 @@ class Answer:
             usage=Usage(
                 prompt_tokens=end.num_prompt_tokens,
                 completion_tokens=end.num_completion_tokens,
-                context_window_size=self._services.engine.info.max_model_len,
+                context_window_size=self._session.model.info.max_model_len,
             ),
         )

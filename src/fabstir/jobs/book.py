@@ -14,6 +14,7 @@ from fabstir.market.ledger import HostLedger
 from fabstir.primitives.errors import SessionRefused
 from fabstir.primitives.ids import JobId
 from fabstir.protocol.client_messages import EncryptedSessionInit
+from fabstir.serving.models import ServedModel
 
 MAX_ADMISSIONS = 16
 """Handshakes at the gate at a time; each asks the chain some three times."""
@@ -111,7 +112,7 @@ class SessionBook:
                 "SESSION_NOT_ACTIVE", f"session {job_id} is being settled: open another"
             )
         if session is None or is_new_signer:
-            session = self._begin(row, session)
+            session = self._begin(row, admission.model, session)
         session.row = row
         session.resume(head)
         session.proven = proven
@@ -120,12 +121,14 @@ class SessionBook:
         self._holders[job_id] = owner
         return session
 
-    def _begin(self, row: SessionRow, former: LiveSession | None) -> LiveSession:
+    def _begin(
+        self, row: SessionRow, model: ServedModel, former: LiveSession | None
+    ) -> LiveSession:
         """A session without a past for its signer: what was said to another one is not its own.
 
         What another one lost is: else a renter could get a window for nothing with each new key.
         """
-        session = LiveSession(row=row, seed_nonce=self._random(32))
+        session = LiveSession(row=row, model=model, seed_nonce=self._random(32))
         if former is not None:
             session.lost = former.lost + max(0, former.unacknowledged)
         else:

@@ -228,8 +228,8 @@ class ClientConnection:
             crypto=services.crypto,
         )
         terms = ExtensionTerms(
-            model_digest=services.model_digest,
-            max_model_len=services.engine.info.max_model_len,
+            model_digest=session.model.digest,
+            max_model_len=session.model.info.max_model_len,
             price_per_token=row.price_per_token,
             receipt_interval=RECEIPT_INTERVAL_TOKENS,
             max_unacknowledged=MAX_UNACKNOWLEDGED_TOKENS,

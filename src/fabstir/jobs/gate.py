@@ -1,6 +1,6 @@
 """Who may spend a session: the one check that stands before every door.
 
-On chain: the job exists, is active, is ours, is for our model, has not run out. In the
+On chain: the job exists, is active, is ours, is for a model of ours, has not run out. In the
 handshake: nothing replayed, the inner job is the outer one, and the caller is the depositor, its
 on-chain delegate, or a session key that one of them signed. Clients that cannot sign that are
 pinned to their first key, and give way to the depositor.
@@ -19,7 +19,7 @@ from fabstir.jobs.records import ChainRecords
 from fabstir.market.ledger import HostLedger
 from fabstir.market.worth import HostTerms
 from fabstir.primitives.errors import SessionRefused
-from fabstir.primitives.ids import Address, JobId, ModelId
+from fabstir.primitives.ids import Address, JobId
 from fabstir.protocol.authorization import SignedAuthorization
 from fabstir.protocol.client_messages import EncryptedSessionInit
 from fabstir.protocol.crypto import Crypto
@@ -28,6 +28,7 @@ from fabstir.protocol.envelope import init_aad, open_init
 from fabstir.protocol.limits import MAX_AUTHORIZATION_LIFETIME
 from fabstir.protocol.payloads import InitPlaintext
 from fabstir.protocol.receipts import SignedAcknowledgement
+from fabstir.serving.models import ServedModel, ServedModels
 
 _MAX_JOB_ID: Final = 1 << 63
 """What the journal's integers hold; contracts number jobs from 1."""
@@ -39,9 +40,11 @@ class Admission:
 
     Attributes:
         row: the session, which the signer speaks for now.
+        model: the one that the session was opened for, which alone answers in it.
     """
 
     row: SessionRow
+    model: ServedModel
     init: InitPlaintext
     signer: Address
 
@@ -57,7 +60,7 @@ class Gate:
     gas_price: GasPrice
     domain: Domain
     host: Address
-    model_id: ModelId
+    models: ServedModels
     encryption_secret: bytes = field(repr=False)
     crypto: Crypto
     chain_time: Callable[[], Awaitable[int]]
@@ -84,6 +87,9 @@ class Gate:
                 f"(job {message.job_id}, session {message.session_id})",
             )
         row = await self._check_job(init.job_id)
+        model = self.models.of_session(
+            row.job_id, row.model_id, named=init.model_name, is_free=init.extension is None
+        )
         is_proven = await self._is_proven(message, init, row, opened.signer)
         if not row.yields_to(opened.signer, is_proven=is_proven):
             raise _pinned(row, opened.signer)
@@ -101,7 +107,7 @@ class Gate:
             raise _pinned(row, opened.signer)
         if init.extension and init.extension.last_acknowledgement:
             await self._take_last(init.extension.last_acknowledgement, bound, opened.signer)
-        return Admission(row=bound, init=init, signer=opened.signer)
+        return Admission(row=bound, model=model, init=init, signer=opened.signer)
 
     # -- on chain -----------------------------------------------------------------------------
 
@@ -130,11 +136,6 @@ class Gate:
                 f"session {job_id} is past its {job.max_duration} seconds: open another",
             )
         row = await self.records.row_of(job)
-        if row.model_id != self.model_id:
-            raise SessionRefused(
-                "WRONG_MODEL",
-                f"session {job_id} is for model {row.model_id}, this host serves {self.model_id}",
-            )
         if row.state != SessionState.OPEN:
             raise SessionRefused(
                 "SESSION_NOT_ACTIVE", f"session {job_id} is being settled: open another"

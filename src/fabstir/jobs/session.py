@@ -17,6 +17,7 @@ from fabstir.protocol.frames import Frame
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.receipts import ChainHead, Receipt
 from fabstir.serving.conversation import Conversation
+from fabstir.serving.models import ServedModel
 
 MAX_LOST_TOKENS: Final = 4 * MAX_UNACKNOWLEDGED_TOKENS
 """What a session may lose by reconnecting before it is served no more. Without it, a renter that
@@ -55,6 +56,7 @@ class LiveSession:
     """The state of a session in memory; the journal has all that must survive.
 
     Attributes:
+        model: the one that it was opened for.
         issued: head of the receipts that were sent.
         agreed: tokens that may be claimed.
         delivered: tokens that were sent, receipted or not.
@@ -71,6 +73,7 @@ class LiveSession:
     """
 
     row: SessionRow
+    model: ServedModel
     seed_nonce: bytes
     issued: ChainHead = field(default_factory=ChainHead)
     agreed: TokenCount = TokenCount(0)

@@ -8,10 +8,10 @@ sent whose gas costs more than the host earns by it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fabstir.primitives.ids import NATIVE_TOKEN, Address
+from fabstir.primitives.ids import NATIVE_TOKEN, Address, ModelId
 from fabstir.primitives.units import (
     BPS_DENOMINATOR,
     PRICE_PRECISION,
@@ -47,6 +47,7 @@ class HostTerms:
     Attributes:
         prices: what it asks, by payment token. Gas is paid in the chain's coin; what a token is
             worth in it follows from the two prices, which are for the same work.
+        model_prices: the same for models with prices of their own.
         min_deposits: the host's own minimum, by payment token; on top of what settling costs.
         min_duration: seconds.
         max_unproven: tokens that may be delivered beyond the last proof; see `max_unproven_of`.
@@ -55,6 +56,9 @@ class HostTerms:
     """
 
     prices: Mapping[Address, PricePerToken]
+    model_prices: Mapping[ModelId, Mapping[Address, PricePerToken]] = field(
+        default_factory=dict[ModelId, Mapping[Address, PricePerToken]]
+    )
     min_deposits: Mapping[Address, Wei]
     min_proof_interval: TokenCount
     min_duration: int
@@ -62,13 +66,17 @@ class HostTerms:
     fee: BasisPoints
     min_proven: TokenCount
 
+    def prices_of(self, model_id: ModelId) -> Mapping[Address, PricePerToken]:
+        """What it asks for a model, by payment token."""
+        return self.model_prices.get(model_id, self.prices)
+
     def objection(self, terms: SessionTerms, gas_price: Wei) -> str | None:
         """Why a session is not served: the cause and what to open instead; None if it is.
 
         Args:
             gas_price: wei for a unit of gas now.
         """
-        price = self.prices.get(terms.payment_token)
+        price = self.prices_of(terms.model_id).get(terms.payment_token)
         if not price:
             return f"this host has no price in {terms.payment_token}: pay in one that it has"
         if terms.price_per_token < price:
@@ -102,7 +110,8 @@ class HostTerms:
 
     def tokens_worth(self, gas: int, terms: SessionTerms, gas_price: Wei) -> TokenCount:
         """The fewest tokens of a session by which the host earns more than `gas` costs."""
-        price, coin_price = self.prices.get(terms.payment_token), self.prices[NATIVE_TOKEN]
+        prices = self.prices_of(terms.model_id)
+        price, coin_price = prices.get(terms.payment_token), prices[NATIVE_TOKEN]
         if not price or not coin_price or self.fee >= BPS_DENOMINATOR:
             return _NEVER
         in_token = gas * gas_price * price // coin_price + 1

@@ -20,8 +20,13 @@ from fabstir.crypto import NATIVE
 from fabstir.engines import EngineState
 from fabstir.node.market import HostMarket, open_market
 from fabstir.node.metrics import HostMetrics
-from fabstir.node.model import Progress, ServedModel, open_served_model, s5_places
-from fabstir.node.public_facts import chains_answer, health_answer, version_answer
+from fabstir.node.models import Progress, model_prices, open_served_models, s5_places
+from fabstir.node.public_facts import (
+    chains_answer,
+    health_answer,
+    models_answer,
+    version_answer,
+)
 from fabstir.node.reachability import P2PMetrics, Reachability
 from fabstir.node.registration import Confirm, HostEntry
 from fabstir.node.status import read_status, withdraw_all
@@ -29,12 +34,12 @@ from fabstir.node.work import HostWork, build_work
 from fabstir.p2p import Advertiser, P2PConfig, P2PNode, open_advertiser, open_p2p
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import ChainReplaced
-from fabstir.primitives.ids import NATIVE_TOKEN, Address
-from fabstir.primitives.units import price_from_million
+from fabstir.primitives.ids import Address
 from fabstir.protocol.host_record import HostModel, HostRecord
 from fabstir.protocol.limits import MAX_FRAME_BYTES
 from fabstir.s5.run.build import S5Running, open_s5
 from fabstir.s5.store import adopt_folder
+from fabstir.serving.models import ServedModel, ServedModels
 from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.health import KEEP_SECONDS
 from fabstir.telemetry.metrics import MetricsRegistry, open_metrics_server
@@ -58,7 +63,7 @@ class Host:
     """A host that is serving."""
 
     market: HostMarket
-    model: ServedModel
+    models: ServedModels
     work: HostWork
     p2p: P2PNode
     advertiser: Advertiser
@@ -101,15 +106,15 @@ async def open_host(
         doors = DoorMetrics.of(registry)
         connections = doors.connections("api", host_limits(host))
         s5 = await enter(_open_s5(settings, registry, doors, market))
-        models = market.contracts.models
-        model = await enter(open_served_model(settings, models, s5_places(s5), on_progress))
+        approved = market.contracts.models
+        models = await enter(open_served_models(settings, approved, s5_places(s5), on_progress))
         p2p = await enter(open_p2p(_p2p_config(settings), NATIVE))
         reachability = Reachability(p2p, P2PMetrics.of(registry))
         metrics_port = await enter(open_metrics_server(registry, settings.metrics.port))
         blobs, files = s5.parts.node.blobs(OWNER), s5.parts.files
         work = await build_work(
             market,
-            model,
+            models,
             HostMetrics.of(registry),
             blobs,
             files,
@@ -120,10 +125,10 @@ async def open_host(
             websocket=work.door,
             blobs=work.blobs,
             checkpoint_index=work.checkpoints.index,
-            health=_health(market, model, s5, supervision, reachability),
+            health=_health(market, models, s5, supervision, reachability),
             version=version_answer(settings.chain.chain_id),
             chains=chains_answer(settings.chain, market.contracts.deployment),
-            models=model.describe(settings.chain.chain_id),
+            models=partial(models_answer, models, settings.chain.chain_id),
             chain_id=settings.chain.chain_id,
             encryption_secret=encryption_secret,
             crypto=NATIVE,
@@ -138,15 +143,15 @@ async def open_host(
             )
         )
         port: int = listener.getsockname()[1]
-        entry = _entry(market, model, p2p, encryption_secret, _api_url(settings, port))
+        entry = _entry(market, models, p2p, encryption_secret, _api_url(settings, port))
         on_progress("registry", "checking this host's entry")
         await market.registrar.ensure(entry, confirm)
-        make_record = _record_maker(market, entry, model, p2p)
-        advertiser = await enter(open_advertiser(p2p, make_record, [model.model_id]))
+        make_record = _record_maker(market, entry, models, p2p)
+        advertiser = await enter(open_advertiser(p2p, make_record, entry.models))
         await enter(_background(market, work, supervision, reachability))
         serving = Host(
             market=market,
-            model=model,
+            models=models,
             work=work,
             p2p=p2p,
             advertiser=advertiser,
@@ -180,14 +185,14 @@ def _commands(host: Host) -> dict[str, Command]:
         complaints = host.advertiser.complaints()
         if (problem := await host.reachability.problem()) is not None:
             complaints = (*complaints, f"libp2p: {problem}")
-        if host.model.engine.state is not EngineState.READY:
-            complaints = (*complaints, f"its engine is {host.model.engine.state}")
+        complaints = (*complaints, *map(_engine_complaint, _not_ready(host.models)))
         try:
             await confirm_chain_identity(host.market.chain, host.market.db)
         except ChainReplaced as error:
             complaints = (*complaints, str(error))
         complaints = (*complaints, *host.supervision.complaints())
-        return (await read_status(host.market, running=complaints)).to_json()
+        states = {model.name: str(model.state) for model in host.models}
+        return (await read_status(host.market, running=complaints, models=states)).to_json()
 
     async def withdraw(_asked: Asked) -> Json:
         native, usdc = await withdraw_all(host.market)
@@ -224,6 +229,14 @@ async def _background(
         tasks.cancel_scope.cancel()
 
 
+def _not_ready(models: ServedModels) -> list[ServedModel]:
+    return [model for model in models if model.state is not EngineState.READY]
+
+
+def _engine_complaint(model: ServedModel) -> str:
+    return f"the engine of {model.name} is {model.state}"
+
+
 def _api_url(settings: Settings, port: int) -> str:
     if settings.host.api_url:
         return settings.host.api_url.rstrip("/")
@@ -245,7 +258,7 @@ def _p2p_config(settings: Settings) -> P2PConfig:
 
 def _health(
     market: HostMarket,
-    model: ServedModel,
+    models: ServedModels,
     s5: S5Running,
     supervision: Supervision,
     reachability: Reachability,
@@ -255,9 +268,11 @@ def _health(
         return CheckResult("ok")
 
     async def engine() -> CheckResult:
-        state = model.engine.state
-        is_ready = state is EngineState.READY
-        return CheckResult("ok") if is_ready else CheckResult("failing", f"the engine is {state}")
+        away = _not_ready(models)
+        if not away:
+            return CheckResult("ok")
+        status = "failing" if len(away) == len(tuple(models)) else "degraded"
+        return CheckResult(status, "; ".join(map(_engine_complaint, away)))
 
     checks = HealthChecks(
         {
@@ -277,25 +292,20 @@ def _health(
 
 
 def _entry(
-    market: HostMarket, model: ServedModel, p2p: P2PNode, encryption_secret: bytes, api_url: str
+    market: HostMarket, models: ServedModels, p2p: P2PNode, encryption_secret: bytes, api_url: str
 ) -> HostEntry:
-    host = market.settings.host
     return HostEntry(
         api_url=api_url,
-        model_id=model.model_id,
+        prices=model_prices(market.settings, market.contracts.usdc.address),
         peer_id=p2p.peer_id,
         encryption_public_key=NATIVE.public_key(encryption_secret),
-        prices=(
-            (NATIVE_TOKEN, price_from_million(host.price_native_per_million)),
-            (market.contracts.usdc.address, price_from_million(host.price_usdc_per_million)),
-        ),
-        location=host.location,
-        max_concurrent=model.engine.info.num_slots,
+        location=market.settings.host.location,
+        max_concurrent=sum(model.info.num_slots for model in models),
     )
 
 
 def _record_maker(
-    market: HostMarket, entry: HostEntry, model: ServedModel, p2p: P2PNode
+    market: HostMarket, entry: HostEntry, models: ServedModels, p2p: P2PNode
 ) -> Callable[[int, int], bytes]:
     def make_record(sequence: int, expires_at: int) -> bytes:
         record = HostRecord(
@@ -303,13 +313,14 @@ def _record_maker(
             peer_id=p2p.peer_id,
             addresses=tuple(address.partition("/p2p/")[0] for address in p2p.addresses),
             api_url=entry.api_url,
-            models=(
+            models=tuple(
                 HostModel(
                     model_id=model.model_id,
-                    name=f"{model.spec.repo}:{model.spec.file}",
-                    max_model_len=model.engine.info.max_model_len,
-                    prices=entry.prices,
-                ),
+                    name=model.name,
+                    max_model_len=model.info.max_model_len,
+                    prices=tuple(entry.prices[model.model_id].items()),
+                )
+                for model in models
             ),
             chain_id=market.settings.chain.chain_id,
             registry=market.contracts.nodes.address,

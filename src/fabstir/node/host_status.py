@@ -18,6 +18,7 @@ class HostStatus:
     Attributes:
         earned_native, earned_usdc: in the earnings contract.
         held_native, held_usdc: in the marketplace, because it could not be sent there.
+        models: the state of the engine of each, while it runs.
         reasons: what keeps this host from earning, each with its fix.
     """
 
@@ -35,6 +36,7 @@ class HostStatus:
     num_settled: int
     tokens_settled: int
     tokens_written_off: int
+    models: Mapping[str, str]
     reasons: tuple[str, ...]
 
     def to_json(self) -> Json:

@@ -6,9 +6,11 @@ from fabstir import __version__
 from fabstir.chain.deployment import Deployment
 from fabstir.config import ChainSettings
 from fabstir.crypto import checksum_address
+from fabstir.engines import EngineState
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.ids import ChainId
 from fabstir.protocol.codes import ERROR_CODES
+from fabstir.serving.models import ServedModels
 from fabstir.telemetry.health import CheckResult, HealthReport
 
 _CHAINS: dict[ChainId, tuple[str, str]] = {
@@ -35,6 +37,22 @@ def version_answer(chain_id: ChainId) -> Json:
         "chains": [chain_id],
         "breaking_changes": [],
     }
+
+
+def models_answer(models: ServedModels, chain_id: ChainId) -> Json:
+    """GET /v1/models: what is served, and how much context it has. What is left down is not."""
+    listed: list[Json] = [
+        {
+            "id": model.model_id,
+            "name": model.name,
+            "description": model.file,
+            "context_length": model.info.max_model_len,
+            "sha256": model.digest,
+        }
+        for model in models
+        if model.state is not EngineState.FAILED
+    ]
+    return {"models": listed, "chain_id": chain_id}
 
 
 def health_answer(report: HealthReport) -> Json:

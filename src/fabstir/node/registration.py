@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
 
-from fabstir.chain.contracts import Contracts, NodeInfo, NodeRegistration
+from fabstir.chain.contracts import Contracts, NodeInfo, NodeRegistration, PriceLimits
 from fabstir.chain.records import ContractCall
 from fabstir.chain.transactions import TransactionQueue
 from fabstir.primitives.encoding import Json, canonical_json, parse_json
@@ -32,15 +32,14 @@ class HostEntry:
     """What this host wants the registry to say of it.
 
     Attributes:
+        prices: of each model, per payment token, in 1/PRICE_PRECISION smallest units per token.
         encryption_public_key: 33 bytes; renters encrypt their handshakes to it.
-        prices: per payment token, in 1/PRICE_PRECISION smallest units per token.
     """
 
     api_url: str
-    model_id: ModelId
+    prices: Mapping[ModelId, Mapping[Address, PricePerToken]]
     peer_id: PeerId
     encryption_public_key: bytes
-    prices: tuple[tuple[Address, PricePerToken], ...]
     location: str
     max_concurrent: int
 
@@ -57,9 +56,14 @@ class HostEntry:
         }
         return canonical_json(value).decode()
 
-    def price_in(self, token: Address) -> PricePerToken:
-        """The price in one payment token."""
-        return dict(self.prices)[token]
+    @property
+    def models(self) -> tuple[ModelId, ...]:
+        """All that it serves."""
+        return tuple(self.prices)
+
+    def least_price_in(self, token: Address) -> PricePerToken:
+        """The price of the cheapest model in one payment token."""
+        return min(prices[token] for prices in self.prices.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,27 +135,19 @@ class Registrar:
         return node.staked_amount
 
     async def _check(self, entry: HostEntry, stake: Wei) -> None:
-        if not await self.contracts.models.is_approved(entry.model_id):
-            raise ConfigError(
-                f"model {entry.model_id} is not approved in the model registry "
-                f"{self.contracts.deployment.model_registry}: serve an approved one"
-            )
+        for model_id in entry.models:
+            if not await self.contracts.models.is_approved(model_id):
+                raise ConfigError(
+                    f"model {model_id} is not approved in the model registry "
+                    f"{self.contracts.deployment.model_registry}: serve an approved one"
+                )
         available = await self.contracts.fab.balance(self.account)
         if available < stake:
             raise InsufficientFunds(self.account, stake, available, "FAB", decimals=FAB_DECIMALS)
         limits = await self.contracts.nodes.price_limits()
-        for token, price in entry.prices:
-            is_native = token == NATIVE_TOKEN
-            low = limits.min_native if is_native else limits.min_stable
-            high = limits.max_native if is_native else limits.max_stable
-            if not low <= price <= high:
-                name = (
-                    "host.price_native_per_million" if is_native else "host.price_usdc_per_million"
-                )
-                raise ConfigError(
-                    f"{name} is outside what the registry takes: {price} per 1,000 tokens is not "
-                    f"between {low} and {high}"
-                )
+        for model_id, prices in entry.prices.items():
+            for token, price in prices.items():
+                _check_price(model_id, token, price, limits)
 
     async def _register(self, entry: HostEntry, stake: Wei) -> None:
         nodes = self.contracts.nodes
@@ -160,9 +156,9 @@ class Registrar:
         registration = NodeRegistration(
             metadata=entry.metadata(),
             api_url=entry.api_url,
-            models=(entry.model_id,),
-            min_price_native=entry.price_in(NATIVE_TOKEN),
-            min_price_stable=entry.price_in(self.contracts.usdc.address),
+            models=entry.models,
+            min_price_native=entry.least_price_in(NATIVE_TOKEN),
+            min_price_stable=entry.least_price_in(self.contracts.usdc.address),
         )
         await self._send("register", nodes.register(registration))
         await self._set_prices(entry)
@@ -175,25 +171,38 @@ class Registrar:
             calls.append(("metadata", nodes.update_metadata(entry.metadata())))
         if node.api_url != entry.api_url:
             calls.append(("url", nodes.update_api_url(entry.api_url)))
-        if entry.model_id not in node.models:
-            calls.append(("models", nodes.update_models((entry.model_id,))))
+        if set(entry.models) != set(node.models):
+            calls.append(("models", nodes.update_models(entry.models)))
         for name, call in calls:
             await self._send(name, call)
         return await self._set_prices(entry) or bool(calls)
 
     async def _set_prices(self, entry: HostEntry) -> bool:
-        changed = False
-        for token, price in entry.prices:
-            known = await self.contracts.nodes.price(self.account, entry.model_id, token)
-            if known != price:
-                call = self.contracts.nodes.set_price(entry.model_id, token, price)
-                await self._send("price", call)
-                changed = True
+        nodes, changed = self.contracts.nodes, False
+        for model_id, prices in entry.prices.items():
+            for token, price in prices.items():
+                if await nodes.price(self.account, model_id, token) != price:
+                    await self._send("price", nodes.set_price(model_id, token, price))
+                    changed = True
         return changed
 
     async def _send(self, action: str, call: ContractCall) -> None:
         # Each run decides anew from what the chain says, so each intention is a new one.
         await self.queue.send(f"{self.contracts.nodes.address}:{action}:{uuid4().hex}", call)
+
+
+def _check_price(
+    model_id: ModelId, token: Address, price: PricePerToken, limits: PriceLimits
+) -> None:
+    is_native = token == NATIVE_TOKEN
+    low = limits.min_native if is_native else limits.min_stable
+    high = limits.max_native if is_native else limits.max_stable
+    if not low <= price <= high:
+        name = "price_native_per_million" if is_native else "price_usdc_per_million"
+        raise ConfigError(
+            f"host.{name}, or that of model {model_id}, is outside what the registry takes: "
+            f"{price} per 1,000 tokens is not between {low} and {high}"
+        )
 
 
 def _json(text: str) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from uuid import uuid4
 
 from fabstir.chain.records import ContractCall
@@ -17,11 +19,17 @@ LOW_COIN = Wei(10**15)
 """Below this a host soon cannot pay the gas of its claims."""
 
 
-async def read_status(market: HostMarket, *, running: tuple[str, ...] | None) -> HostStatus:
+async def read_status(
+    market: HostMarket,
+    *,
+    running: tuple[str, ...] | None,
+    models: Mapping[str, str] = MappingProxyType({}),
+) -> HostStatus:
     """Look at chain and journal.
 
     Args:
         running: what the running host complains about; None if it does not run.
+        models: see `HostStatus.models`.
     """
     contracts, account = market.contracts, market.signer.address
     node = await contracts.nodes.node(account)
@@ -45,6 +53,7 @@ async def read_status(market: HostMarket, *, running: tuple[str, ...] | None) ->
         num_settled=len(settled),
         tokens_settled=sum(row.tokens_settled or 0 for row in settled),
         tokens_written_off=sum(row.tokens_written_off for row in sessions),
+        models=dict(models),
         reasons=_reasons(
             running,
             is_registered=is_registered,

@@ -1,4 +1,4 @@
-"""The parts that serve and settle, put together from a market and a model."""
+"""The parts that serve and settle, put together from a market and models."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from fabstir.market.ledger import HostLedger
 from fabstir.market.worth import HostTerms
 from fabstir.node.market import HostMarket
 from fabstir.node.metrics import HostMetrics
-from fabstir.node.model import ServedModel
+from fabstir.node.models import host_prices, model_prices
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, JobId
-from fabstir.primitives.units import price_from_million
 from fabstir.protocol.eip712 import Domain
 from fabstir.s5.fs import FileSystem
 from fabstir.s5.ports import Blobs
+from fabstir.serving.models import ServedModels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class HostWork:
 
 async def build_work(
     market: HostMarket,
-    model: ServedModel,
+    models: ServedModels,
     metrics: HostMetrics,
     blobs: Blobs,
     files: FileSystem,
@@ -97,7 +97,7 @@ async def build_work(
         gas_price=gas_price,
         domain=domain,
         host=host,
-        model_id=model.model_id,
+        models=models,
         encryption_secret=encryption_secret,
         crypto=NATIVE,
         chain_time=chain_time,
@@ -142,18 +142,18 @@ async def build_work(
         poll_seconds=settings.chain.poll_seconds,
     )
     services = AnswerServices(
-        engine=model.engine,
         ledger=ledger,
         domain=domain,
         crypto=NATIVE,
         wallet_secret=wallet_secret,
-        model_digest=model.digest,
         acknowledgement_timeout=settings.host.acknowledgement_timeout_seconds,
         max_unproven=lambda session: settler.max_unproven(session.row),
         claim_soon=settler.claim_soon,
         random=secrets.token_bytes,
-        observe_first_token=metrics.first_token_seconds.observe,
-        observe_tokens=metrics.tokens_delivered.inc,
+        observe_first_token=lambda name, seconds: metrics.first_token_seconds.labels(name).observe(
+            seconds
+        ),
+        observe_tokens=lambda name, num: metrics.tokens_delivered.labels(name).inc(num),
     )
 
     def connect(tasks: TaskGroup) -> ClientConnection:
@@ -167,6 +167,7 @@ async def build_work(
         )
 
     door = WebSocketDoor(connect, strangers)
+    metrics.watch(models)
     metrics.live_sessions.set_function(lambda: len(book))
     metrics.sockets.set_function(lambda: len(door))
     follower = SessionFollower(
@@ -192,10 +193,8 @@ def host_terms(settings: Settings, contract: MarketplaceTerms, *, usdc: Address)
     """What this host asks of sessions, as its settings say."""
     host = settings.host
     return HostTerms(
-        prices={
-            NATIVE_TOKEN: price_from_million(host.price_native_per_million),
-            usdc: price_from_million(host.price_usdc_per_million),
-        },
+        prices=host_prices(host.price_native_per_million, host.price_usdc_per_million, usdc),
+        model_prices=model_prices(settings, usdc),
         min_deposits={NATIVE_TOKEN: host.min_deposit_native, usdc: host.min_deposit_usdc},
         min_proof_interval=host.min_proof_interval_tokens,
         min_duration=host.min_duration_seconds,

@@ -58,7 +58,10 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
     "SESSION_NOT_ACTIVE": ErrorCode("completed, timed out, or being settled: open another"),
     "SESSION_EXPIRED": ErrorCode("past its duration", SESSION_IS_OVER),
     "WRONG_HOST": ErrorCode("the job is with another host"),
-    "WRONG_MODEL": ErrorCode("the job is for another model"),
+    "WRONG_MODEL": ErrorCode(
+        "the job is for a model that is not served, or the init names another: the text lists those"
+        " that are"
+    ),
     "NOT_DEPOSITOR": ErrorCode("the caller does not speak for who paid"),
     "AUTHORIZATION_EXPIRED": ErrorCode("sign a new one, for at most 30 days"),
     "SESSION_PINNED": ErrorCode(

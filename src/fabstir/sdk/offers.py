@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fabstir.primitives.ids import Address, Hash32, ModelId, PeerId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei, price_per_million
+from fabstir.protocol.model_names import is_model_called
 from fabstir.sdk.money import PaymentToken
 
 
@@ -28,10 +29,8 @@ class Model:
         return f"{self.repo}:{self.file}"
 
     def is_called(self, name: str) -> bool:
-        """Whether `name` means this model: its id, repo:file, repo/file, file, or file's stem."""
-        stem = self.file.rsplit(".", 1)[0]
-        names = {self.model_id, self.name, f"{self.repo}/{self.file}", self.file, stem}
-        return name.lower() in {known.lower() for known in names}
+        """See `is_model_called`."""
+        return is_model_called(name, model_id=self.model_id, repo=self.repo, file=self.file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

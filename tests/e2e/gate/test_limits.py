@@ -48,7 +48,7 @@ async def test_a_prompt_longer_than_the_context_is_refused_with_its_numbers(
     error = refused.value.error
     assert error.prompt_tokens is not None
     assert error.prompt_tokens >= 1200
-    assert error.context_window_size == host.facts["max_model_len"] == 1024
+    assert error.context_window_size == host.models[0]["max_model_len"] == 1024
     assert end.reason == "error"
     assert proven == answer.tokens
     await settled_as(devnet, wallet, job_id, answer.tokens)

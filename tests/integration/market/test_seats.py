@@ -9,19 +9,19 @@ from typing import cast
 import anyio
 import pytest
 from anyio.abc import TaskGroup
+from tests.idle_models import idle_model
 from tests.integration.market.test_ledger import CHAIN, CONTRACT, DEPOSITOR, DOMAIN, JOB, ROW
 
 from fabstir.api.errors import error_message
 from fabstir.crypto import NATIVE
 from fabstir.db import open_database
-from fabstir.engines.engine import Engine
 from fabstir.jobs.answer import AnswerServices
 from fabstir.jobs.book import SessionBook
 from fabstir.jobs.connection import ClientConnection
 from fabstir.jobs.gate import Admission, Gate
 from fabstir.jobs.session import Closing, LiveSession
 from fabstir.market.ledger import HostLedger
-from fabstir.primitives.ids import Address, Hash32
+from fabstir.primitives.ids import Address
 from fabstir.protocol.client_messages import EncryptedSessionInit
 from fabstir.protocol.envelope import InitEnvelope, SealedPayload
 from fabstir.protocol.payloads import InitPlaintext
@@ -49,7 +49,7 @@ class OpenGate(SessionBook):
         row = await self._ledger.bind_renter(JOB, DEPOSITOR, is_proven=True, recovery=None)
         assert row is not None
         init = InitPlaintext(job_id=message.job_id, model_name="any", session_key=bytes(32))
-        return Admission(row=row, init=init, signer=DEPOSITOR)
+        return Admission(row=row, model=idle_model(row.model_id), init=init, signer=DEPOSITOR)
 
 
 async def _close(session: LiveSession) -> Closing:
@@ -65,18 +65,16 @@ class Sockets:
         self.vacant: list[str] = []
         self._tasks = tasks
         self._services = AnswerServices(
-            engine=cast("Engine", None),  # nothing is asked
             ledger=ledger,
             domain=DOMAIN,
             crypto=NATIVE,
             wallet_secret=bytes(32),
-            model_digest=Hash32("0x" + "00" * 32),
             acknowledgement_timeout=1.0,
             max_unproven=lambda _session: 100,
             claim_soon=lambda _session: None,
             random=bytes,
-            observe_first_token=lambda _seconds: None,
-            observe_tokens=lambda _num: None,
+            observe_first_token=lambda _model, _seconds: None,
+            observe_tokens=lambda _model, _num: None,
         )
 
     def open(self, name: str) -> ClientConnection:

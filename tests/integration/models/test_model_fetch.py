@@ -17,7 +17,7 @@ from tests.integration.models.hub import GGUF, Cut, HubFile, Refuse, Served, Sta
 
 from fabstir.config import load_settings
 from fabstir.models import HubSource, ModelSpec, Patience, UrlSource, fetch_model
-from fabstir.node.model import model_spec, with_source
+from fabstir.node.models import model_spec, with_source
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import (
     ModelDownloadFailed,
@@ -203,7 +203,9 @@ async def test_settings_say_where_a_model_comes_from(
     async def find(_blob: BlobId) -> Sequence[BlobSource]:
         raise AssertionError("nothing of S5 is asked for")
 
-    path = await fetch_model(with_source(model_spec(settings), settings, find), tmp_path)
+    path = await fetch_model(
+        with_source(model_spec(settings.model), settings.model, find), tmp_path
+    )
 
     assert path.read_bytes() == GGUF
 

@@ -27,13 +27,14 @@ async def register(
     limits = await devnet.contracts.nodes.price_limits()
     entry = HostEntry(
         api_url=api_url,
-        model_id=demo_model_id(devnet),
         peer_id=peer_id,
         encryption_public_key=public_key,
-        prices=(
-            (NATIVE_TOKEN, limits.min_native),
-            (devnet.deployment.usdc, limits.min_stable),
-        ),
+        prices={
+            demo_model_id(devnet): {
+                NATIVE_TOKEN: limits.min_native,
+                devnet.deployment.usdc: limits.min_stable,
+            }
+        },
         location="",
         max_concurrent=1,
     )

@@ -101,3 +101,14 @@ def test_a_wrong_value_changes_nothing(config_file: Path) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_survives_as_toml(text: str) -> None:
     assert tomllib.loads(f"value = {to_toml(text)}") == {"value": text}
+
+
+def test_tables_of_models_are_kept_and_not_written(config_file: Path) -> None:
+    text = COMMENTED + "\n[[models]]\nnum_slots = 2\n"
+    config_file.write_text(text)
+
+    set_settings(config_file, {"model.num_slots": "3"})
+
+    assert config_file.read_text() == text + "\n[model]\nnum_slots = 3\n"
+    with pytest.raises(ConfigError, match=r"write \[\[models\]\] into the file by hand"):
+        set_settings(config_file, {"models": "[{num_slots = 1}]"})

@@ -226,3 +226,81 @@ def test_describe_names_every_setting_once(config_file: Path) -> None:
     assert len(names) == len(set(names))
     assert "chain.rpc_url" in names
     assert all(name.count(".") == 1 for name in names)
+
+
+TWO_MODELS = """\
+[[models]]
+repo = "org/one"
+file = "one.gguf"
+sha256 = "{digest}"
+num_slots = 2
+
+[[models]]
+path = "demo.gguf"
+""".format(digest="ab" * 32)
+
+
+def test_models_are_tables_in_the_file(config_file: Path) -> None:
+    settings = load(config_file, TWO_MODELS)
+
+    first, second = settings.models
+    assert (first.repo, first.file, first.num_slots) == ("org/one", "one.gguf", 2)
+    assert second.path == config_file.parent / "demo.gguf"
+    assert [where for where, _ in settings.served_models()] == ["models[1]", "models[2]"]
+    described = {value.name: (value.value, value.origin) for value in settings.describe()}
+    assert described["models[1].num_slots"] == (2, "file")
+    assert "models[2].num_slots" not in described
+
+
+@pytest.mark.parametrize(
+    "text",
+    [TWO_MODELS, '[{repo = "a/b", file = "c", sha256 = "' + "0" * 64 + '"}, {path = "demo.gguf"}]'],
+    ids=["tables", "array"],
+)
+def test_models_are_toml_in_a_variable_or_flag(config_file: Path, text: str) -> None:
+    config_file.write_text("[[models]]\nnum_slots = 1\n")
+
+    by_variable = load(config_file, FABSTIR_MODELS=text)
+    by_flag = load_settings(file=config_file, environ={}, overrides={"models": text})
+
+    assert by_variable.models == by_flag.models
+    assert len(by_flag.models) == 2
+    assert by_flag.models[1].path == Path.cwd() / "demo.gguf"
+    assert (by_variable.origins["models"], by_flag.origins["models"]) == ("environment", "flag")
+
+
+def test_the_single_model_is_one_of_them_if_any_of_it_is_set(config_file: Path) -> None:
+    alone = load(config_file)
+    beside = load(config_file, "[model]\nnum_slots = 1\n" + TWO_MODELS)
+
+    assert alone.served_models() == (("model", alone.model),)
+    assert [where for where, _ in beside.served_models()] == ["model", "models[1]", "models[2]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("models = 3", ["models is a list of tables", "[[models]]"]),
+        ("models = [1]", ["models is a list of tables"]),
+        ("[models]\nrepo = 'a'", ["models is a list of tables"]),
+        ("[[models]]\nslots = 3", ["models[1].slots", "did you mean models[1].num_slots?"]),
+        ("[[models]]\n[[models]]\nnum_slots = 0", ["models[2].num_slots is 0", "from 1 to 256"]),
+        ("[[models]]\nrepo = 'a/b'", ["models[1].file and models[1].sha256", "must be set"]),
+        ("[[models]]\nurl = 'http://a'\ncid = 'b'", ["models[1].cid and models[1].url", "one"]),
+        ("[[models]]\n" * 33, ["33 tables", "at most 32"]),
+    ],
+)
+def test_a_mistake_in_the_models_is_named(config_file: Path, text: str, parts: list[str]) -> None:
+    message = refusal(config_file, text)
+
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "part"), [("[{", "FABSTIR_MODELS: models is not TOML"), ("[[models]]\n[host]", "host")]
+)
+def test_a_mistake_in_the_variable_of_models_is_named(
+    config_file: Path, text: str, part: str
+) -> None:
+    assert part in refusal(config_file, FABSTIR_MODELS=text)

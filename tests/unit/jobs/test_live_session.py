@@ -1,13 +1,20 @@
 """What a host keeps of a session in memory stays within bounds."""
 
+from tests.idle_models import idle_model
 from tests.unit.jobs.test_next_action import row
 
+from fabstir.db.host_sessions import SessionRow
 from fabstir.jobs.session import MAX_TRANSCRIPT_CHARS, LiveSession
 from fabstir.protocol.chat import ChatMessage
 
 
+def live(journalled: SessionRow) -> LiveSession:
+    model = idle_model(journalled.model_id)
+    return LiveSession(row=journalled, model=model, seed_nonce=bytes(32))
+
+
 def test_prompts_that_cost_nothing_fill_no_memory() -> None:
-    session = LiveSession(row=row(recovery_public_key=b"\2" + bytes(32)), seed_nonce=bytes(32))
+    session = live(row(recovery_public_key=b"\2" + bytes(32)))
 
     for number in range(100):
         session.note(ChatMessage("user", f"{number:03}" + "x" * (MAX_TRANSCRIPT_CHARS // 10)), 0)
@@ -18,7 +25,7 @@ def test_prompts_that_cost_nothing_fill_no_memory() -> None:
 
 
 def test_nothing_is_kept_that_nobody_could_open() -> None:
-    session = LiveSession(row=row(), seed_nonce=bytes(32))
+    session = live(row())
 
     session.note(ChatMessage("user", "Hello"), 0)
 

@@ -61,6 +61,21 @@ def test_the_default_sessions_of_existing_clients_pass(terms: SessionTerms, gas_
     assert HOST.objection(terms, gas_price) is None
 
 
+def test_a_model_with_a_price_of_its_own_is_sold_at_that() -> None:
+    dear, cheap = ModelId("0x" + "44" * 32), ModelId("0x" + "55" * 32)
+    own = {dear: PricePerToken(2 * COIN_PRICE), cheap: PricePerToken(COIN_PRICE // 2)}
+    host = replace(HOST, model_prices={each: {NATIVE_TOKEN: own[each]} for each in own})
+    sold_at = {each: replace(GENUINE, model_id=each, price_per_token=own[each]) for each in own}
+
+    assert host.objection(GENUINE, DEVNET_GAS) is None
+    assert host.objection(sold_at[dear], DEVNET_GAS) is None
+    assert host.objection(sold_at[cheap], DEVNET_GAS) is None
+    assert "its price is" in (host.objection(replace(GENUINE, model_id=dear), DEVNET_GAS) or "")
+    assert "no price in" in (
+        host.objection(replace(sold_at[dear], payment_token=USDC), DEVNET_GAS) or ""
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -15,7 +15,7 @@ from tests.integration.s5.transfer.server import Conduct, Sample, Server, noise,
 
 from fabstir.config import Settings, load_settings
 from fabstir.models import DEMO_MODEL, ModelSpec, Patience, S5Source, fetch_model
-from fabstir.node.model import model_spec, s5_places, with_source
+from fabstir.node.models import model_spec, s5_places, with_source
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ModelDownloadFailed, ModelHashMismatch, NotFound
 from fabstir.primitives.ids import hash32
@@ -141,7 +141,7 @@ def settings_of(folder: Path, **overrides: str) -> Settings:
 
 
 def model_of(settings: Settings, s5: S5Running) -> ModelSpec:
-    return with_source(model_spec(settings), settings, s5_places(s5))
+    return with_source(model_spec(settings.model), settings.model, s5_places(s5))
 
 
 async def put_model(s5: S5Running) -> None:
@@ -185,4 +185,4 @@ async def test_without_an_identifier_it_comes_from_where_it_always_does(tmp_path
     async def find(_blob: BlobId) -> Sequence[BlobSource]:
         raise AssertionError("nothing of S5 is asked for")
 
-    assert with_source(model_spec(settings), settings, find) == DEMO_MODEL
+    assert with_source(model_spec(settings.model), settings.model, find) == DEMO_MODEL

@@ -1,0 +1,89 @@
+"""The models of one process, each with an engine: whoever asks names the model and gets its engine.
+
+Which models are loaded, and when, is the pool's own affair: an engine is had for the length of a
+block, and what is said of a model is said whether it is loaded at that moment or not. Today all of
+them are loaded at the start and stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from anyio import to_thread
+
+from fabstir.engines.engine import Engine, EngineInfo, EngineState
+from fabstir.engines.memory import usable_memory
+from fabstir.primitives.errors import ConfigError
+
+LocateModel = Callable[[str], Awaitable[Path]]
+"""From a model's name to its verified file."""
+
+OpenEngine = Callable[[str, Path], AbstractAsyncContextManager[Engine]]
+"""(model's name, its file) to an engine that answers for the length of the block."""
+
+_MB = 10**6
+
+
+class EnginePool:
+    """Made by `open_pool`. A name that is none of its models is a KeyError."""
+
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self._engines = engines
+
+    def info(self, model: str) -> EngineInfo:
+        """What the model's engine offers."""
+        return self._engines[model].info
+
+    def state(self, model: str) -> EngineState:
+        """Whether the model can answer now."""
+        return self._engines[model].state
+
+    @asynccontextmanager
+    async def acquire(self, model: str) -> AsyncGenerator[Engine]:
+        """The model's engine, which stays loaded for the length of the block."""
+        yield self._engines[model]
+
+
+@asynccontextmanager
+async def open_pool(
+    models: Sequence[str],
+    locate: LocateModel,
+    open_engine: OpenEngine,
+    *,
+    memory: Callable[[], int | None] = usable_memory,
+) -> AsyncGenerator[EnginePool]:
+    """Serve models for the length of the block.
+
+    Args:
+        models: their names, no two alike.
+        memory: the bytes that models may take; None where nobody knows.
+
+    Raises:
+        ConfigError: together the files are larger than the memory.
+        Whatever `locate` and `open_engine` raise.
+    """
+    # All files first: a download may take an hour, in which no engine need hold memory.
+    files = {model: await locate(model) for model in models}
+    await to_thread.run_sync(_require_memory, files, memory())
+    async with AsyncExitStack() as stack:
+        # One after another, because threads are measured at a start.
+        engines = {
+            model: await stack.enter_async_context(open_engine(model, file))
+            for model, file in files.items()
+        }
+        yield EnginePool(engines)
+
+
+def _require_memory(files: Mapping[str, Path], usable_bytes: int | None) -> None:
+    """Weights alone, which is the least that any engine needs: contexts come on top."""
+    sizes = {model: file.stat().st_size for model, file in files.items()}
+    if usable_bytes is None or sum(sizes.values()) <= usable_bytes:
+        return
+    listed = ", ".join(f"{model} ({size / _MB:,.0f} MB)" for model, size in sizes.items())
+    raise ConfigError(
+        f"the weights of {listed} need {sum(sizes.values()) / _MB:,.0f} MB of memory and "
+        f"{usable_bytes / _MB:,.0f} MB can be had: serve fewer or smaller models, or end what else "
+        "uses this machine's memory"
+    )

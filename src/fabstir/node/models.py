@@ -1,0 +1,226 @@
+"""The models that this host serves: fetched, verified against the registry, loaded, priced."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fabstir.chain.contracts import ModelRegistry
+from fabstir.config import ModelSettings, Settings
+from fabstir.engines import Engine, open_pool
+from fabstir.engines.llamacpp import LlamaCppConfig, open_llamacpp
+from fabstir.models import (
+    DEMO_MODEL,
+    FindSources,
+    HubSource,
+    ModelSpec,
+    S5Source,
+    UrlSource,
+    ensure_verified,
+    fetch_model,
+)
+from fabstir.primitives.cid import BlobId
+from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.ids import NATIVE_TOKEN, Address, Hash32, ModelId
+from fabstir.primitives.units import PricePerToken, Wei, price_from_million
+from fabstir.s5.run.build import S5Running
+from fabstir.s5.transfer.fetch import BlobSource
+from fabstir.serving.models import ServedModel, ServedModels, model_name
+from fabstir.web.reach import Reach
+
+Progress = Callable[[str, str], None]
+"""(what, how far): one line for people, whenever it changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOffer:
+    """A model as the settings want it to be served.
+
+    Attributes:
+        where: what it is called in the settings: model, models[1].
+    """
+
+    where: str
+    wanted: ModelSettings
+    spec: ModelSpec
+
+    @property
+    def name(self) -> str:
+        """repo:file."""
+        return model_name(self.spec.repo, self.spec.file)
+
+    @property
+    def model_id(self) -> ModelId:
+        """As the registry has it."""
+        return ModelRegistry.model_id(self.spec.repo, self.spec.file)
+
+
+def model_offers(settings: Settings) -> tuple[ModelOffer, ...]:
+    """Every model that the settings name, at least one.
+
+    Raises:
+        ConfigError: two are of one name.
+    """
+    offers: dict[ModelId, ModelOffer] = {}
+    for where, wanted in settings.served_models():
+        offer = ModelOffer(where=where, wanted=wanted, spec=model_spec(wanted))
+        if (other := offers.get(offer.model_id)) is not None:
+            raise ConfigError(
+                f"{other.where} and {where} are both {offer.name}: remove one of them, or correct "
+                "its repo and file"
+            )
+        offers[offer.model_id] = offer
+    return tuple(offers.values())
+
+
+def model_prices(
+    settings: Settings, usdc: Address
+) -> dict[ModelId, Mapping[Address, PricePerToken]]:
+    """What is asked for each model, by payment token: its own price, or the host's."""
+    host = settings.host
+    return {
+        offer.model_id: host_prices(
+            _first_set(offer.wanted.price_native_per_million, host.price_native_per_million),
+            _first_set(offer.wanted.price_usdc_per_million, host.price_usdc_per_million),
+            usdc,
+        )
+        for offer in model_offers(settings)
+    }
+
+
+def host_prices(native: Wei, usdc_amount: Wei, usdc: Address) -> Mapping[Address, PricePerToken]:
+    """Prices of a million completion tokens, as the contracts count them."""
+    return {NATIVE_TOKEN: price_from_million(native), usdc: price_from_million(usdc_amount)}
+
+
+def _first_set(own: Wei | None, default: Wei) -> Wei:
+    return default if own is None else own
+
+
+def s5_places(s5: S5Running) -> FindSources:
+    """Where this node knows a blob: in its own store, at peers, at portals."""
+
+    async def find(blob: BlobId) -> Sequence[BlobSource]:
+        places = await s5.parts.swarm.sources(blob)
+        if await s5.parts.store.size(blob.multihash) is None:
+            return places
+        # By its own door, which serves it and its tree as any other node's.
+        own = f"{s5.local_url}/s5/blob/{blob.encode('z')}"
+        return [BlobSource.location(own, is_strangers=False), *places]
+
+    return find
+
+
+def model_spec(wanted: ModelSettings) -> ModelSpec:
+    """Which model is named; the demo model if none is."""
+    if wanted.repo is None or wanted.file is None or wanted.sha256 is None:
+        return DEMO_MODEL  # the settings have all three or none
+    return ModelSpec(repo=wanted.repo, file=wanted.file, sha256=Hash32("0x" + wanted.sha256))
+
+
+def with_source(spec: ModelSpec, wanted: ModelSettings, find: FindSources) -> ModelSpec:
+    """The model from where the settings say, else from where it comes anyway."""
+    if wanted.cid is not None:
+        return dataclasses.replace(spec, source=S5Source(blob=BlobId.decode(wanted.cid), find=find))
+    if wanted.url is not None:
+        return dataclasses.replace(spec, source=UrlSource(url=wanted.url))
+    if wanted.hub is not None:
+        hub = HubSource(endpoint=wanted.hub, revision=wanted.revision)
+        return dataclasses.replace(spec, source=hub)
+    return spec
+
+
+@asynccontextmanager
+async def open_served_models(
+    settings: Settings, registry: ModelRegistry, find: FindSources, on_progress: Progress
+) -> AsyncGenerator[ServedModels]:
+    """Check, fetch and load the models for the length of the block.
+
+    Args:
+        find: says where the blob of a model's `cid` is.
+
+    Raises:
+        ConfigError: two of one name, one that the registry does not approve, or more than fit
+            into memory.
+        ModelError: a file is missing, or its bytes are not the approved ones.
+        EngineUnavailable: an engine does not load.
+    """
+    offers = {offer.name: offer for offer in model_offers(settings)}
+    for offer in offers.values():
+        await _check_approved(registry, offer)
+
+    async def locate(name: str) -> Path:
+        return await _model_file(settings, offers[name], find, on_progress)
+
+    def open_engine(name: str, path: Path) -> AbstractAsyncContextManager[Engine]:
+        config = _llamacpp_config(settings, offers[name], path)
+        shown = path.name if len(offers) > 1 else ""
+        return open_llamacpp(
+            config, on_progress=lambda text: on_progress("engine", f"{shown} {text}".strip())
+        )
+
+    async with open_pool(tuple(offers), locate, open_engine) as pool:
+        yield ServedModels(
+            [
+                ServedModel(
+                    model_id=offer.model_id,
+                    repo=offer.spec.repo,
+                    file=offer.spec.file,
+                    digest=offer.spec.sha256,
+                    pool=pool,
+                )
+                for offer in offers.values()
+            ]
+        )
+
+
+def _llamacpp_config(settings: Settings, offer: ModelOffer, path: Path) -> LlamaCppConfig:
+    return LlamaCppConfig(
+        model_path=path,
+        max_model_len=offer.wanted.max_model_len,
+        num_slots=offer.wanted.num_slots,
+        cache_dir=settings.paths.cache_dir,
+        model_digest=offer.spec.sha256,
+        num_threads=settings.engine.num_threads,
+        num_batch_threads=settings.engine.num_batch_threads,
+        server_binary=settings.engine.server_binary,
+        start_timeout=settings.engine.start_timeout_seconds,
+    )
+
+
+async def _check_approved(registry: ModelRegistry, offer: ModelOffer) -> None:
+    spec = offer.spec
+    approved = await registry.model(offer.model_id)
+    if approved is None or not approved.is_active:
+        raise ConfigError(
+            f"the model registry {registry.address} does not approve {offer.name} "
+            f"(id {offer.model_id}), which {offer.where} names: serve an approved model, or have "
+            "this one added"
+        )
+    if approved.sha256 != spec.sha256:
+        raise ConfigError(
+            f"the registry approves {offer.name} with sha256 {approved.sha256}, the settings say "
+            f"{spec.sha256}: correct {offer.where}.sha256"
+        )
+
+
+async def _model_file(
+    settings: Settings, offer: ModelOffer, find: FindSources, on_progress: Progress
+) -> Path:
+    path = offer.wanted.path
+    if path is not None:
+        on_progress("model", f"verifying {path.name}")
+        await ensure_verified(path, offer.spec.sha256)
+        return path
+
+    def fetched(done: int, total: int) -> None:
+        share = f"{done * 100 // total} %" if total else f"{done} bytes"
+        on_progress("model", f"fetching {offer.spec.file}: {share}")
+
+    folder = settings.paths.cache_dir / "models"
+    reach = Reach(allow_private=settings.network.allow_private)
+    spec = with_source(offer.spec, offer.wanted, find)
+    return await fetch_model(spec, folder, on_progress=fetched, reach=reach)
