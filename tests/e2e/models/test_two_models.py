@@ -28,13 +28,13 @@ from tests.e2e.raw_client import Refused, open_raw_client
 
 from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess
-from fabstir.node.control import ask_running_host
 from fabstir.primitives.errors import FabstirError
 from fabstir.primitives.ids import NATIVE_TOKEN
 from fabstir.primitives.units import TokenCount, price_from_million
 from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import FabstirClient, ReceiptVerified, Session
+from fabstir.web.control import ask_running_host
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
