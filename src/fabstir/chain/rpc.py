@@ -3,7 +3,8 @@
 Over aiohttp, not web3.py's AsyncHTTPProvider: for each request that one takes a lock of the whole
 process in a thread, and a task that is cancelled meanwhile (a timeout is enough) leaves it taken
 for ever. Measured with web3 8.0.0: after the first cancelled group of requests no other was
-answered. It also opens a connection for each request: 0.48 ms against 0.16 ms.
+answered. It also opens a connection for each request: 0.48 ms against 0.16 ms. And not over httpx,
+whose requests take four times the processor and more (docs/adr/0016).
 """
 
 from __future__ import annotations
