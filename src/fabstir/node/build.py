@@ -38,7 +38,6 @@ from fabstir.primitives.ids import Address
 from fabstir.protocol.host_record import HostModel, HostRecord
 from fabstir.protocol.limits import MAX_FRAME_BYTES
 from fabstir.s5.run.build import S5Running, open_s5
-from fabstir.s5.store import adopt_folder
 from fabstir.serving.models import ServedModel, ServedModels
 from fabstir.telemetry import CheckResult, HealthChecks
 from fabstir.telemetry.health import KEEP_SECONDS
@@ -169,14 +168,13 @@ async def open_host(
 async def _open_s5(
     settings: Settings, registry: MetricsRegistry, doors: DoorMetrics, market: HostMarket
 ) -> AsyncGenerator[S5Running]:
-    """The S5 node, with what earlier versions of the host kept beside it."""
+    """The S5 node; the registry on chain says who is a host."""
 
     async def is_host(address: Address) -> bool:
         node = await market.contracts.nodes.node(address)
         return node is not None and node.is_active
 
     async with open_s5(settings, registry, is_host=is_host, doors=doors) as s5:
-        await adopt_folder(s5.parts.store, settings.paths.data_dir / "blobs", OWNER)
         yield s5
 
 

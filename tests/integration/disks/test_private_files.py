@@ -23,7 +23,7 @@ from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError, KeystoreError, StorageError
 from fabstir.s5.formats.registry import sign_entry
 from fabstir.s5.identities.node_secrets import load_owner_token
-from fabstir.s5.store import LocalRegistry, open_store
+from fabstir.s5.store import LocalRegistry, export_archive, import_archive, open_store
 from fabstir.s5.tables.blobs import doom
 from fabstir.s5.transfer._part import open_part
 
@@ -53,7 +53,7 @@ async def test_folders_are_their_owners_alone_whatever_the_umask(tmp_path: Path)
     make_data_folder(folder)
     async with open_store(folder / "s5", NATIVE) as store:
         await store.put(bytes(200_000), owner="a", reason="test")
-        await store.export(folder / "all.s5car")
+        await export_archive(store, folder / "all.s5car")
 
     found = [path for path in [folder.parent, *folder.parent.rglob("*")] if path.is_dir()]
     assert {path.name: oct(mode(path)) for path in found if mode(path) != 0o700} == {}
@@ -237,11 +237,15 @@ async def test_an_import_obeys_the_registrys_limit(tmp_path: Path) -> None:
         registry = LocalRegistry(store, NATIVE)
         for number in range(5):
             await registry.set(sign_entry(bytes([number]) * 32, 1, b"mine", NATIVE))
-        await store.export(tmp_path / "all.s5car")
+        await export_archive(store, tmp_path / "all.s5car")
 
     async with open_store(tmp_path / "b", NATIVE) as store:
-        imported = await store.import_(
-            tmp_path / "all.s5car", LocalRegistry(store, NATIVE, max_entries=3), owner="a"
+        imported = await import_archive(
+            store,
+            tmp_path / "all.s5car",
+            LocalRegistry(store, NATIVE, max_entries=3),
+            owner="a",
+            crypto=NATIVE,
         )
 
     assert (imported.num_entries, imported.num_refused) == (3, 2)

@@ -42,7 +42,7 @@ from fabstir.s5.portals import parse_origin
 from fabstir.s5.run.local_folder import open_folder
 from fabstir.s5.run.parts import FILES, S5
 from fabstir.s5.run.targets import SharedPath, parse_target, require_blob
-from fabstir.s5.store import IMPORTED, Fault, Finding
+from fabstir.s5.store import IMPORTED, Fault, Finding, export_archive, import_archive
 from fabstir.s5.tables.usage import load_usage_lines
 from fabstir.telemetry.background import running
 from fabstir.web.control import Asked, Command
@@ -314,7 +314,7 @@ class S5Commands:
         """Write all blobs into a file of this machine."""
         file, whole = Path(asked.arguments.text("file")), await self._s5.store.usage()
         async with _reporting(asked, whole.num_bytes) as on_progress:
-            exported = await self._s5.store.export(file, on_progress=on_progress)
+            exported = await export_archive(self._s5.store, file, on_progress=on_progress)
         damaged: list[Json] = [blob.encode() for blob in exported.damaged]
         return {
             "num_blobs": exported.num_blobs,
@@ -327,8 +327,13 @@ class S5Commands:
         """Take in what such a file has."""
         file = Path(asked.arguments.text("file"))
         async with _reporting(asked, await to_thread.run_sync(_size, file)) as on_progress:
-            imported = await self._s5.store.import_(
-                file, self._s5.open_registry, owner=PINNED, on_progress=on_progress
+            imported = await import_archive(
+                self._s5.store,
+                file,
+                self._s5.open_registry,
+                owner=PINNED,
+                crypto=NATIVE,
+                on_progress=on_progress,
             )
         problem: str | None = None
         try:

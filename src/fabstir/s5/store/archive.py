@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from anyio import to_thread
 
@@ -42,11 +42,12 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.s5.formats.registry import SignedEntry, read_blob_pointer
 from fabstir.s5.ports import Registry
 from fabstir.s5.store._files import disk_errors
+from fabstir.s5.store.store import BlobStore
 from fabstir.s5.tables.blobs import load_page, load_pinned
 from fabstir.s5.tables.registry import load_entries
 
-if TYPE_CHECKING:
-    from fabstir.s5.store.store import BlobStore
+IMPORTED: Final = "import"
+"""Why a blob is pinned that came out of an archive."""
 
 MAGIC: Final = b"S5CAR\r\n\x01"
 _BLOB: Final = 1
@@ -220,9 +221,22 @@ class ArchiveWriter:
 
 
 async def export_archive(
-    store: BlobStore, file: Path, owner: str | None, on_progress: OnProgress
+    store: BlobStore,
+    file: Path,
+    *,
+    owner: str | None = None,
+    on_progress: OnProgress = unseen,
 ) -> Exported:
-    """Write the archive beside `file`, then rename it: what has that name is complete."""
+    """Write what is pinned and all registry entries into one archive; or what one owner pins.
+
+    It is written beside `file`, then renamed: what has that name is complete.
+
+    Args:
+        on_progress: gets the bytes that are written, of some more than all blobs have.
+
+    Raises:
+        StorageFull, StorageError: the file cannot be written; there is none then.
+    """
     part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
     with disk_errors(file.parent):
         try:
@@ -320,14 +334,28 @@ def _open_archive(file: Path) -> BinaryIO:
 
 async def import_archive(
     store: BlobStore,
-    registry: Registry,
     file: Path,
+    registry: Registry,
+    *,
     owner: str,
-    reason: str,
-    on_progress: OnProgress,
     crypto: Crypto,
+    reason: str = IMPORTED,
+    on_progress: OnProgress = unseen,
 ) -> Imported:
-    """Put every blob and set every entry; go on behind damaged blobs, and name them at the end."""
+    """Store and pin all blobs of an archive, and set its registry entries, each verified.
+
+    An entry replaces one of a lower revision; one whose blob is missing is passed over. A damaged
+    blob does not stop the import: it is named at the end.
+
+    Args:
+        registry: that of this store.
+        on_progress: gets the bytes of the file that are done.
+
+    Raises:
+        StorageError: the archive is damaged or cut off, the text says where; what was verified is
+            kept.
+        QuotaExceeded, StorageFull: as `BlobStore.put`; what was stored before is kept.
+    """
     taken = _Taken()
     with disk_errors(file), _open_archive(file) as stream:
         reader = ArchiveReader(stream.read, crypto)

@@ -33,19 +33,10 @@ from fabstir.db import Database, open_database
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import CorruptBlob, NotFound
 from fabstir.protocol.crypto import Crypto
-from fabstir.s5.ports import Registry
 from fabstir.s5.store._files import StoreFolder
 from fabstir.s5.store._newest import NewestEntries
 from fabstir.s5.store._reading import BlobReader
 from fabstir.s5.store._writing import BlobWriter, Note, Put, unnoted
-from fabstir.s5.store.archive import (
-    Exported,
-    Imported,
-    OnProgress,
-    export_archive,
-    import_archive,
-    unseen,
-)
 from fabstir.s5.store.scrub import DEFAULT_SCRUB_RATE, Scrubbed, Scrubber
 from fabstir.s5.tables import S5
 from fabstir.s5.tables.blobs import BlobRow, count_damaged, delete_blobs, find_blob, load_garbage
@@ -68,9 +59,6 @@ T = TypeVar("T")
 
 DEFAULT_GRACE_SECONDS: Final = 3600.0
 """How long a blob that nobody pins is kept: whoever moves it to another owner has that time."""
-
-IMPORTED: Final = "import"
-"""Why a blob is pinned that came out of an archive."""
 
 _NUM_THREADS: Final = 8
 """Blobs that are read or written at a moment; more would only make the disk seek."""
@@ -368,45 +356,6 @@ class BlobStore:
     async def num_damaged(self) -> int:
         """Blobs that are never served, because their bytes were found to be wrong."""
         return await self.db.read(count_damaged)
-
-    async def export(
-        self, file: Path, *, owner: str | None = None, on_progress: OnProgress = unseen
-    ) -> Exported:
-        """Write what is pinned and all registry entries into one archive; or what one owner pins.
-
-        Args:
-            on_progress: gets the bytes that are written, of some more than all blobs have.
-
-        Raises:
-            StorageFull, StorageError: the file cannot be written; there is none then.
-        """
-        return await export_archive(self, file, owner, on_progress)
-
-    async def import_(
-        self,
-        file: Path,
-        registry: Registry,
-        *,
-        owner: str,
-        reason: str = IMPORTED,
-        on_progress: OnProgress = unseen,
-    ) -> Imported:
-        """Store and pin all blobs of an archive, and set its registry entries, each verified.
-
-        An entry replaces one of a lower revision; one whose blob is missing is passed over.
-
-        Args:
-            registry: that of this store.
-            on_progress: gets the bytes of the file that are done.
-
-        Raises:
-            StorageError: the archive is damaged or cut off, the text says where; what was
-                verified is kept.
-            QuotaExceeded, StorageFull: as `put`; what was stored before is kept.
-        """
-        return await import_archive(
-            self, registry, file, owner, reason, on_progress, self._writer.crypto
-        )
 
     @property
     def _scrubber(self) -> Scrubber:

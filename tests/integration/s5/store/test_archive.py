@@ -13,7 +13,15 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import CorruptBlob, NotFound, QuotaExceeded, StorageError
 from fabstir.s5.formats.registry import SignedEntry, blob_pointer, sign_entry
-from fabstir.s5.store import BlobStore, Exported, Imported, LocalRegistry, open_store
+from fabstir.s5.store import (
+    BlobStore,
+    Exported,
+    Imported,
+    LocalRegistry,
+    export_archive,
+    import_archive,
+    open_store,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -36,12 +44,14 @@ async def test_an_archive_carries_a_store(store: BlobStore, tmp_path: Path) -> N
     blobs, archive = await filled(store), tmp_path / "all.s5car"
     await LocalRegistry(store, NATIVE).set(entry(5, blobs[2]))
 
-    exported = await store.export(archive)
+    exported = await export_archive(store, archive)
 
     assert exported == Exported(num_blobs=6, num_bytes=sum(SIZES), num_entries=1, damaged=())
     async with open_store(tmp_path / "other", NATIVE) as other:
         for _ in range(2):  # the second time everything is there already
-            imported = await other.import_(archive, LocalRegistry(other, NATIVE), owner="b")
+            imported = await import_archive(
+                other, archive, LocalRegistry(other, NATIVE), owner="b", crypto=NATIVE
+            )
             assert imported == Imported(
                 num_blobs=6, num_bytes=sum(SIZES), num_entries=1, num_outdated=0
             )
@@ -57,17 +67,19 @@ async def test_an_archive_is_a_file(store: BlobStore, tmp_path: Path) -> None:
     os.mkfifo(pipe)
 
     with pytest.raises(StorageError, match="is no file"):
-        await store.import_(pipe, LocalRegistry(store, NATIVE), owner="a")
+        await import_archive(store, pipe, LocalRegistry(store, NATIVE), owner="a", crypto=NATIVE)
     for missing in (tmp_path, tmp_path / "missing"):
         with pytest.raises(StorageError):
-            await store.import_(missing, LocalRegistry(store, NATIVE), owner="a")
+            await import_archive(
+                store, missing, LocalRegistry(store, NATIVE), owner="a", crypto=NATIVE
+            )
 
 
 async def test_one_owners_blobs_are_exported(store: BlobStore, tmp_path: Path) -> None:
     await filled(store)
     await store.put(b"another's", owner="b", reason="test")
 
-    exported = await store.export(tmp_path / "b.s5car", owner="b")
+    exported = await export_archive(store, tmp_path / "b.s5car", owner="b")
 
     assert (exported.num_blobs, exported.num_bytes) == (1, 9)
 
@@ -78,12 +90,18 @@ async def test_a_rotten_blob_is_left_out_and_named(
     blobs = await filled(store)
     flip(next((folder / "blobs").glob(f"*/{blobs[-1].digest.hex()}.*")), 2_100_000)
 
-    exported = await store.export(tmp_path / "all.s5car")
+    exported = await export_archive(store, tmp_path / "all.s5car")
 
     assert (exported.num_blobs, exported.damaged) == (5, (blobs[-1],))
     async with open_store(tmp_path / "other", NATIVE) as other:
         assert (
-            await other.import_(tmp_path / "all.s5car", LocalRegistry(other, NATIVE), owner="a")
+            await import_archive(
+                other,
+                tmp_path / "all.s5car",
+                LocalRegistry(other, NATIVE),
+                owner="a",
+                crypto=NATIVE,
+            )
         ).num_blobs == 5
     with pytest.raises(CorruptBlob):
         await get(store, blobs[-1])
@@ -93,12 +111,14 @@ async def test_a_tampered_blob_is_named_and_the_others_are_kept(
     store: BlobStore, tmp_path: Path
 ) -> None:
     blobs, archive = await filled(store), tmp_path / "all.s5car"
-    await store.export(archive)
+    await export_archive(store, archive)
     flip(archive, 200)  # in the third blob
 
     async with open_store(tmp_path / "other", NATIVE) as other:
         with pytest.raises(StorageError) as caught:
-            await other.import_(archive, LocalRegistry(other, NATIVE), owner="a")
+            await import_archive(
+                other, archive, LocalRegistry(other, NATIVE), owner="a", crypto=NATIVE
+            )
 
         assert f"{blobs[2].encode()} (number 3); the other 5 are kept" in str(caught.value)
         with pytest.raises(NotFound):
@@ -112,7 +132,7 @@ async def test_a_truncated_archive_keeps_what_was_verified(
 ) -> None:
     await filled(store)
     archive, cut = tmp_path / "all.s5car", tmp_path / "cut.s5car"
-    await store.export(archive)
+    await export_archive(store, archive)
     whole = archive.read_bytes()
     expected = {
         0: "this is no S5 archive",
@@ -127,26 +147,36 @@ async def test_a_truncated_archive_keeps_what_was_verified(
         for length, text in expected.items():
             cut.write_bytes(whole[:length])
             with pytest.raises(StorageError, match=text):
-                await other.import_(cut, LocalRegistry(other, NATIVE), owner="a")
+                await import_archive(
+                    other, cut, LocalRegistry(other, NATIVE), owner="a", crypto=NATIVE
+                )
         assert (await other.usage("a")).num_blobs == 6
 
 
 async def test_an_archive_respects_the_quota(store: BlobStore, tmp_path: Path) -> None:
     await filled(store)
-    await store.export(tmp_path / "all.s5car")
+    await export_archive(store, tmp_path / "all.s5car")
 
     async with open_store(tmp_path / "other", NATIVE) as other:
         await other.set_quota("a", 100_000)
         with pytest.raises(QuotaExceeded):
-            await other.import_(tmp_path / "all.s5car", LocalRegistry(other, NATIVE), owner="a")
+            await import_archive(
+                other,
+                tmp_path / "all.s5car",
+                LocalRegistry(other, NATIVE),
+                owner="a",
+                crypto=NATIVE,
+            )
         assert (await other.usage("a")).num_bytes == 71_001
 
 
 async def test_files_that_cannot_be_used_are_named(store: BlobStore, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
-        await store.import_(tmp_path / "none.s5car", LocalRegistry(store, NATIVE), owner="a")
+        await import_archive(
+            store, tmp_path / "none.s5car", LocalRegistry(store, NATIVE), owner="a", crypto=NATIVE
+        )
     with pytest.raises(StorageError, match="No such file"):
-        await store.export(tmp_path / "none" / "all.s5car")
+        await export_archive(store, tmp_path / "none" / "all.s5car")
 
 
 async def test_what_is_collected_meanwhile_is_left_out(store: BlobStore, tmp_path: Path) -> None:
@@ -154,7 +184,7 @@ async def test_what_is_collected_meanwhile_is_left_out(store: BlobStore, tmp_pat
     await store.unpin("a", [blob.multihash for blob in blobs])
     await store.collect(grace_seconds=0)
 
-    exported = await store.export(tmp_path / "all.s5car")
+    exported = await export_archive(store, tmp_path / "all.s5car")
 
     assert exported == Exported(num_blobs=0, num_bytes=0, num_entries=0, damaged=())
 
@@ -162,13 +192,13 @@ async def test_what_is_collected_meanwhile_is_left_out(store: BlobStore, tmp_pat
 async def test_an_entry_that_is_newer_here_stays(store: BlobStore, tmp_path: Path) -> None:
     blobs, archive = await filled(store), tmp_path / "all.s5car"
     await LocalRegistry(store, NATIVE).set(entry(5, blobs[2]))
-    await store.export(archive)
+    await export_archive(store, archive)
 
     async with open_store(tmp_path / "other", NATIVE) as other:
         registry = LocalRegistry(other, NATIVE)
         for revision, blob in ((5, blobs[3]), (6, blobs[4])):
             await registry.set(entry(revision, blob))
-            imported = await other.import_(archive, registry, owner="b")
+            imported = await import_archive(other, archive, registry, owner="b", crypto=NATIVE)
             assert (imported.num_entries, imported.num_outdated) == (0, 1)
             assert await registry.get(KEY) == entry(revision, blob)
 
@@ -179,11 +209,11 @@ async def test_an_entry_whose_blob_has_rotted_is_not_set(
     blobs, archive = await filled(store), tmp_path / "all.s5car"
     await LocalRegistry(store, NATIVE).set(entry(5, blobs[-1]))
     flip(next((folder / "blobs").glob(f"*/{blobs[-1].digest.hex()}.*")), 2_100_000)
-    await store.export(archive)
+    await export_archive(store, archive)
 
     async with open_store(tmp_path / "other", NATIVE) as other:
         registry = LocalRegistry(other, NATIVE)
-        imported = await other.import_(archive, registry, owner="b")
+        imported = await import_archive(other, archive, registry, owner="b", crypto=NATIVE)
 
         assert (imported.num_blobs, imported.num_entries, imported.num_outdated) == (5, 0, 1)
         assert await registry.get(KEY) is None
@@ -206,12 +236,16 @@ async def test_what_is_set_while_an_export_goes_on_has_its_blob_with_it(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(write)
         for number in range(5):
-            await store.export(archive.with_suffix(f".{number}"))
+            await export_archive(store, archive.with_suffix(f".{number}"))
         is_done = True
 
     for number in range(5):
         async with open_store(tmp_path / f"other{number}", NATIVE) as other:
-            imported = await other.import_(
-                archive.with_suffix(f".{number}"), LocalRegistry(other, NATIVE), owner="b"
+            imported = await import_archive(
+                other,
+                archive.with_suffix(f".{number}"),
+                LocalRegistry(other, NATIVE),
+                owner="b",
+                crypto=NATIVE,
             )
             assert imported.num_outdated == 0
