@@ -20,7 +20,7 @@ from fabstir.crypto import NATIVE
 from fabstir.s5.formats.dialects import encode_directory
 from fabstir.s5.formats.directory import Dialect, Directory, FileEncryption, FileRef
 from fabstir.s5.formats.encryption import open_mutable, seal_mutable
-from fabstir.s5.formats.hamt import Updated, build, entries, lookup, update
+from fabstir.s5.formats.hamt import Updated, build, entries, lookup_many, update
 from fabstir.s5.formats.hamt_nodes import HamtConfig
 from fabstir.s5.formats.limits import HAMT_LEAF_ENTRIES, MAX_HAMT_LEAF_ENTRIES
 
@@ -185,7 +185,7 @@ async def _lookups(
     for number in random.Random(2).choices(range(tree.num_entries), k=count):
         key = f"f:file{number}.bin"
         started = time.perf_counter()
-        entry = await lookup(tree.root, key, blobs.load, NATIVE)
+        entry = (await lookup_many(tree.root, [key], blobs.load, NATIVE)).get(key)
         yield time.perf_counter() - started
         if entry != make_file(number, is_encrypted=blobs.is_sealed):
             missing.add(key)

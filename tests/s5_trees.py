@@ -6,8 +6,9 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fabstir.crypto import NATIVE
+from fabstir.protocol.crypto import Crypto
 from fabstir.s5.formats.directory import Entry
-from fabstir.s5.formats.hamt import Load, entries
+from fabstir.s5.formats.hamt import Load, entries, lookup_many
 
 T = TypeVar("T")
 
@@ -36,6 +37,11 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as done:
         return done.value
     raise AssertionError("the coroutine waits for an event loop")
+
+
+async def lookup(root: bytes, key: str, load: Load, crypto: Crypto = NATIVE) -> Entry | None:
+    """The entry of one key, asked for alone; None: there is none."""
+    return (await lookup_many(root, [key], load, crypto)).get(key)
 
 
 async def listed(root: bytes, load: Load, after: str | None = None) -> list[tuple[str, Entry]]:

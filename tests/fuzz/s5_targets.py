@@ -9,14 +9,14 @@ from typing import Final
 
 from tests.fuzz.s5_key_targets import S5_KEY_TARGETS
 from tests.fuzz.s5_portal_targets import S5_PORTAL_TARGETS
-from tests.s5_trees import Blobs, drive, listed
+from tests.s5_trees import Blobs, drive, listed, lookup
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.s5.formats.cbor import decode_cbor, encode_canonical, encode_s5js
 from fabstir.s5.formats.dialects import decode_directory, encode_directory
 from fabstir.s5.formats.directory import Dialect
-from fabstir.s5.formats.hamt import build, lookup, update
+from fabstir.s5.formats.hamt import build, update
 from fabstir.s5.formats.limits import MAX_MUTABLE_BYTES
 from fabstir.s5.formats.registry import SignedEntry
 from fabstir.s5.store.archive import ArchiveReader, ArchiveWriter

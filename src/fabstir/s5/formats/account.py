@@ -16,7 +16,6 @@ from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.crypto import Crypto
 
 CHALLENGE_BYTES: Final = 32
-RESPONSE_BYTES: Final = 1 + CHALLENGE_BYTES + 32
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 

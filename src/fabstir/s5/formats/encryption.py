@@ -117,11 +117,6 @@ def _chunk_nonce(index: int) -> bytes:
     return index.to_bytes(NONCE_BYTES, "little")
 
 
-def file_padding(num_bytes: int) -> int:
-    """Zero bytes to seal after a file's plaintext, so that the blob's size says little of it."""
-    return padded_size(max(num_bytes, 1)) - num_bytes
-
-
 def sealed_size(num_bytes: int) -> int:
     """The ciphertext's size of `num_bytes` of plaintext, padding included; nothing of nothing."""
     return num_bytes + TAG_BYTES * -(-num_bytes // CHUNK_BYTES)

@@ -90,30 +90,15 @@ def hash_key(key: str, hash_function: int, crypto: Crypto) -> int:
     return int.from_bytes(crypto.blake3(raw)[:8], "big")
 
 
-async def lookup(root: bytes, key: str, load: Load, crypto: Crypto) -> Entry | None:
-    """The entry of one key ("f:NAME" or "d:NAME"); None: there is none.
-
-    Loads at most MAX_HAMT_DEPTH + 1 nodes.
-
-    Raises:
-        RemoteProtocolError: a node on the way, or the entry, is not what S5 writes.
-    """
-    config, node = read_root(await load(root))
-    path = hash_key(key, config.hash_function, crypto)
-    while True:
-        child = node.unsplit or node.children.get(_slot(path, node.depth), ())
-        if not isinstance(child, bytes):
-            return next((read_entry(k, value) for k, value in child if k == key), None)
-        node = await _load_child(child, node, load)
-
-
 async def lookup_many(
     root: bytes, keys: Iterable[str], load: Load, crypto: Crypto
 ) -> dict[str, Entry]:
-    """Those of some keys that are there; every node is loaded and read once for all of them.
+    """The entries of some keys ("f:NAME" or "d:NAME"); a key without one is left out.
+
+    Every node is loaded and read once for all of them: at most MAX_HAMT_DEPTH + 1 for one key.
 
     Raises:
-        RemoteProtocolError: as `lookup`.
+        RemoteProtocolError: a node on the way, or an entry, is not what S5 writes.
     """
     config, node = read_root(await load(root))
     wanted = [(hash_key(key, config.hash_function, crypto), key) for key in keys]

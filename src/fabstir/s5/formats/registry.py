@@ -209,27 +209,3 @@ def _check_payload(multihash: bytes, payload: bytes, crypto: Crypto) -> None:
 def _signed_stream_part(revision: int, multihash: bytes) -> bytes:
     header = bytes([STREAM_PREFIX]) + revision.to_bytes(8, "big")
     return header + bytes([len(multihash)]) + multihash
-
-
-def sign_stream_message(
-    seed: bytes, revision: int, payload: bytes, crypto: Crypto
-) -> StreamMessage:
-    """Sign a message of the stream of the key that belongs to `seed`.
-
-    Raises:
-        ValueError: the revision or the payload is out of bounds.
-    """
-    if not 0 <= revision < 1 << 64:
-        raise ValueError(f"revision {revision} is not an unsigned integer of 64 bits")
-    if len(payload) > MAX_STREAM_DATA_BYTES:
-        raise ValueError(
-            f"stream messages hold at most {MAX_STREAM_DATA_BYTES} bytes, not {len(payload)}"
-        )
-    multihash = Multihash(crypto.blake3(payload)).to_bytes()
-    return StreamMessage(
-        public_key=crypto.ed25519_public_key(seed),
-        revision=revision,
-        payload_hash=multihash[1:],
-        signature=crypto.ed25519_sign(seed, _signed_stream_part(revision, multihash)),
-        payload=payload,
-    )

@@ -63,7 +63,7 @@ class PeerEntries:
         )
 
     async def ask(self, public_key: bytes) -> SignedEntry | None:
-        """See `Peers.ask_registry`."""
+        """The newest entry of a key that peers have, verified; None: nobody has one."""
         query = RegistryQuery(public_key=public_key)
         until = anyio.current_time() + self._limits.query_deadline
         send = partial(self._relaying.ask, query)

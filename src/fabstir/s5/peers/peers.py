@@ -216,15 +216,6 @@ class Peers:
         """It gave nothing: it is forgotten, and if that is usual, so are its node's others."""
         self._blobs.report_unreachable(location)
 
-    async def ask_registry(self, public_key: bytes) -> SignedEntry | None:
-        """The newest entry of a key that peers have, verified.
-
-        Raises:
-            PortalUnavailable: no peer is connected.
-        """
-        self._require_peers()
-        return await self._entries.ask(public_key)
-
     def broadcast(self, entry: SignedEntry) -> None:
         """Tell all peers of an entry, once its blob can be had. Waits for nobody."""
         self._announcements.announce(entry)

@@ -66,11 +66,6 @@ class PortalReport:
         """Whether a check was made, and well."""
         return any(check.name == name and check.ok is True for check in self.checks)
 
-    @property
-    def can_store(self) -> bool:
-        """Whether blobs can be stored there as it was asked, and come back right."""
-        return self.ok("upload") and self.ok("download")
-
 
 async def probe(
     url: str,

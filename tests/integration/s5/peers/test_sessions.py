@@ -10,12 +10,13 @@ import pytest
 from tests.integration.s5.peers.liar import open_liar, wrong_bytes
 from tests.integration.s5.peers.nodes import QUICK, Accepted, listening_socket, open_node
 from tests.integration.s5.peers.raw_peer import RawPeer, dial_raw, done
+from tests.s5_streams import sign_stream_message
 from websockets.asyncio.server import ServerConnection, serve
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import HashType, Multihash
 from fabstir.primitives.errors import StorageError, StorageFull
-from fabstir.s5.formats.registry import SignedEntry, sign_entry, sign_stream_message
+from fabstir.s5.formats.registry import SignedEntry, sign_entry
 from fabstir.s5.formats.wire import (
     Absent,
     AnnouncePeers,
@@ -68,7 +69,7 @@ async def test_who_knows_no_absence_is_told_of_none(tmp_path: Path) -> None:
             unusable.encode(),
             RegistryQuery(public_key=b"\x07" * 32).encode(),
             StreamQuery(public_key=b"\x07" * 32).encode(),
-            sign_stream_message(b"\x07" * 32, 1, b"", NATIVE).encode(),
+            sign_stream_message(b"\x07" * 32, 1, b"").encode(),
             Absent(subject=bytes(33)).encode(),
             b"\x63",
             query(blob, 3).encode(),

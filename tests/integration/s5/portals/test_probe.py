@@ -29,7 +29,8 @@ async def test_an_open_portal_can_do_everything(
 ) -> None:
     report = await probe(faulty.url, http_client, NATIVE, patience=PATIENCE)
 
-    assert report.can_store
+    assert report.ok("upload")
+    assert report.ok("download")
     assert {name for name, ok in found(report).items() if ok is not True} == {"clean up"}
     assert report.seconds is not None
     assert why(report, "tus") == "resumable uploads work, at most 1099511627776 bytes"
@@ -45,7 +46,7 @@ async def test_our_own_node_passes_with_an_account(
         usage = await door.store.usage()
 
     assert set(found(mine).values()) == {True}, mine.checks
-    assert not strangers.can_store
+    assert not strangers.ok("upload")
     for name in ("upload", "registry write"):
         assert found(strangers)[name] is None
         assert why(strangers, name) == f"needs an account: fabstir s5 login {door.url}"
@@ -64,7 +65,7 @@ async def test_a_closed_portal_says_why(
 
     report = await probe(faulty.url, http_client, NATIVE, patience=PATIENCE)
 
-    assert not report.can_store
+    assert not report.ok("upload")
     assert found(report)["register"] is False
     assert "No auth token found" in why(report, "register")
     assert found(report)["p2p"] is False

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from mnemonic import Mnemonic
+from tests.s5_streams import sign_stream_message
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
@@ -14,7 +15,6 @@ from fabstir.s5.formats.derivation import Identity, Purpose, child_directory
 from fabstir.s5.formats.directory import LinkKind
 from fabstir.s5.formats.directory_cid import Capability, DirectoryCid
 from fabstir.s5.formats.encryption import (
-    file_padding,
     padded_size,
     seal_chunk,
     seal_mutable,
@@ -22,7 +22,7 @@ from fabstir.s5.formats.encryption import (
 )
 from fabstir.s5.formats.hidden_db import hidden_db_keys
 from fabstir.s5.formats.multikey import encode_multikey
-from fabstir.s5.formats.registry import sign_entry, sign_stream_message
+from fabstir.s5.formats.registry import sign_entry
 from fabstir.s5.formats.seed_phrase import encode_bip39_phrase, encode_s5_phrase
 from fabstir.s5.formats.wire import (
     Absent,
@@ -119,14 +119,14 @@ def registry_entry(given: Inputs) -> str:
 
 def stream_message(given: Inputs) -> str:
     seed, payload = _hex(given["seed"]), given["payload"].encode()
-    return sign_stream_message(seed, given["revision"], payload, NATIVE).encode().hex()
+    return sign_stream_message(seed, given["revision"], payload).encode().hex()
 
 
 def padding(given: Inputs) -> dict[str, list[int]]:
     sizes = given["sizes"]
     return {
         "padded": [padded_size(size) for size in sizes],
-        "filePadding": [file_padding(size) for size in sizes],
+        "filePadding": [padded_size(max(size, 1)) - size for size in sizes],
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.s5_trees import Blobs, drive, listed
+from tests.s5_trees import Blobs, drive, listed, lookup
 from tests.strategies_s5 import dirs, files, hamt_configs, tree_entries
 
 from fabstir.crypto import NATIVE
@@ -16,7 +16,7 @@ from fabstir.primitives.errors import LocalProtocolError, RemoteProtocolError
 from fabstir.protocol.crypto import Crypto
 from fabstir.s5.formats.cbor import decode_cbor, encode_canonical
 from fabstir.s5.formats.directory import Cbor, Dialect, DirRef, Entry, FileRef, LinkKind
-from fabstir.s5.formats.hamt import Updated, build, hash_key, lookup, update
+from fabstir.s5.formats.hamt import Updated, build, hash_key, update
 from fabstir.s5.formats.hamt_nodes import HamtConfig, read_entry, read_root
 from fabstir.s5.formats.limits import MAX_HAMT_DEPTH, MAX_HAMT_NODE_BYTES
 

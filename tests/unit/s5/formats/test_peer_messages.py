@@ -9,12 +9,13 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.s5_streams import sign_stream_message
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import HashType, Multihash
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.s5.formats.limits import MAX_WIRE_BYTES
-from fabstir.s5.formats.registry import sign_entry, sign_stream_message
+from fabstir.s5.formats.registry import sign_entry
 from fabstir.s5.formats.wire import (
     MAX_HOPS,
     Absent,
@@ -87,7 +88,7 @@ messages = st.one_of(
     queries,
     locations(),
     st.builds(sign_entry, raw32, st.integers(0, 99), st.binary(max_size=64), st.just(NATIVE)),
-    st.builds(sign_stream_message, raw32, st.integers(0, 99), st.binary(), st.just(NATIVE)),
+    st.builds(sign_stream_message, raw32, st.integers(0, 99), st.binary()),
     st.builds(RegistryQuery, public_key=raw32, trace=traces),
     st.builds(
         StreamQuery,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from tests.s5_trees import Blobs, drive
+from tests.s5_trees import Blobs, drive, lookup
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, HashType
@@ -20,7 +20,7 @@ from fabstir.s5.formats.directory import (
     LinkKind,
     Sharding,
 )
-from fabstir.s5.formats.hamt import build, hash_key, lookup
+from fabstir.s5.formats.hamt import build, hash_key
 from fabstir.s5.formats.hamt_nodes import HamtConfig
 
 Inputs = Mapping[str, Any]

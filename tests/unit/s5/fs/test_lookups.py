@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.s5_trees import Blobs, drive
+from tests.s5_trees import Blobs, drive, lookup
 from tests.strategies_s5 import hamt_configs, tree_entries
 
 from fabstir.crypto import NATIVE
 from fabstir.s5.formats.directory import Entry, FileRef
-from fabstir.s5.formats.hamt import build, lookup, lookup_many
+from fabstir.s5.formats.hamt import build, lookup_many
 from fabstir.s5.formats.hamt_nodes import HamtConfig
 
 
