@@ -16,7 +16,7 @@ from fabstir.config import load_settings
 from fabstir.engines._http import EngineAddress
 from fabstir.engines._sse import EventDecoder
 from fabstir.primitives.units import Wei
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import Session, Text, open_client
 
@@ -52,9 +52,9 @@ async def ask_engine(address: EngineAddress, num_tokens: int) -> tuple[float, in
 
 async def ask_host(session: Session, num_tokens: int) -> tuple[float, int]:
     """One completion through the host, with every receipt verified and acknowledged."""
-    sampling = SamplingParams(max_tokens=num_tokens, temperature_millionths=0, seed=0)
+    sampling = SamplingParams(max_tokens=num_tokens, temperature=0)
     started, first, count = time.perf_counter(), 0.0, 0
-    messages = [ChatMessage("user", QUESTION)]
+    messages = [Message("user", QUESTION)]
     async with session.chat(messages, sampling=sampling) as answer:
         async for event in answer:
             if isinstance(event, Text):

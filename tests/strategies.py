@@ -22,9 +22,15 @@ from fabstir.primitives.ids import (
     hash32,
 )
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
+from fabstir.protocol.additions import ADDITION_KINDS, Addition
+from fabstir.protocol.answers import MIN_LOGPROB, TokenLogprob, ToolCallPiece
 from fabstir.protocol.authorization import SessionKeyAuthorization, SignedAuthorization
-from fabstir.protocol.chat import ChatMessage
-from fabstir.protocol.checkpoint import CheckpointDelta, CheckpointEntry, TimedMessage
+from fabstir.protocol.checkpoint import (
+    RECOVERED_ROLES,
+    CheckpointDelta,
+    CheckpointEntry,
+    TimedMessage,
+)
 from fabstir.protocol.client_messages import (
     ClientMessage,
     EncryptedAck,
@@ -33,6 +39,15 @@ from fabstir.protocol.client_messages import (
     EncryptedSessionInit,
     Ping,
     StreamCancel,
+)
+from fabstir.protocol.content import (
+    AudioPart,
+    FilePart,
+    ImagePart,
+    Message,
+    TextPart,
+    Tool,
+    ToolCall,
 )
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.envelope import InitEnvelope, SealedPayload
@@ -58,11 +73,13 @@ from fabstir.protocol.limits import (
     MAX_CHUNK_TOKENS,
     MAX_COMPLETION_TOKENS,
     MAX_ID_CHARS,
+    MAX_MESSAGES,
     MAX_STOP_CHARS,
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
 )
 from fabstir.protocol.payloads import (
     FINISH_REASONS,
-    ChatRequest,
     ChunkPlaintext,
     ClosedPlaintext,
     EndPlaintext,
@@ -77,6 +94,15 @@ from fabstir.protocol.receipts import (
     SignedAcknowledgement,
     SignedReceipt,
     Work,
+)
+from fabstir.protocol.request import (
+    EFFORTS,
+    TOOL_MODES,
+    ChatRequest,
+    Reasoning,
+    RequestPlaintext,
+    ResponseFormat,
+    ToolChoice,
 )
 from fabstir.protocol.sampling import SEED_LIMIT, SamplingParams
 
@@ -125,25 +151,82 @@ domains = st.builds(
 
 # -- conversations --------------------------------------------------------------------------------
 
-chat_messages = st.builds(
-    ChatMessage, role=st.sampled_from(["system", "user", "assistant", "tool"]), content=texts(40)
+
+def millionths(low: float, high: float) -> st.SearchStrategy[float]:
+    """Fractions that have a spelling of six decimals."""
+    return st.integers(round(low * 1_000_000), round(high * 1_000_000)).map(lambda n: n / 1_000_000)
+
+
+texts_of_parts = st.builds(TextPart, texts(20))
+parts = st.one_of(
+    texts_of_parts,
+    st.builds(ImagePart, texts(20), st.sampled_from(["auto", "low", "high"])),
+    st.builds(AudioPart, texts(20), texts(8)),
+    st.builds(FilePart, filename=texts(8), data=texts(8), file_id=texts(8)),
 )
-conversations = st.lists(chat_messages, min_size=1, max_size=4).map(tuple)
+contents = texts(40) | st.lists(parts, max_size=3).map(tuple)
+tool_calls = st.builds(ToolCall, id=texts(8), name=texts(8), arguments=texts(20))
+messages = st.one_of(
+    st.builds(
+        Message,
+        role=st.sampled_from(["system", "developer", "user"]),
+        content=contents,
+        name=st.none() | texts(8),
+    ),
+    st.builds(
+        Message,
+        role=st.just("assistant"),
+        content=contents,
+        tool_calls=st.lists(tool_calls, max_size=2).map(tuple),
+        reasoning=st.none() | texts(20),
+    ),
+    st.builds(Message, role=st.just("tool"), content=contents, tool_call_id=texts(8)),
+)
+conversations = st.lists(messages, min_size=1, max_size=4).map(tuple)
+schemas = st.sampled_from(
+    ['{"type":"object"}', '{ "properties": {"b": {"minimum": 0.5}, "a": {}} }', "{}"]
+)
+tools = st.builds(
+    Tool,
+    name=texts(8),
+    description=texts(8),
+    parameters=st.just("") | schemas,
+    strict=st.booleans(),
+)
+tool_choices = st.sampled_from(sorted(TOOL_MODES)).map(ToolChoice) | texts(8).map(
+    lambda name: ToolChoice("required", name)
+)
+response_formats = st.just(ResponseFormat()) | st.builds(
+    ResponseFormat, schema=schemas, name=texts(8), strict=st.booleans()
+)
+reasonings = st.builds(
+    Reasoning,
+    effort=st.none() | st.sampled_from(sorted(EFFORTS)),
+    max_tokens=st.none() | st.integers(0, MAX_COMPLETION_TOKENS),
+)
+logit_biases = st.dictionaries(
+    st.integers(0, (1 << 32) - 1), millionths(-100, 100), max_size=3
+).map(lambda biases: tuple(biases.items()))
 
 
-def sampling_params(seeds: st.SearchStrategy[int]) -> st.SearchStrategy[SamplingParams]:
+@st.composite
+def sampling_params(draw: st.DrawFn, seeds: st.SearchStrategy[int | None]) -> SamplingParams:
     """Parameters within the limits of the wire."""
-    millionths = st.integers(0, 1_000_000)
-    return st.builds(
-        SamplingParams,
-        max_tokens=st.integers(1, MAX_COMPLETION_TOKENS),
-        temperature_millionths=st.integers(0, 10_000_000),
-        top_p_millionths=millionths,
-        min_p_millionths=millionths,
-        repeat_penalty_millionths=st.integers(0, 10_000_000),
-        top_k=st.integers(0, (1 << 31) - 1),
-        seed=seeds,
-        stop=st.lists(texts(min(MAX_STOP_CHARS, 8)), max_size=3).map(tuple),
+    logprobs = draw(st.booleans())
+    return SamplingParams(
+        max_tokens=draw(st.integers(1, MAX_COMPLETION_TOKENS)),
+        temperature=draw(millionths(0, 10)),
+        top_p=draw(millionths(0, 1)),
+        min_p=draw(millionths(0, 1)),
+        repeat_penalty=draw(millionths(0, 10)),
+        presence_penalty=draw(millionths(-2, 2)),
+        frequency_penalty=draw(millionths(-2, 2)),
+        top_k=draw(st.integers(0, (1 << 31) - 1)),
+        logit_bias=draw(logit_biases),
+        seed=draw(seeds),
+        stop=draw(st.lists(texts(min(MAX_STOP_CHARS, 8)), max_size=3).map(tuple)),
+        logprobs=logprobs,
+        top_logprobs=draw(st.integers(0, MAX_TOP_LOGPROBS)) if logprobs else 0,
     )
 
 
@@ -151,30 +234,71 @@ seeds = st.integers(0, SEED_LIMIT - 1)
 samplings = sampling_params(seeds)
 
 
+chat_requests = st.builds(
+    ChatRequest,
+    messages=conversations,
+    sampling=sampling_params(st.none() | seeds),
+    model=texts(12),
+    tools=st.lists(tools, max_size=2).map(tuple),
+    tool_choice=st.none() | tool_choices,
+    parallel_tool_calls=st.none() | st.booleans(),
+    response_format=st.none() | response_formats,
+    reasoning=st.none() | reasonings,
+)
+"""Requests of everything that clients send."""
+
+
 @st.composite
-def chat_requests(draw: st.DrawFn) -> ChatRequest:
-    """Both forms: a prompt, or messages with nonce and salt."""
-    has_seed = draw(st.booleans())
-    messages = draw(st.just(()) | conversations)
-    return ChatRequest(
-        prompt="" if messages else draw(texts(40, 1)),
-        messages=messages,
-        model=draw(texts(12)),
-        sampling=draw(sampling_params(seeds if has_seed else st.just(0))),
-        has_seed=has_seed,
-        client_nonce=draw(st.none() | byte_strings(32)),
-        salt=draw(st.none() | byte_strings(32)),
+def request_plaintexts(draw: st.DrawFn) -> RequestPlaintext:
+    """A request with what its commitments and its seed need."""
+    request = draw(chat_requests)
+    has_seed = request.sampling.seed is not None
+    return RequestPlaintext(
+        request=request,
+        salt=draw(byte_strings(32)),
+        client_nonce=None if has_seed else draw(byte_strings(32)),
     )
 
+
+additions = st.builds(
+    Addition,
+    kind=st.sampled_from(sorted(ADDITION_KINDS)),
+    index=st.integers(0, MAX_MESSAGES),
+    num_replaced=st.integers(0, MAX_MESSAGES),
+    message=messages,
+)
+additions_lists = st.lists(additions, max_size=2).map(tuple)
+tool_call_pieces = st.builds(
+    ToolCallPiece, index=st.integers(0, MAX_TOOLS - 1), arguments=texts(8)
+) | st.builds(
+    ToolCallPiece,
+    index=st.integers(0, MAX_TOOLS - 1),
+    arguments=texts(8),
+    id=texts(8, 1),
+    name=texts(8),
+)
+alternatives = st.builds(
+    TokenLogprob,
+    token_id=st.integers(0, (1 << 32) - 1),
+    token_bytes=st.binary(max_size=4),
+    logprob=millionths(MIN_LOGPROB, 0),
+)
+token_logprobs = st.builds(
+    TokenLogprob,
+    token_id=st.integers(0, (1 << 32) - 1),
+    token_bytes=st.binary(max_size=4),
+    logprob=millionths(MIN_LOGPROB, 0),
+    top=st.lists(alternatives, max_size=2).map(tuple),
+)
 
 # -- receipts and proofs of the caller ------------------------------------------------------------
 
 works = st.builds(
     Work,
     model_digest=hashes,
-    prompt_commitment=hashes,
+    request_digest=hashes,
+    additions_digest=hashes,
     output_commitment=hashes,
-    sampling_digest=hashes,
     num_prompt_tokens=token_counts,
     num_completion_tokens=token_counts,
 )
@@ -233,13 +357,27 @@ extension_terms = st.builds(
     receipt_hash=hashes,
     cumulative_tokens=token_counts,
 )
-chunk_plaintexts = st.builds(
-    ChunkPlaintext,
-    text=texts(40),
-    token_ids=st.lists(st.integers(0, (1 << 32) - 1), max_size=MAX_CHUNK_TOKENS).map(tuple),
-)
+
+
+@st.composite
+def chunk_plaintexts(draw: st.DrawFn) -> ChunkPlaintext:
+    """A piece with all that it may hold; at most one probability a token."""
+    ids = draw(st.lists(st.integers(0, (1 << 32) - 1), max_size=MAX_CHUNK_TOKENS))
+    return ChunkPlaintext(
+        text=draw(texts(40)),
+        token_ids=tuple(ids),
+        reasoning=draw(texts(8)),
+        tool_calls=tuple(draw(st.lists(tool_call_pieces, max_size=2))),
+        logprobs=tuple(draw(st.lists(token_logprobs, max_size=min(2, len(ids))))),
+    )
+
+
 receipt_plaintexts = st.builds(
-    ReceiptPlaintext, signed=signed_receipts, seed=seeds, host_nonce=byte_strings(32)
+    ReceiptPlaintext,
+    signed=signed_receipts,
+    seed=seeds,
+    host_nonce=byte_strings(32),
+    additions=additions_lists,
 )
 end_plaintexts = st.builds(
     EndPlaintext,
@@ -394,7 +532,10 @@ def host_records(draw: st.DrawFn, secret: bytes) -> HostRecord:
 
 
 timed_messages = st.builds(
-    TimedMessage, message=chat_messages, timestamp=uint53s, is_partial=st.booleans()
+    TimedMessage,
+    message=st.builds(Message, role=st.sampled_from(sorted(RECOVERED_ROLES)), content=texts(40)),
+    timestamp=uint53s,
+    is_partial=st.booleans(),
 )
 checkpoint_deltas = st.builds(
     CheckpointDelta,

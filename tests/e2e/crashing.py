@@ -35,7 +35,7 @@ from fabstir.db.outbox import OutboxRow
 from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.ids import Address, JobId
 from fabstir.primitives.units import TokenCount
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import AnswerEvent, ReceiptVerified, Session, Text
 
@@ -195,10 +195,8 @@ class Scene:
     async def answer(self, num_tokens: int, prompt: str = STORY) -> None:
         """Ask, and take what comes until the end, or until the host is gone."""
         # Greedy: the answer is the same each time, and longer than any test wants.
-        sampling = SamplingParams(
-            max_tokens=TokenCount(num_tokens), temperature_millionths=0, seed=0
-        )
-        messages = [ChatMessage("user", prompt)]
+        sampling = SamplingParams(max_tokens=TokenCount(num_tokens), temperature=0)
+        messages = [Message("user", prompt)]
         try:
             async with self.session.chat(messages, sampling=sampling) as answer:
                 async for event in answer:

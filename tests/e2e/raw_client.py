@@ -10,6 +10,7 @@ Nothing here looks after anybody's money: that is what the tests are for.
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 import time
@@ -33,6 +34,7 @@ from fabstir.protocol.client_messages import (
     EncryptedMessage,
     EncryptedSessionInit,
 )
+from fabstir.protocol.content import Message
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.envelope import (
     NONCE_BYTES,
@@ -60,7 +62,6 @@ from fabstir.protocol.host_messages import (
 )
 from fabstir.protocol.limits import MAX_FRAME_BYTES
 from fabstir.protocol.payloads import (
-    ChatRequest,
     ChunkPlaintext,
     ClosedPlaintext,
     EndPlaintext,
@@ -70,6 +71,7 @@ from fabstir.protocol.payloads import (
     ReceiptPlaintext,
 )
 from fabstir.protocol.receipts import Acknowledgement, Receipt
+from fabstir.protocol.request import ChatRequest, RequestPlaintext
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk.connection import websocket_url
 
@@ -264,6 +266,12 @@ class RawClient:
         return OpenedSession(self, init, secret, ack, channel, terms)
 
 
+def existing_clients_request(prompt: str, max_tokens: int, stop: tuple[str, ...]) -> bytes:
+    """The plaintext of one text, as era-C's clients write it."""
+    asked = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stop": list(stop)}
+    return json.dumps({**asked, "stream": True}).encode()
+
+
 class OpenedSession:
     """A session that is open on this socket, in the dialect of its handshake.
 
@@ -299,15 +307,21 @@ class OpenedSession:
         stop: tuple[str, ...] = (),
     ) -> EncryptedMessage:
         """A request. Greedy, so that the answer is the same each time."""
-        sampling = SamplingParams(
-            max_tokens=max_tokens, temperature_millionths=0, seed=0, stop=stop
-        )
-        plaintext = ChatRequest(prompt=prompt, sampling=sampling).encode()
+        asked = self._renters_request if self.terms else existing_clients_request
+        plaintext = asked(prompt, max_tokens, stop)
         return EncryptedMessage(
             session_id=self._session_id,
             id=request_id,
             payload=self.seal("encrypted_message", request_id, plaintext),
         )
+
+    @staticmethod
+    def _renters_request(prompt: str, max_tokens: int, stop: tuple[str, ...]) -> bytes:
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=0, stop=stop)
+        request = ChatRequest(messages=(Message("user", prompt),), sampling=sampling)
+        return RequestPlaintext(
+            request=request, salt=secrets.token_bytes(32), client_nonce=secrets.token_bytes(32)
+        ).encode()
 
     def acknowledgement(
         self, receipt: Receipt, request_id: str = "1", *, secret: bytes | None = None

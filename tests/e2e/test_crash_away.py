@@ -35,7 +35,7 @@ from fabstir.db.host_sessions import SessionRow, SessionState
 from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.ids import JobId
 from fabstir.primitives.units import TokenCount, Wei, cost_of, price_from_million
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import FabstirClient, HostOffer, ReceiptVerified, Session, Settlement, Text
@@ -63,13 +63,13 @@ def table(request: pytest.FixtureRequest) -> Generator[Table]:
 
 
 def greedy(num_tokens: int) -> SamplingParams:
-    return SamplingParams(max_tokens=TokenCount(num_tokens), temperature_millionths=0, seed=0)
+    return SamplingParams(max_tokens=TokenCount(num_tokens), temperature=0)
 
 
 async def ask(session: Session, num_tokens: int) -> int:
     """Returns the tokens of the whole answer."""
     tokens = 0
-    async with session.chat([ChatMessage("user", STORY)], sampling=greedy(num_tokens)) as answer:
+    async with session.chat([Message("user", STORY)], sampling=greedy(num_tokens)) as answer:
         async for event in answer:
             tokens += event.num_tokens if isinstance(event, Text) else 0
     return tokens
@@ -79,7 +79,7 @@ async def seconds_until_noticed(session: Session, host: HostProcess, number: int
     """Send a signal to the host in the middle of an answer; how long the renter talks to nobody."""
     sent_at = 0.0
     with pytest.raises(HostUnresponsive):
-        async with session.chat([ChatMessage("user", STORY)], sampling=greedy(800)) as answer:
+        async with session.chat([Message("user", STORY)], sampling=greedy(800)) as answer:
             async for event in answer:
                 if isinstance(event, ReceiptVerified) and not sent_at:
                     host.process.send_signal(number)

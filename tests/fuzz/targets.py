@@ -31,6 +31,7 @@ from fabstir.primitives.encoding import (
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, ChainId, JobId, parse_address, parse_hash32
 from fabstir.primitives.units import format_amount, parse_amount
+from fabstir.protocol.capabilities import needs_of
 from fabstir.protocol.checkpoint import (
     CheckpointDelta,
     decode_index,
@@ -43,15 +44,17 @@ from fabstir.protocol.client_messages import (
     Unsupported,
     decode_client_message,
 )
+from fabstir.protocol.commitments import request_digest
 from fabstir.protocol.crypto import is_curve_point
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.envelope import open_init
+from fabstir.protocol.era_c import EraCRequest
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.frames import encode_frame
 from fabstir.protocol.host_messages import Unknown, decode_host_message
 from fabstir.protocol.host_record import HostRecord
 from fabstir.protocol.limits import MAX_JSON_DEPTH
 from fabstir.protocol.payloads import (
-    ChatRequest,
     ChunkPlaintext,
     ClosedPlaintext,
     EndPlaintext,
@@ -61,6 +64,8 @@ from fabstir.protocol.payloads import (
 )
 from fabstir.protocol.receipts import SignedAcknowledgement
 from fabstir.protocol.refusals import refusal
+from fabstir.protocol.request import RequestPlaintext
+from fabstir.protocol.sampling import SamplingParams
 
 Target = Callable[[bytes], None]
 
@@ -114,6 +119,24 @@ def host_message(data: bytes) -> None:
     with suppress(RemoteProtocolError):
         message = decode_host_message(data)
         assert isinstance(message, Unknown) or decode_host_message(encode_frame(message)) == message
+
+
+def chat_request(data: bytes) -> None:
+    """A renter's request, what it needs of a model, and the digest of what is executed."""
+    _payload(RequestPlaintext)(data)
+    with suppress(RemoteProtocolError):
+        asked = RequestPlaintext.decode(data)
+        needs_of(asked.request)
+        request_digest(asked.request.with_seed(1), asked.salt, NATIVE)
+
+
+def era_c_request(data: bytes) -> None:
+    """A request of an existing client, and the conversation that is made of it."""
+    with suppress(RemoteProtocolError):
+        asked = EraCRequest.decode(data)
+        assert asked.messages or asked.prompt
+        sampling = SamplingParams.from_fields(Fields(asked.sampling.to_json(), "sampling"))
+        assert sampling == asked.sampling
 
 
 def receipt(data: bytes) -> None:
@@ -228,7 +251,8 @@ TARGETS: Final[dict[str, Target]] = {
     "host_message": host_message,
     "init_plaintext": init_plaintext,
     "extension_terms": _payload(ExtensionTerms),
-    "chat_request": _payload(ChatRequest),
+    "chat_request": chat_request,
+    "era_c_request": era_c_request,
     "chunk": _payload(ChunkPlaintext),
     "receipt": receipt,
     "end": _payload(EndPlaintext),

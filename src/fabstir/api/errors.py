@@ -12,6 +12,7 @@ from fabstir.primitives.errors import (
     FabstirError,
     ReceiptMismatch,
     RemoteProtocolError,
+    RequestRefused,
     SessionRefused,
 )
 from fabstir.protocol.codes import ERROR_CODES, unmistakable
@@ -20,6 +21,7 @@ from fabstir.protocol.host_messages import ErrorMessage
 _CODES: tuple[tuple[type[FabstirError], str], ...] = (
     (ContextLengthExceeded, "TOKEN_LIMIT_EXCEEDED"),
     (ConversationRefused, "CONVERSATION_REFUSED"),
+    (RequestRefused, "UNSUPPORTED_REQUEST"),
     (DepositExhausted, "DEPOSIT_EXHAUSTED"),
     (ReceiptMismatch, "RECEIPT_MISMATCH"),
     (EngineCrashed, "ENGINE_CRASHED"),

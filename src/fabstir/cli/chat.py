@@ -14,7 +14,7 @@ from fabstir.cli.chat_view import ChatView
 from fabstir.cli.lines import LineCut, LineReader
 from fabstir.cli.output import OutputClosed
 from fabstir.primitives.errors import FabstirError
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import Answer, Session
 
@@ -37,7 +37,7 @@ class Chat:
         self._view = view
         self._sampling = sampling
         self._system = system
-        self._messages: list[ChatMessage] = []
+        self._messages: list[Message] = []
         self._answer: Answer | None = None
         self._scope = anyio.CancelScope()
         self._interrupted_at = -TWICE_SECONDS
@@ -69,10 +69,10 @@ class Chat:
             await self._ask(line)
 
     def _forget(self) -> None:
-        self._messages = [ChatMessage("system", self._system)] if self._system else []
+        self._messages = [Message("system", self._system)] if self._system else []
 
     async def _ask(self, line: str) -> None:
-        turn = [*self._messages, ChatMessage("user", line)]
+        turn = [*self._messages, Message("user", line)]
         try:
             async with self._session.chat(turn, sampling=self._sampling) as answer:
                 self._answer = answer
@@ -85,7 +85,7 @@ class Chat:
             return
         finally:
             self._answer = None
-        self._messages = [*turn, ChatMessage("assistant", answer.text)]
+        self._messages = [*turn, Message("assistant", answer.text)]
         self._view.answered(self._session)
 
     @asynccontextmanager

@@ -25,7 +25,7 @@ from fabstir.crypto import checksum_address
 from fabstir.models import DEMO_MODEL, fetch_model
 from fabstir.primitives.ids import NATIVE_TOKEN, JobId
 from fabstir.primitives.units import Wei, format_amount, parse_amount
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import (
     FabstirClient,
@@ -50,7 +50,7 @@ QUESTIONS = (
 )
 """The second cannot be answered without the first."""
 
-SAMPLING = SamplingParams(max_tokens=96, temperature_millionths=0, seed=0)
+SAMPLING = SamplingParams(max_tokens=96, temperature=0)
 
 MAX_MODEL_LEN = "2048"
 NUM_SLOTS = "2"
@@ -236,10 +236,10 @@ async def _converse(client: FabstirClient, offer: HostOffer) -> JobId:
     async with client.open_session(offer, deposit=DEPOSIT) as session:
         say(f"session {session.job_id} is open")
         _step("6. The conversation, end-to-end encrypted; each receipt verified as it comes")
-        messages: list[ChatMessage] = []
+        messages: list[Message] = []
         for question in QUESTIONS:
-            messages.append(ChatMessage("user", question))
-            messages.append(ChatMessage("assistant", await _ask(session, messages)))
+            messages.append(Message("user", question))
+            messages.append(Message("assistant", await _ask(session, messages)))
         _step("7. Proof and settlement")
         settlement = await session.close()
         say(
@@ -249,9 +249,9 @@ async def _converse(client: FabstirClient, offer: HostOffer) -> JobId:
         return session.job_id
 
 
-async def _ask(session: Session, messages: list[ChatMessage]) -> str:
+async def _ask(session: Session, messages: list[Message]) -> str:
     say_part("\nrenter: ", style="cyan")
-    say(messages[-1].content)
+    say(messages[-1].text)
     say_part("model:  ", style="cyan")
     said = ""
     async with session.chat(messages, sampling=SAMPLING) as answer:

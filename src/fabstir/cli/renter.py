@@ -111,7 +111,7 @@ async def _chat(
     view.quote(await client.quote(offer, deposit))
     if not options.is_confirmed:
         await _confirm(token.format(deposit))
-    sampling = SamplingParams(max_tokens=options.max_tokens, seed=0)
+    sampling = SamplingParams(max_tokens=options.max_tokens)
     async with client.open_session(offer, deposit=deposit) as session:
         await _talk(session, view, Chat(session, view, sampling, options.system))
 
@@ -344,7 +344,7 @@ def _show_conversation(ctx: typer.Context, session: str) -> None:
         return await client.conversation(session)
 
     found = _with_client(ctx, read)
-    said = [f"{m.message.role}: {m.message.content}" for m in found.messages]
+    said = [f"{m.message.role}: {m.message.text}" for m in found.messages]
     for part in found.missing:
         note(f"tokens {part.start_token} to {part.end_token} are missing: {part.reason}")
     data = {

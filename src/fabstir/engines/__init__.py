@@ -1,7 +1,6 @@
 """Language models, each in a process of its own; a package for each driver."""
 
 from fabstir.engines.engine import (
-    Capability,
     Engine,
     EngineInfo,
     EngineState,
@@ -9,7 +8,6 @@ from fabstir.engines.engine import (
     GenerationEnd,
     GenerationEvent,
     GenerationRequest,
-    needs_of,
 )
 from fabstir.engines.launcher import CannotStart, EngineProcess, Launcher
 from fabstir.engines.pool import EnginePool, LocateModel, OpenEngine, open_pool
@@ -17,7 +15,6 @@ from fabstir.engines.supervisor import RestartPolicy, Supervisor
 
 __all__ = [
     "CannotStart",
-    "Capability",
     "Engine",
     "EngineInfo",
     "EnginePool",
@@ -32,6 +29,5 @@ __all__ = [
     "OpenEngine",
     "RestartPolicy",
     "Supervisor",
-    "needs_of",
     "open_pool",
 ]

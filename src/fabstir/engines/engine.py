@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.answers import TokenLogprob
+from fabstir.protocol.capabilities import ModelCapability
+from fabstir.protocol.content import Message
+from fabstir.protocol.request import ResponseFormat
 from fabstir.protocol.sampling import SamplingParams
 
 
@@ -19,29 +22,6 @@ class EngineState(StrEnum):
     READY = "ready"
     RESTARTING = "restarting"
     FAILED = "failed"
-
-
-class Capability(StrEnum):
-    """What a request may need and an engine may lack. Servers that speak OpenAI's API only, for
-    one, have no `top_k`.
-    """
-
-    TOP_K = "top_k"
-    MIN_P = "min_p"
-    REPEAT_PENALTY = "repeat_penalty"
-
-
-_NO_PENALTY_MILLIONTHS: Final = 1_000_000
-
-
-def needs_of(sampling: SamplingParams) -> frozenset[Capability]:
-    """What an engine must be capable of to sample so; values that change nothing need nothing."""
-    needed = {
-        Capability.TOP_K: sampling.top_k > 0,
-        Capability.MIN_P: sampling.min_p_millionths > 0,
-        Capability.REPEAT_PENALTY: sampling.repeat_penalty_millionths != _NO_PENALTY_MILLIONTHS,
-    }
-    return frozenset(capability for capability, is_needed in needed.items() if is_needed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +48,25 @@ class EngineInfo:
 class GenerationRequest:
     """One completion.
 
+    Attributes:
+        sampling: with a seed.
+        response_format: None for text. An answer that is held to a form cannot be gone on with in
+            another request: the form would begin anew.
+
     Raises:
-        ValueError: there is no prompt, or max_tokens is less than 1 (llama.cpp generates a token
-            for 0, and without end for -1).
+        ValueError: there is no prompt or no seed, or max_tokens is less than 1 (llama.cpp generates
+            a token for 0, and without end for -1).
     """
 
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
+    response_format: ResponseFormat | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_token_ids:
             raise ValueError("a prompt has at least one token")
+        if self.sampling.seed is None:
+            raise ValueError("an engine is told its seed, so that the answer can be made again")
         if self.sampling.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.sampling.max_tokens}: ask for at least 1")
 
@@ -92,10 +80,14 @@ class GenerationChunk:
     begin a stop string comes at once, with its text later or never; a character of several tokens
     is one piece; and tokens of a character that max_tokens cuts off are never delivered. What is
     billed is the number of `token_ids`.
+
+    Attributes:
+        logprobs: of the tokens, if they were asked for; an engine may miss some of a character's.
     """
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,11 +125,11 @@ class Engine(Protocol):
         """Whether it can answer now."""
         ...
 
-    def capabilities(self) -> frozenset[Capability]:
+    def capabilities(self) -> frozenset[ModelCapability]:
         """What it can do; a request that needs more is refused before anything is charged."""
         ...
 
-    async def tokenize_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    async def tokenize_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt of a conversation by the model's own template, open for the answer.
 
         Raises:
@@ -154,6 +146,7 @@ class Engine(Protocol):
         Raises:
             ContextLengthExceeded: the prompt leaves no room for a token.
             EngineUnavailable: it is loading or gone; nothing was generated.
+            RequestRefused: it does not take the schema of the answer.
             EngineCrashed: it died in the middle.
         """
         ...

@@ -16,28 +16,31 @@ from typing import Final
 
 import anyio
 
-from fabstir.engines import Engine, GenerationChunk, GenerationEnd, GenerationRequest, needs_of
+from fabstir.engines import Engine, GenerationChunk, GenerationEnd, GenerationRequest
 from fabstir.jobs.dialects import Dialect, ExtensionDialect
 from fabstir.jobs.session import LiveSession, Send
 from fabstir.jobs.stops import StopStrings
 from fabstir.market.ledger import HostLedger
-from fabstir.primitives.errors import ContextLengthExceeded, DepositExhausted, SessionRefused
+from fabstir.primitives.errors import ContextLengthExceeded, DepositExhausted
 from fabstir.primitives.units import TokenCount
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.answers import AnswerContent
+from fabstir.protocol.capabilities import require_capable
 from fabstir.protocol.commitments import (
+    NO_ADDITIONS,
     derive_seed,
     output_commitment,
-    prompt_commitment,
-    sampling_digest,
+    request_digest,
     seed_commitment,
 )
+from fabstir.protocol.content import Message
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.eip712 import Domain
+from fabstir.protocol.era_c import EraCRequest
 from fabstir.protocol.host_messages import StreamEnd, Usage
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
-from fabstir.protocol.payloads import ChatRequest, EndPlaintext, ReceiptPlaintext
+from fabstir.protocol.payloads import EndPlaintext, ReceiptPlaintext
 from fabstir.protocol.receipts import Work, sign_receipt
-from fabstir.protocol.sampling import SamplingParams
+from fabstir.protocol.request import ChatRequest, RequestPlaintext
 
 PATIENCE: Final = 0.5
 """Seconds for which the engine's slot is kept while an acknowledgement, a proof or the client's
@@ -73,13 +76,13 @@ class AnswerServices:
 @dataclass(slots=True)
 class _Output:
     token_ids: list[int] = field(default_factory=list[int])
-    text: str = ""
+    content: AnswerContent = field(default_factory=AnswerContent)
     num_chunks: int = 0
     num_receipted: int = 0
 
     def add(self, chunk: GenerationChunk) -> None:
         self.token_ids += chunk.token_ids
-        self.text += chunk.text
+        self.content.add(chunk.text)
         self.num_chunks += 1
 
 
@@ -91,7 +94,7 @@ class Answer:
         services: AnswerServices,
         session: LiveSession,
         dialect: Dialect,
-        request: ChatRequest,
+        asked: EraCRequest | RequestPlaintext,
         request_id: str | None,
         send: Send,
         has_room: Callable[[], bool],
@@ -104,15 +107,14 @@ class Answer:
         self._services = services
         self._session = session
         self._dialect = dialect
-        self._request = request
+        self._asked = asked
         self._request_id = request_id
         self._send = send
         self._has_room = has_room
         self._output = _Output()
         self._stop_reason: str | None = None
-        self._salt = request.salt or services.random(32)
-        self._sampling = self._choose_sampling()
-        self._stops = StopStrings(self._sampling.stop)
+        self._executed, self._salt = self._execution()
+        self._stops = StopStrings(self._executed.sampling.stop)
         self._started = time.monotonic()
 
     def stop(self, reason: str) -> None:
@@ -129,7 +131,7 @@ class Answer:
         """Stream the answer.
 
         Raises:
-            SessionRefused, ContextLengthExceeded, DepositExhausted: nothing was delivered or
+            RequestRefused, ContextLengthExceeded, DepositExhausted: nothing was delivered or
                 billed.
             EngineError: to a client that gives acknowledgements, what was not receipted yet is
                 not billed.
@@ -139,15 +141,14 @@ class Answer:
 
     async def _run(self, engine: Engine) -> None:
         session = self._session
-        self._require_capabilities(engine)
+        require_capable(self._executed, engine.capabilities())
         # What an answer that failed had sent and not receipted is nobody's debt.
         session.delivered = session.issued.cumulative_tokens
-        turn = session.conversation.turn(self._request)
-        prompt = await engine.tokenize_chat(turn)
+        prompt = await engine.tokenize_chat(self._executed.messages)
         limit, limit_reason = self._limit(len(prompt))
         session.issued = session.issued.next_request()
         await self._services.ledger.reserve(session.row.job_id, self._window_end())
-        self._work = self._work_of(turn, len(prompt))
+        self._work = self._work_of(len(prompt))
         try:
             reason = await self._deliver(engine, prompt, limit, limit_reason)
             if rest := self._stops.rest():
@@ -159,25 +160,27 @@ class Answer:
                     await self._receipt(is_last=True)
                 await self._services.ledger.release(session.row.job_id, session.delivered)
         await self._receipt(is_last=True)
-        await self._finish(turn, len(prompt), reason)
+        await self._finish(len(prompt), reason)
 
     # -- the parameters of this answer --------------------------------------------------------
 
-    def _choose_sampling(self) -> SamplingParams:
-        request, session = self._request, self._session
-        if request.has_seed:
-            return request.sampling
-        nonce = request.client_nonce or self._services.random(32)
-        seed = derive_seed(nonce, session.seed_nonce, session.row.job_id, self._services.crypto)
-        return request.with_seed(seed)
-
-    def _require_capabilities(self, engine: Engine) -> None:
-        if missing := needs_of(self._sampling) - engine.capabilities():
-            raise SessionRefused(
-                "UNSUPPORTED_REQUEST",
-                f"the engine of {self._session.model.name} has no {', '.join(sorted(missing))}: "
-                "ask without",
+    def _execution(self) -> tuple[ChatRequest, bytes]:
+        """What is executed, and the salt of its commitments."""
+        asked, session, services = self._asked, self._session, self._services
+        if isinstance(asked, RequestPlaintext):
+            request, salt, nonce = asked.request, asked.salt, asked.client_nonce
+        else:
+            request = ChatRequest(
+                messages=session.conversation.turn(asked),
+                sampling=asked.sampling,
+                model=asked.model,
             )
+            salt, nonce = services.random(32), None
+        if request.sampling.seed is not None:
+            return request, salt
+        nonce = nonce or services.random(32)
+        seed = derive_seed(nonce, session.seed_nonce, session.row.job_id, services.crypto)
+        return request.with_seed(seed), salt
 
     def _limit(self, num_prompt_tokens: int) -> tuple[int, str]:
         """How many tokens may be generated, and what it means to reach that many."""
@@ -191,16 +194,16 @@ class Answer:
                 f"the deposit of session {self._session.row.job_id} is used up: "
                 "close it and open another, with a larger deposit"
             )
-        wanted = min(self._sampling.max_tokens, room)
+        wanted = min(self._executed.sampling.max_tokens, room)
         return (wanted, "length") if wanted <= affordable else (affordable, "deposit_exhausted")
 
-    def _work_of(self, turn: tuple[ChatMessage, ...], num_prompt_tokens: int) -> Work:
+    def _work_of(self, num_prompt_tokens: int) -> Work:
         crypto = self._services.crypto
         return Work(
             model_digest=self._session.model.digest,
-            prompt_commitment=prompt_commitment(turn, self._salt, crypto),
-            output_commitment=output_commitment((), "", self._salt, crypto),
-            sampling_digest=sampling_digest(self._sampling, crypto),
+            request_digest=request_digest(self._executed, self._salt, crypto),
+            additions_digest=NO_ADDITIONS,
+            output_commitment=output_commitment((), AnswerContent(), self._salt, crypto),
             num_prompt_tokens=TokenCount(num_prompt_tokens),
             num_completion_tokens=TokenCount(0),
         )
@@ -222,13 +225,16 @@ class Answer:
                 return self._stopping or "unacknowledged"
             request = GenerationRequest(
                 prompt_token_ids=(*prompt, *self._output.token_ids),
-                sampling=replace(self._sampling, max_tokens=left, stop=()),
+                sampling=replace(self._executed.sampling, max_tokens=left, stop=()),
+                response_format=self._executed.response_format,
             )
             end = await self._stream(engine, request, left)
             if self._stops.is_found:
                 return "stop"
             if self._stopping:
                 return self._stopping
+            if end is None and self._is_held_to_a_form:
+                return "unacknowledged"
             if end is not None:
                 return limit_reason if end.finish_reason == "length" else end.finish_reason
 
@@ -244,16 +250,28 @@ class Answer:
                     return event
                 if self._stopping:
                     return None
-                if not await self._may_deliver(len(event.token_ids), PATIENCE):
+                if not await self._may_deliver(len(event.token_ids), self._patience):
                     return None  # this piece is generated again from the kept prefix
                 text = self._stops.feed(event.text)
                 left -= len(event.token_ids)
                 if left <= 0:
                     text += self._stops.rest()
-                await self._send_piece(GenerationChunk(text, event.token_ids))
+                await self._send_piece(replace(event, text=text))
                 if self._stops.is_found:
                     return None
         return None
+
+    @property
+    def _is_held_to_a_form(self) -> bool:
+        """Whether what follows a pause could not be generated from the kept prefix."""
+        return self._executed.response_format is not None
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for which the engine's slot is kept while something is waited for."""
+        if self._is_held_to_a_form:
+            return self._services.acknowledgement_timeout
+        return PATIENCE
 
     async def _wait_for_renter(self) -> bool:
         """Wait, as long as a renter may take, until the next token may be delivered."""
@@ -313,7 +331,7 @@ class Answer:
         work = replace(
             self._work,
             output_commitment=output_commitment(
-                output.token_ids, output.text, self._salt, services.crypto
+                output.token_ids, output.content, self._salt, services.crypto
             ),
             num_completion_tokens=TokenCount(len(output.token_ids)),
         )
@@ -334,9 +352,9 @@ class Answer:
         session.issued = session.issued.advance(receipt, receipt_hash)
         if isinstance(self._dialect, ExtensionDialect):
             session.pending[receipt_hash] = receipt
-            plaintext = ReceiptPlaintext(
-                signed=signed, seed=self._sampling.seed, host_nonce=session.seed_nonce
-            )
+            seed = self._executed.sampling.seed
+            assert seed is not None, "a request is executed with a seed"
+            plaintext = ReceiptPlaintext(signed=signed, seed=seed, host_nonce=session.seed_nonce)
             frame = self._dialect.receipt
             self._send(lambda: [frame(self._request_id, plaintext)])
         else:
@@ -345,14 +363,14 @@ class Answer:
 
     # -- the end ------------------------------------------------------------------------------
 
-    async def _finish(self, turn: tuple[ChatMessage, ...], num_prompt: int, reason: str) -> None:
-        session, output = self._session, self._output
-        now = int(time.time() * 1000)
-        if not self._request.messages:  # who sends all of it each time keeps it itself
-            session.conversation.remember(turn, output.text)
+    async def _finish(self, num_prompt: int, reason: str) -> None:
+        session, output, asked = self._session, self._output, self._asked
+        now, turn, text = int(time.time() * 1000), self._executed.messages, output.content.text
+        if isinstance(asked, EraCRequest) and not asked.messages:
+            session.conversation.remember(turn, text)  # others send all of it each time
         session.note(turn[-1], now)
         is_partial = reason not in {"stop", "length"}
-        session.note(ChatMessage("assistant", output.text), now, is_partial=is_partial)
+        session.note(Message("assistant", text), now, is_partial=is_partial)
         session.seed_nonce = self._services.random(32)  # the old one is revealed
         end = EndPlaintext(
             finish_reason=reason,

@@ -21,8 +21,9 @@ from fabstir.protocol.checkpoint import (
 from fabstir.protocol.crypto import Crypto
 from fabstir.s5.ports import Blobs
 
-BUNDLE_VERSION = 2
-"""2: only the receipts since the claim before, whose last one the first of them names."""
+BUNDLE_VERSION = 3
+"""2: only the receipts since the claim before, whose last one the first of them names. 3: those of
+fabstir/2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

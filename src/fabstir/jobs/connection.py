@@ -40,6 +40,7 @@ from fabstir.protocol.client_messages import (
 )
 from fabstir.protocol.commitments import seed_commitment
 from fabstir.protocol.envelope import SecureChannel, frame_binding, init_aad
+from fabstir.protocol.era_c import EraCRequest
 from fabstir.protocol.frames import Frame
 from fabstir.protocol.host_messages import (
     ErrorMessage,
@@ -50,13 +51,13 @@ from fabstir.protocol.host_messages import (
 )
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.payloads import (
-    ChatRequest,
     ClosedPlaintext,
     ExtensionTerms,
     InitPlaintext,
 )
 from fabstir.protocol.receipts import SignedAcknowledgement
 from fabstir.protocol.refusals import refusal
+from fabstir.protocol.request import RequestPlaintext
 from fabstir.serving.conversation import is_self_contained
 
 _logger = logging.getLogger(__name__)
@@ -277,7 +278,9 @@ class ClientConnection:
         seat.scope, seat.is_free = anyio.CancelScope(), anyio.Event()
         self._tasks.start_soon(self._run, seat, seat.answer, message)
 
-    def _open_request(self, message: EncryptedMessage) -> tuple[_Seat, ChatRequest]:
+    def _open_request(
+        self, message: EncryptedMessage
+    ) -> tuple[_Seat, EraCRequest | RequestPlaintext]:
         """The session that a message is for, and what it asks.
 
         Existing clients name the first session of their socket, whichever one they mean: the key
@@ -294,7 +297,9 @@ class ClientConnection:
                 raise
             return opened
 
-    def _meant_by_key(self, message: EncryptedMessage) -> tuple[_Seat, ChatRequest] | None:
+    def _meant_by_key(
+        self, message: EncryptedMessage
+    ) -> tuple[_Seat, EraCRequest | RequestPlaintext] | None:
         seats = [
             seat
             for seat in self._seats.values()
@@ -307,7 +312,7 @@ class ClientConnection:
         return seats[0], seats[0].dialect.open_request(message)
 
     @staticmethod
-    def _require_memory(seat: _Seat, request: ChatRequest) -> None:
+    def _require_memory(seat: _Seat, request: EraCRequest | RequestPlaintext) -> None:
         """Refuse once to go on with a conversation that ended with an earlier process.
 
         Existing clients may send only what is new; answered without the rest, it would be billed
@@ -317,7 +322,7 @@ class ClientConnection:
         if not session.has_forgotten:
             return
         session.has_forgotten = False
-        if not is_self_contained(request):
+        if isinstance(request, EraCRequest) and not is_self_contained(request):
             raise SessionRefused(
                 "SESSION_NOT_FOUND",
                 f"this host was started again and has kept nothing that was said in session "

@@ -20,6 +20,7 @@ from fabstir.protocol.envelope import (
     open_payload,
     seal_payload,
 )
+from fabstir.protocol.era_c import EraCRequest
 from fabstir.protocol.frames import Frame, SealedFrame
 from fabstir.protocol.host_messages import (
     EncryptedChunk,
@@ -28,12 +29,12 @@ from fabstir.protocol.host_messages import (
     SessionClosed,
 )
 from fabstir.protocol.payloads import (
-    ChatRequest,
     ChunkPlaintext,
     ClosedPlaintext,
     EndPlaintext,
     ReceiptPlaintext,
 )
+from fabstir.protocol.request import RequestPlaintext
 
 _MAX_SEEN_NONCES = 100_000
 """Requests under one era-C session key (its SDK makes a new key for each): 24 bytes each."""
@@ -46,7 +47,7 @@ class Dialect(Protocol):
 
     has_receipts: bool
 
-    def open_request(self, message: EncryptedMessage) -> ChatRequest:
+    def open_request(self, message: EncryptedMessage) -> EraCRequest | RequestPlaintext:
         """Raises RemoteProtocolError: undecryptable, replayed or malformed."""
         ...
 
@@ -76,7 +77,7 @@ class EraCDialect:
         self._nonce_prefix = random(NONCE_BYTES - _COUNTER_BYTES)
         self._counter = 0
 
-    def open_request(self, message: EncryptedMessage) -> ChatRequest:
+    def open_request(self, message: EncryptedMessage) -> EraCRequest:
         nonce = message.payload.nonce
         if nonce in self._seen or nonce.startswith(self._nonce_prefix):
             raise RemoteProtocolError(
@@ -90,7 +91,7 @@ class EraCDialect:
             )
         plaintext = open_payload(self._key, message.payload, self._crypto)
         self._seen.add(nonce)
-        return ChatRequest.decode(plaintext)
+        return EraCRequest.decode(plaintext)
 
     def can_open(self, message: EncryptedMessage) -> bool:
         """Whether the message was encrypted under this session's key."""
@@ -142,11 +143,13 @@ class ExtensionDialect:
         binding = frame_binding(kind, message.session_id, message.id or "")
         return self._channel.open(message.payload, binding)
 
-    def open_request(self, message: EncryptedMessage) -> ChatRequest:
-        return ChatRequest.decode(self.open("encrypted_message", message))
+    def open_request(self, message: EncryptedMessage) -> RequestPlaintext:
+        return RequestPlaintext.decode(self.open("encrypted_message", message))
 
     def chunk(self, request_id: str | None, index: int, chunk: GenerationChunk) -> Frame:
-        plaintext = ChunkPlaintext(text=chunk.text, token_ids=chunk.token_ids).encode()
+        plaintext = ChunkPlaintext(
+            text=chunk.text, token_ids=chunk.token_ids, logprobs=chunk.logprobs
+        ).encode()
         return EncryptedChunk(
             session_id=self._session_id,
             id=request_id,

@@ -11,8 +11,8 @@ import anyio
 from fabstir.db.host_sessions import SessionRow
 from fabstir.primitives.ids import Hash32
 from fabstir.primitives.units import TokenCount, tokens_for
-from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.checkpoint import TimedMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.frames import Frame
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.receipts import ChainHead, Receipt
@@ -134,13 +134,13 @@ class LiveSession:
                 await self._changed.wait()
         return condition()
 
-    def note(self, message: ChatMessage, timestamp: int, *, is_partial: bool = False) -> None:
+    def note(self, message: Message, timestamp: int, *, is_partial: bool = False) -> None:
         """Keep a message for the next checkpoint; only if it can be encrypted to the renter."""
         if not self.row.recovery_public_key:
             return
         self.transcript.append(
             TimedMessage(message=message, timestamp=timestamp, is_partial=is_partial)
         )
-        num_chars = sum(len(each.message.content) for each in self.transcript)
+        num_chars = sum(len(each.message.text) for each in self.transcript)
         while num_chars > MAX_TRANSCRIPT_CHARS:
-            num_chars -= len(self.transcript.pop(0).message.content)
+            num_chars -= len(self.transcript.pop(0).message.text)

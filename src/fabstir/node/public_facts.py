@@ -33,7 +33,7 @@ def version_answer(chain_id: ChainId) -> Json:
         "version": __version__,
         "build": __version__,
         "date": "",
-        "features": ["inference", "encrypted-sessions", "receipts", "fabstir/1"],
+        "features": ["inference", "encrypted-sessions", "receipts", "fabstir/2"],
         "chains": [chain_id],
         "breaking_changes": [],
     }

@@ -9,6 +9,7 @@ FabstirError
   SessionRefused              the gate said no; carries a code that clients know
   ContextLengthExceeded       carries num_prompt_tokens and max_model_len
   ConversationRefused         the model's chat template does not take these roles in this order
+  RequestRefused              it asks for what this model and engine do not serve
   DepositExhausted            the session's deposit covers no further token
   ReceiptMismatch             a host's receipt is not what the renter saw: stop paying
   EngineError                 the language model's process
@@ -118,6 +119,13 @@ class ContextLengthExceeded(FabstirError):
 
 class ConversationRefused(FabstirError):
     """The model's chat template does not take the conversation: its roles, their order, or none."""
+
+
+class RequestRefused(FabstirError):
+    """A request asks for what the model or its engine does not serve; nothing is billed.
+
+    The text names all of it.
+    """
 
 
 class DepositExhausted(FabstirError):

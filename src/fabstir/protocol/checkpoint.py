@@ -14,7 +14,7 @@ from typing import Final, Self, cast
 from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, Hash32, JobId
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import ROLES, Message
 from fabstir.protocol.crypto import BadSignatureError, Crypto, DecryptionError
 from fabstir.protocol.eip712 import personal_digest
 from fabstir.protocol.envelope import hkdf_sha256
@@ -62,25 +62,25 @@ def _canonical(fields: Fields, name: str) -> bytes:
         raise RemoteProtocolError(f"{fields.where}: {name} cannot be signed ({exc})") from exc
 
 
-ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+RECOVERED_ROLES: Final = ROLES | {"function"}
 """Who speaks in a recovered conversation; its host wrote the word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedMessage:
-    """A message of the conversation; `timestamp` in milliseconds of Unix time.
+    """The text of a message of the conversation; `timestamp` in milliseconds of Unix time.
 
-    Read back, its role is one of ROLES, or UNKNOWN.
+    Read back, its role is one of RECOVERED_ROLES, or UNKNOWN.
     """
 
-    message: ChatMessage
+    message: Message
     timestamp: int
     is_partial: bool = False
 
     def to_json(self) -> Json:
         out: dict[str, Json] = {
             "role": self.message.role,
-            "content": self.message.content,
+            "content": self.message.text,
             "timestamp": self.timestamp,
         }
         if self.is_partial:
@@ -92,7 +92,7 @@ class TimedMessage:
         """Raises RemoteProtocolError."""
         metadata = fields.optional_child("metadata")
         return cls(
-            message=ChatMessage(fields.word("role", known=ROLES), fields.text("content")),
+            message=Message(fields.word("role", known=RECOVERED_ROLES), fields.text("content")),
             timestamp=fields.integer("timestamp", limit=_EXACT),
             is_partial=metadata is not None and metadata.flag("partial"),
         )

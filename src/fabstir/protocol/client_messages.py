@@ -55,7 +55,7 @@ class EncryptedSessionInit:
 
 
 class EncryptedMessage(SealedFrame):
-    """One request (ChatRequest inside)."""
+    """One request (RequestPlaintext inside)."""
 
     __slots__ = ()
 

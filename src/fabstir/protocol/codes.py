@@ -77,8 +77,8 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
     "ENCRYPTION_REQUIRED": ErrorCode("a conversation in clear: use encrypted_session_init"),
     "UNSUPPORTED_MESSAGE": ErrorCode("a type that this host does not serve"),
     "UNSUPPORTED_REQUEST": ErrorCode(
-        "a request names something other than text (action, images, tools ...): nothing is "
-        "answered or billed"
+        "a request asks for what this model does not serve or this version does not know (images, "
+        "tools ...): nothing is answered or billed"
     ),
     "RATE_LIMITED": ErrorCode("too many handshakes or refused frames: try again when it says"),
     "BUSY": ErrorCode("the session is answering: wait for stream_end, or cancel"),

@@ -1,4 +1,4 @@
-"""What a receipt commits to: salted hashes of the prompt, the output and the sampling.
+"""What a receipt commits to: salted hashes of the request, of what the host added, and the output.
 
 Salted, because receipts travel in bundles that anyone may read and short texts can be guessed.
 The renter chooses the salt, so both sides can open a commitment and nobody else can.
@@ -7,22 +7,24 @@ The renter chooses the salt, so both sides can open a commitment and nobody else
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from fabstir.primitives.encoding import canonical_json
 from fabstir.primitives.ids import Hash32, hash32
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.additions import Addition, additions_json
+from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.crypto import Crypto
-from fabstir.protocol.eip712 import struct_hash
-from fabstir.protocol.sampling import SEED_LIMIT, SamplingParams
+from fabstir.protocol.request import ChatRequest
+from fabstir.protocol.sampling import SEED_LIMIT
 
-PROMPT_DOMAIN = b"fabstir/prompt/1"
-OUTPUT_DOMAIN = b"fabstir/output/1"
-SEED_DOMAIN = b"fabstir/seed/1"
-SEED_COMMITMENT_DOMAIN = b"fabstir/seed-commitment/1"
-SAMPLING_TYPE = (
-    "Sampling(uint64 maxTokens,uint64 temperatureMillionths,uint64 topPMillionths,"
-    "uint64 minPMillionths,uint64 repeatPenaltyMillionths,uint64 topK,uint64 seed,bytes32 stop)"
-)
+REQUEST_DOMAIN = b"fabstir/request/2"
+ADDITIONS_DOMAIN = b"fabstir/additions/2"
+OUTPUT_DOMAIN = b"fabstir/output/2"
+SEED_DOMAIN = b"fabstir/seed/2"
+SEED_COMMITMENT_DOMAIN = b"fabstir/seed-commitment/2"
+
+NO_ADDITIONS: Final = Hash32("0x" + "00" * 32)
+"""The additions' digest where the host added nothing."""
 
 
 def _exactly_32(raw: bytes) -> bytes:
@@ -33,38 +35,37 @@ def _exactly_32(raw: bytes) -> bytes:
     return raw
 
 
-def prompt_commitment(messages: Sequence[ChatMessage], salt: bytes, crypto: Crypto) -> Hash32:
-    """keccak(domain | salt | keccak(canonical JSON of [{"content", "role"}, ...])).
+def request_digest(executed: ChatRequest, salt: bytes, crypto: Crypto) -> Hash32:
+    """keccak(domain | salt | keccak(canonical JSON of the request)).
 
-    The messages are the whole conversation that the model saw, so a truncated context shows.
+    Args:
+        executed: with the seed that is used, and all messages that the model saw: a truncated
+            conversation shows, and so does one that the host added to.
     """
-    text = canonical_json([{"role": m.role, "content": m.content} for m in messages])
-    preimage = PROMPT_DOMAIN + _exactly_32(salt) + crypto.keccak256(text)
-    return hash32(crypto.keccak256(preimage))
+    content = crypto.keccak256(canonical_json(executed.to_json()))
+    return hash32(crypto.keccak256(REQUEST_DOMAIN + _exactly_32(salt) + content))
 
 
-def output_commitment(token_ids: Sequence[int], text: str, salt: bytes, crypto: Crypto) -> Hash32:
-    """keccak(domain | salt | u32 count | u32 ids | keccak(UTF-8 text)), integers big-endian."""
+def additions_digest(additions: Sequence[Addition], salt: bytes, crypto: Crypto) -> Hash32:
+    """keccak(domain | salt | keccak(canonical JSON of the list)); NO_ADDITIONS for none."""
+    preimage = ADDITIONS_DOMAIN + _exactly_32(salt)
+    if not additions:
+        return NO_ADDITIONS
+    content = crypto.keccak256(canonical_json(additions_json(additions)))
+    return hash32(crypto.keccak256(preimage + content))
+
+
+def output_commitment(
+    token_ids: Sequence[int], content: AnswerContent, salt: bytes, crypto: Crypto
+) -> Hash32:
+    """keccak(domain | salt | u32 count | u32 ids | keccak(canonical JSON of the content)).
+
+    Integers are big-endian.
+    """
     ids = b"".join(token.to_bytes(4, "big") for token in token_ids)
     count = len(token_ids).to_bytes(4, "big")
-    tail = crypto.keccak256(text.encode())
+    tail = crypto.keccak256(canonical_json(content.to_json()))
     return hash32(crypto.keccak256(OUTPUT_DOMAIN + _exactly_32(salt) + count + ids + tail))
-
-
-def sampling_digest(sampling: SamplingParams, crypto: Crypto) -> Hash32:
-    """The EIP-712 struct hash of the parameters, the seed among them."""
-    stops = crypto.keccak256(b"".join(crypto.keccak256(stop.encode()) for stop in sampling.stop))
-    values = (
-        sampling.max_tokens,
-        sampling.temperature_millionths,
-        sampling.top_p_millionths,
-        sampling.min_p_millionths,
-        sampling.repeat_penalty_millionths,
-        sampling.top_k,
-        sampling.seed,
-        "0x" + stops.hex(),
-    )
-    return hash32(struct_hash(SAMPLING_TYPE, values, crypto))
 
 
 def seed_commitment(host_nonce: bytes, crypto: Crypto) -> Hash32:

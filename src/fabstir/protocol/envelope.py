@@ -27,7 +27,7 @@ KEY_BYTES = 32
 NONCE_BYTES = 24
 _NO_SALT = bytes(32)
 _TRANSCRIPT = b"E2EEv1"
-_EXTENSION_INFO = b"fabstir/1 directions"
+_EXTENSION_INFO = b"fabstir/2 directions"
 
 
 def hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
@@ -217,7 +217,7 @@ def open_init(envelope: InitEnvelope, host_secret: bytes, crypto: Crypto) -> Ope
 
 def init_aad(chain_id: ChainId, contract: Address, job_id: JobId, host: Address) -> bytes:
     """The extension's associated data: binds the handshake to one job on one chain."""
-    return f"fabstir/1|{chain_id}|{contract}|{job_id}|{host}".encode()
+    return f"fabstir/2|{chain_id}|{contract}|{job_id}|{host}".encode()
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, cast
 
+from fabstir.primitives.decimals import parse_decimal, round_decimal
 from fabstir.primitives.encoding import parse_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, Hash32, parse_address, parse_hash32
@@ -105,19 +106,58 @@ class Fields:
     def optional_integer(self, *names: str, limit: int = _UINT256) -> int | None:
         return None if self.get(*names) is None else self.integer(*names, limit=limit)
 
-    def millionths(self, *names: str, default: int, limit: int) -> int:
-        """A fraction such as 0.7 as an integer number of millionths, at most `limit`."""
+    def decimal(self, *names: str, low: float, high: float) -> float:
+        """A number from `low` to `high`, as decimal text or a whole JSON number.
+
+        Fractions as JSON numbers are refused: what a digest covers must not hang on how a language
+        writes them.
+        """
+        value = self.get(*names)
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        try:
+            number = parse_decimal(text) if isinstance(text, str) else None
+        except ValueError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise self._error(
+                names[0], f"decimal text from {low:g} to {high:g}, at most 6 decimals"
+            )
+        return number
+
+    def fraction(self, *names: str, default: float, high: float) -> float:
+        """A fraction as era-C clients write it: a JSON number from 0 to `high`, or not there."""
         value = self.get(*names)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._error(names[0], "a number")
-        if not 0 <= value <= limit or not 0 <= value * 1_000_000 <= limit:
-            raise self._error(names[0], f"between 0 and {limit / 1_000_000:g}")
-        return round(value * 1_000_000)
+        if not 0 <= value <= high:
+            raise self._error(names[0], f"between 0 and {high:g}")
+        return round_decimal(value)
+
+    def refuse_others(self, known: frozenset[str]) -> None:
+        """Refuse a field that is none of `known`: ignored, it would be answered and billed as if
+        it had not been asked for.
+        """
+        others = [
+            name for name, value in self.raw.items() if value is not None and name not in known
+        ]
+        if others:
+            shown = repr(others[0][:64])
+            raise RemoteProtocolError(
+                f"{self.where} has {shown}, which this version does not know: leave it out",
+                code="UNSUPPORTED_REQUEST",
+            )
 
     def flag(self, *names: str) -> bool:
         return self.get(*names) is True
+
+    def optional_flag(self, *names: str) -> bool | None:
+        """True, false or not there; nothing else."""
+        value = self.get(*names)
+        if value is not None and not isinstance(value, bool):
+            raise self._error(names[0], "true or false")
+        return value
 
     def hex(
         self, *names: str, size: int | None = None, code: str = "INVALID_HEX_ENCODING"
@@ -176,6 +216,10 @@ class Fields:
     def children(self, *names: str, limit: int) -> list[Fields]:
         values = self.items(*names, limit=limit)
         return [Fields.of(v, f"{self.where}.{names[0]}[{i}]") for i, v in enumerate(values)]
+
+    def optional_children(self, *names: str, limit: int) -> list[Fields]:
+        """None of them if the field is not there."""
+        return [] if self.get(*names) is None else self.children(*names, limit=limit)
 
     def texts(self, *names: str, limit: int, chars: int) -> tuple[str, ...]:
         values = self.items(*names, limit=limit)

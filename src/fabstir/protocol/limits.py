@@ -12,7 +12,7 @@ MAX_HOST_FRAME_BYTES: Final = 1024 * 1024
 character in JSON and twice that in hex, 786,432 in all, and the rest of the frame a few hundred."""
 
 MAX_JSON_DEPTH: Final = 32
-"""Deepest nesting of a peer's JSON: our deepest message has five levels, and Python's parser
+"""Deepest nesting of a peer's JSON: our deepest message has seven levels, and Python's parser
 recurses."""
 
 MAX_ID_CHARS: Final = 128
@@ -20,6 +20,31 @@ MAX_ID_CHARS: Final = 128
 
 MAX_MESSAGES: Final = 2048
 """Most messages of one conversation in one request."""
+
+MAX_PARTS: Final = 256
+"""Most parts (texts, images, files) of one message."""
+
+MAX_TOOLS: Final = 128
+"""Most tools of one request, and calls of tools in one message: OpenAI's limit."""
+
+MAX_TOOL_NAME_CHARS: Final = 128
+"""Longest name of a tool, a schema or a participant; OpenAI allows 64, Anthropic 128."""
+
+MAX_SCHEMA_BYTES: Final = 64 * 1024
+"""Longest JSON schema of a tool or of an answer, in bytes of UTF-8: engines compile them."""
+
+MAX_LOGIT_BIASES: Final = 1024
+"""Most tokens that one request biases; OpenAI's clients send a few hundred at most."""
+
+MAX_TOP_LOGPROBS: Final = 20
+"""Most alternatives of each token that one request asks for: OpenAI's limit."""
+
+MAX_ADDITIONS: Final = 64
+"""Most places at which a host adds to one conversation."""
+
+MAX_ADDITIONS_BYTES: Final = 256 * 1024
+"""What a host adds to one conversation at most, in bytes of canonical JSON: in hex it is twice as
+long and still fits MAX_HOST_FRAME_BYTES."""
 
 MAX_STOP_STRINGS: Final = 16
 """Most stop strings of one request."""

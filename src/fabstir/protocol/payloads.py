@@ -1,53 +1,39 @@
-"""What stands inside the encrypted payloads: session terms, requests, and their answers."""
+"""What stands inside the encrypted payloads: session terms, answers and receipts.
+
+Requests are in `protocol.request`, those of existing clients in `protocol.era_c`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final, Self, cast
+from dataclasses import dataclass
+from typing import Final, Self
 
-from fabstir.primitives.encoding import Json, canonical_json, parse_json
+from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount
+from fabstir.protocol.additions import Addition, additions_json, parse_additions
+from fabstir.protocol.answers import TokenLogprob, ToolCallPiece
 from fabstir.protocol.authorization import SignedAuthorization
-from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.fields import Fields
-from fabstir.protocol.limits import (
-    MAX_CHUNK_TEXT_BYTES,
-    MAX_CHUNK_TOKENS,
-    MAX_COMPLETION_TOKENS,
-    MAX_JSON_DEPTH,
-    MAX_MESSAGES,
-    MAX_STOP_CHARS,
-    MAX_STOP_STRINGS,
-)
+from fabstir.protocol.limits import MAX_CHUNK_TEXT_BYTES, MAX_CHUNK_TOKENS, MAX_TOOLS
 from fabstir.protocol.receipts import SignedAcknowledgement, SignedReceipt
-from fabstir.protocol.sampling import SEED_LIMIT, SamplingParams
+from fabstir.protocol.sampling import SEED_LIMIT
 
-EXTENSION_NAME: Final = "fabstir/1"
-DEFAULT_MAX_TOKENS: Final = 4000
-"""What era-C clients mean when they name no limit."""
-
+EXTENSION_NAME: Final = "fabstir/2"
 FINISH_REASONS: Final = frozenset(
-    {"stop", "length", "cancelled", "deposit_exhausted", "unacknowledged", "draining", "error"}
+    {
+        "stop",
+        "length",
+        "tool_calls",
+        "cancelled",
+        "deposit_exhausted",
+        "unacknowledged",
+        "draining",
+        "error",
+    }
 )
 """Why an answer ends."""
-
-_MILLION = 1_000_000
-
-_NOT_SERVED: Final = {
-    "action": "actions such as image_generation",
-    "images": "images",
-    "audio": "audio",
-    "files": "files",
-    "tools": "tools",
-    "tool_choice": "tools",
-    "functions": "functions",
-    "response_format": "response formats",
-    "lora": "adapters",
-}
-"""What requests may name that no version of this protocol serves yet. Ignored, it would be answered
-as if it had not been asked for, and billed; so it is refused by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,166 +180,53 @@ class ExtensionTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
-    """The plaintext of encrypted_message: one completion that a client asks for.
+class ChunkPlaintext:
+    """The extension's chunk: a piece of an answer, and the ids of exactly the tokens that it costs.
 
     Attributes:
-        prompt: era-C's single text; may be a whole conversation in ChatML.
-        messages: the extension's form, the whole conversation; wins over `prompt`.
-        sampling: its seed is a placeholder (0) unless `has_seed`.
-        client_nonce: 32 bytes from which, with the host's, an unchosen seed is derived.
-        salt: 32 bytes for the commitments; the renter's choice.
+        logprobs: one for each token whose probability the engine tells; empty if none was asked.
     """
-
-    prompt: str = ""
-    messages: tuple[ChatMessage, ...] = ()
-    model: str = ""
-    sampling: SamplingParams
-    has_seed: bool = False
-    client_nonce: bytes | None = None
-    salt: bytes | None = None
-
-    def with_seed(self, seed: int) -> SamplingParams:
-        """The sampling that is really used."""
-        return replace(self.sampling, seed=seed)
-
-    def encode(self) -> bytes:
-        sampling = self.sampling
-        out: dict[str, Json] = {
-            "model": self.model,
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature_millionths / _MILLION,
-            "top_p": sampling.top_p_millionths / _MILLION,
-            "min_p": sampling.min_p_millionths / _MILLION,
-            "repeat_penalty": sampling.repeat_penalty_millionths / _MILLION,
-            "top_k": sampling.top_k,
-            "stop": list(sampling.stop),
-            "stream": True,
-        }
-        if self.messages:
-            out["messages"] = [{"role": m.role, "content": m.content} for m in self.messages]
-        else:
-            out["prompt"] = self.prompt
-        if self.has_seed:
-            out["seed"] = sampling.seed
-        if self.client_nonce:
-            out["clientNonce"] = self.client_nonce.hex()
-        if self.salt:
-            out["salt"] = self.salt.hex()
-        return canonical_json(out)
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """A JSON object, or bare text (then the text is the prompt).
-
-        Raises:
-            RemoteProtocolError: never another error. UNSUPPORTED_REQUEST: it asks for more than
-                text, which is not ignored.
-        """
-        fields = cls._fields_of(data)
-        _refuse_what_is_not_served(fields)
-        has_nonce = fields.get("clientNonce") is not None
-        has_salt = fields.get("salt") is not None
-        messages = _messages(fields)
-        request = cls(
-            prompt="" if messages else fields.optional_text("prompt") or "",
-            messages=messages,
-            model=fields.optional_text("model", limit=512) or "",
-            sampling=_sampling(fields),
-            has_seed=fields.get("seed") is not None,
-            client_nonce=fields.hex("clientNonce", size=32) if has_nonce else None,
-            salt=fields.hex("salt", size=32) if has_salt else None,
-        )
-        if not request.prompt and not request.messages:
-            raise RemoteProtocolError("the request holds neither a prompt nor messages")
-        return request
-
-    @staticmethod
-    def _fields_of(data: bytes) -> Fields:
-        try:
-            value = parse_json(data, max_depth=MAX_JSON_DEPTH)
-        except UnicodeDecodeError as exc:
-            raise RemoteProtocolError("the request is not UTF-8", code="INVALID_UTF8") from exc
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            return Fields.of(cast("object", value), "request")
-        return Fields({"prompt": value if isinstance(value, str) else data.decode()}, "request")
-
-
-def _refuse_what_is_not_served(fields: Fields) -> None:
-    for name, what in _NOT_SERVED.items():
-        if fields.get(name) not in (None, "", "none", [], {}):
-            raise RemoteProtocolError(
-                f"the request has {name!r} and this host serves no {what}: send text alone",
-                code="UNSUPPORTED_REQUEST",
-            )
-
-
-def _messages(fields: Fields) -> tuple[ChatMessage, ...]:
-    if fields.get("messages") is None:
-        return ()
-    return tuple(
-        ChatMessage(item.text("role", limit=32), item.text("content"))
-        for item in fields.children("messages", limit=MAX_MESSAGES)
-    )
-
-
-def _sampling(fields: Fields) -> SamplingParams:
-    max_tokens = fields.optional_integer("max_tokens", "maxTokens", limit=MAX_COMPLETION_TOKENS + 1)
-    if max_tokens == 0:
-        raise RemoteProtocolError("request: max_tokens must be at least 1")
-    stop = fields.get("stop")
-    if isinstance(stop, str):
-        fields = Fields({**fields.raw, "stop": [stop]}, fields.where)
-    defaults = SamplingParams(max_tokens=max_tokens or DEFAULT_MAX_TOKENS, seed=0)
-    top_k = fields.optional_integer("top_k", "topK", limit=1 << 31)
-    return SamplingParams(
-        max_tokens=defaults.max_tokens,
-        temperature_millionths=fields.millionths(
-            "temperature", default=defaults.temperature_millionths, limit=10 * _MILLION
-        ),
-        top_p_millionths=fields.millionths(
-            "top_p", "topP", default=defaults.top_p_millionths, limit=_MILLION
-        ),
-        min_p_millionths=fields.millionths(
-            "min_p", "minP", default=defaults.min_p_millionths, limit=_MILLION
-        ),
-        repeat_penalty_millionths=fields.millionths(
-            "repeat_penalty", "repeatPenalty",
-            default=defaults.repeat_penalty_millionths, limit=10 * _MILLION,
-        ),
-        top_k=defaults.top_k if top_k is None else top_k,
-        seed=fields.optional_integer("seed", limit=SEED_LIMIT) or 0,
-        stop=()
-        if stop is None
-        else fields.texts("stop", limit=MAX_STOP_STRINGS, chars=MAX_STOP_CHARS),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkPlaintext:
-    """The extension's chunk: text and the ids of exactly the tokens that are billed for it."""
 
     text: str
     token_ids: tuple[int, ...]
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallPiece, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def num_text_bytes(self) -> int:
+        """Bytes of UTF-8 in all that a model wrote here."""
+        calls = sum(call.num_bytes for call in self.tool_calls)
+        return len(self.text.encode()) + len(self.reasoning.encode()) + calls
 
     def encode(self) -> bytes:
-        return canonical_json({"text": self.text, "ids": list(self.token_ids)})
+        out: dict[str, Json] = {"text": self.text, "ids": list(self.token_ids)}
+        if self.reasoning:
+            out["reasoning"] = self.reasoning
+        if self.tool_calls:
+            out["toolCalls"] = [call.to_json() for call in self.tool_calls]
+        if self.logprobs:
+            out["logprobs"] = [each.to_json() for each in self.logprobs]
+        return canonical_json(out)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises RemoteProtocolError."""
         fields = Fields.parse(data, "chunk")
-        text = fields.text("text", limit=MAX_CHUNK_TEXT_BYTES)
-        if len(text.encode()) > MAX_CHUNK_TEXT_BYTES:
-            raise RemoteProtocolError(f"chunk: text must have at most {MAX_CHUNK_TEXT_BYTES} bytes")
         ids = fields.items("ids", limit=MAX_CHUNK_TOKENS)
         holders = (Fields({"id": value}, "chunk.ids") for value in ids)
-        return cls(
-            text=text,
+        calls = fields.optional_children("toolCalls", limit=MAX_TOOLS)
+        logprobs = fields.optional_children("logprobs", limit=len(ids))
+        chunk = cls(
+            text=fields.text("text", limit=MAX_CHUNK_TEXT_BYTES),
             token_ids=tuple(holder.integer("id", limit=1 << 32) for holder in holders),
+            reasoning=fields.optional_text("reasoning", limit=MAX_CHUNK_TEXT_BYTES) or "",
+            tool_calls=tuple(ToolCallPiece.from_fields(call) for call in calls),
+            logprobs=tuple(TokenLogprob.from_fields(each) for each in logprobs),
         )
+        if chunk.num_text_bytes > MAX_CHUNK_TEXT_BYTES:
+            raise RemoteProtocolError(f"chunk: text must have at most {MAX_CHUNK_TEXT_BYTES} bytes")
+        return chunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,20 +235,23 @@ class ReceiptPlaintext:
 
     Attributes:
         seed: the sampling's seed, and `host_nonce` from which the renter recomputes it.
+        additions: what the host added to the conversation; with a request's first receipt alone.
     """
 
     signed: SignedReceipt
     seed: int
     host_nonce: bytes
+    additions: tuple[Addition, ...] = ()
 
     def encode(self) -> bytes:
-        return canonical_json(
-            {
-                "receipt": self.signed.to_json(),
-                "seed": self.seed,
-                "hostNonce": self.host_nonce.hex(),
-            }
-        )
+        out: dict[str, Json] = {
+            "receipt": self.signed.to_json(),
+            "seed": self.seed,
+            "hostNonce": self.host_nonce.hex(),
+        }
+        if self.additions:
+            out["additions"] = additions_json(self.additions)
+        return canonical_json(out)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -385,6 +261,7 @@ class ReceiptPlaintext:
             signed=SignedReceipt.from_fields(fields.child("receipt")),
             seed=fields.integer("seed", limit=SEED_LIMIT),
             host_nonce=fields.hex("hostNonce", size=32),
+            additions=parse_additions(fields, "additions"),
         )
 
 

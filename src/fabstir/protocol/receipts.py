@@ -20,7 +20,7 @@ from fabstir.protocol.fields import Fields
 
 RECEIPT_TYPE = (
     "Receipt(uint256 jobId,uint64 sequence,bytes32 previous,bytes32 modelDigest,"
-    "bytes32 promptCommitment,bytes32 outputCommitment,bytes32 samplingDigest,"
+    "bytes32 requestDigest,bytes32 additionsDigest,bytes32 outputCommitment,"
     "uint64 numPromptTokens,uint64 numCompletionTokens,uint64 cumulativeTokens,"
     "uint256 cumulativeCost)"
 )
@@ -38,14 +38,16 @@ class Work:
     """What one receipt says of one request: the part that the renter can see for itself.
 
     Attributes:
+        request_digest: of the request as it was executed.
+        additions_digest: of what the host added to it; zero if that is nothing.
         num_prompt_tokens: of the whole prompt, by the engine's count. Not billed on rail 1.
         num_completion_tokens: of this request so far: the billable unit of rail 1.
     """
 
     model_digest: Hash32
-    prompt_commitment: Hash32
+    request_digest: Hash32
+    additions_digest: Hash32
     output_commitment: Hash32
-    sampling_digest: Hash32
     num_prompt_tokens: TokenCount
     num_completion_tokens: TokenCount
 
@@ -75,9 +77,9 @@ class Receipt:
             self.sequence,
             self.previous,
             self.work.model_digest,
-            self.work.prompt_commitment,
+            self.work.request_digest,
+            self.work.additions_digest,
             self.work.output_commitment,
-            self.work.sampling_digest,
             self.work.num_prompt_tokens,
             self.work.num_completion_tokens,
             self.cumulative_tokens,
@@ -91,9 +93,9 @@ class Receipt:
             "sequence": self.sequence,
             "previous": self.previous,
             "modelDigest": self.work.model_digest,
-            "promptCommitment": self.work.prompt_commitment,
+            "requestDigest": self.work.request_digest,
+            "additionsDigest": self.work.additions_digest,
             "outputCommitment": self.work.output_commitment,
-            "samplingDigest": self.work.sampling_digest,
             "numPromptTokens": self.work.num_prompt_tokens,
             "numCompletionTokens": self.work.num_completion_tokens,
             "cumulativeTokens": self.cumulative_tokens,
@@ -105,9 +107,9 @@ class Receipt:
         """Raises RemoteProtocolError."""
         work = Work(
             model_digest=fields.hash32("modelDigest"),
-            prompt_commitment=fields.hash32("promptCommitment"),
+            request_digest=fields.hash32("requestDigest"),
+            additions_digest=fields.hash32("additionsDigest"),
             output_commitment=fields.hash32("outputCommitment"),
-            sampling_digest=fields.hash32("samplingDigest"),
             num_prompt_tokens=TokenCount(fields.integer("numPromptTokens", limit=_UINT64)),
             num_completion_tokens=TokenCount(fields.integer("numCompletionTokens", limit=_UINT64)),
         )

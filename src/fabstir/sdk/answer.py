@@ -10,6 +10,8 @@ from typing import Final
 
 from fabstir.primitives.errors import FabstirError, HostUnresponsive, RemoteProtocolError
 from fabstir.primitives.units import TokenCount, Wei
+from fabstir.protocol.additions import Addition
+from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.client_messages import EncryptedAck, StreamCancel
 from fabstir.protocol.host_messages import (
     EncryptedChunk,
@@ -70,6 +72,16 @@ class Answer:
     def text(self) -> str:
         """All of the answer that has arrived."""
         return self._verifier.text
+
+    @property
+    def content(self) -> AnswerContent:
+        """All of it, reasoning and calls of tools included."""
+        return self._verifier.content
+
+    @property
+    def additions(self) -> tuple[Addition, ...]:
+        """What the host added to the conversation, as its first receipt says: empty before that."""
+        return self._verifier.additions
 
     def __aiter__(self) -> AsyncIterator[AnswerEvent]:
         return self
@@ -159,7 +171,15 @@ class Answer:
         if num_tokens:
             self._patience = PROGRESS_TIMEOUT
             self._budget.earn(num_tokens)
-        self._events.append(Text(text=chunk.text, num_tokens=num_tokens))
+        self._events.append(
+            Text(
+                text=chunk.text,
+                num_tokens=num_tokens,
+                reasoning=chunk.reasoning,
+                tool_calls=chunk.tool_calls,
+                logprobs=chunk.logprobs,
+            )
+        )
 
     async def _take_receipt(self, message: EncryptedReceipt) -> None:
         plaintext = self._connection.open("encrypted_receipt", self._id, message.payload)
@@ -178,6 +198,7 @@ class Answer:
                 cumulative_tokens=receipt.cumulative_tokens,
                 cost=receipt.cumulative_cost,
                 deposit_left=Wei(self._facts.deposit - receipt.cumulative_cost),
+                additions=self._verifier.additions,
             )
         )
 

@@ -28,6 +28,7 @@ from fabstir.primitives.errors import (
     FabstirError,
     HostUnresponsive,
     RemoteProtocolError,
+    RequestRefused,
     SessionRefused,
 )
 from fabstir.primitives.ids import ChainId
@@ -52,7 +53,12 @@ from fabstir.protocol.host_messages import (
     decode_host_message,
 )
 from fabstir.protocol.limits import MAX_HOST_FRAME_BYTES
-from fabstir.protocol.payloads import ExtensionOffer, ExtensionTerms, InitPlaintext
+from fabstir.protocol.payloads import (
+    EXTENSION_NAME,
+    ExtensionOffer,
+    ExtensionTerms,
+    InitPlaintext,
+)
 from fabstir.protocol.receipts import SignedAcknowledgement
 from fabstir.sdk.bounded_socket import MAX_UNREAD_BYTES, PING_INTERVAL, BoundedSocket
 from fabstir.sdk.budget import HANDSHAKE_BYTES, HANDSHAKE_FRAMES, ReadBudget
@@ -182,6 +188,7 @@ def error_of(message: ErrorMessage) -> FabstirError:
         "DEPOSIT_EXHAUSTED": DepositExhausted,
         "ENGINE_CRASHED": EngineCrashed,
         "ENGINE_UNAVAILABLE": EngineUnavailable,
+        "UNSUPPORTED_REQUEST": RequestRefused,
     }
     kind = by_code.get(message.code)
     return kind(text) if kind else SessionRefused(message.code, f"{text} ({message.code})")
@@ -292,8 +299,8 @@ async def _shake_hands(socket: BoundedSocket, handshake: Handshake) -> HostConne
     ack = await _receive_ack(wire, init, facts.domain.chain_id)
     if ack.extension is None:
         raise RemoteProtocolError(
-            f"{_name(handshake)} does not give receipts (extension fabstir/1), so what it counts "
-            "could not be checked: choose another host"
+            f"{_name(handshake)} does not give receipts (extension {EXTENSION_NAME}), so what it "
+            "counts could not be checked: choose another host"
         )
     channel = SecureChannel.derive(
         is_host=False,

@@ -5,15 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fabstir.primitives.units import TokenCount, Wei
+from fabstir.protocol.additions import Addition
+from fabstir.protocol.answers import TokenLogprob, ToolCallPiece
 from fabstir.protocol.receipts import Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """A piece of the answer; `num_tokens` completion tokens, of which some may have no text."""
+    """A piece of the answer; `num_tokens` completion tokens, of which some may have no text.
+
+    Attributes:
+        reasoning, tool_calls: what else the model wrote here.
+        logprobs: of the tokens, if they were asked for.
+    """
 
     text: str
     num_tokens: TokenCount
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallPiece, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +34,14 @@ class ReceiptVerified:
         cumulative_tokens: of the whole session.
         cost: of the whole session so far, in the payment token's smallest unit.
         deposit_left: what of the deposit is not spent yet.
+        additions: what the host added to the conversation before the model saw it.
     """
 
     receipt: Receipt
     cumulative_tokens: TokenCount
     cost: Wei
     deposit_left: Wei
+    additions: tuple[Addition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,14 +22,21 @@ from fabstir.primitives.errors import FabstirError, HostUnresponsive, LocalProto
 from fabstir.primitives.ids import Hash32
 from fabstir.primitives.units import TokenCount, Wei, cost_of
 from fabstir.protocol.authorization import SessionKeyAuthorization
-from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.client_messages import EncryptedClose, EncryptedMessage
+from fabstir.protocol.content import Message, Tool
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.host_messages import ErrorMessage, SessionClosed
 from fabstir.protocol.limits import MAX_AUTHORIZATION_LIFETIME
-from fabstir.protocol.payloads import ChatRequest, ClosedPlaintext
+from fabstir.protocol.payloads import ClosedPlaintext
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
+from fabstir.protocol.request import (
+    ChatRequest,
+    Reasoning,
+    RequestPlaintext,
+    ResponseFormat,
+    ToolChoice,
+)
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk.answer import Answer
 from fabstir.sdk.connection import Handshake, HostConnection, error_of, open_connection
@@ -56,7 +63,7 @@ CANCEL_TIMEOUT: Final = 10.0
 DEFAULT_MAX_TOKENS: Final = 1024
 """Completion tokens of an answer if the app names no limit."""
 
-_DEFAULT_SAMPLING: Final = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS, seed=0)
+_DEFAULT_SAMPLING: Final = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +134,13 @@ class Session:
     @asynccontextmanager
     async def chat(
         self,
-        messages: Sequence[ChatMessage],
+        messages: Sequence[Message],
         *,
         sampling: SamplingParams = _DEFAULT_SAMPLING,
-        has_seed: bool = False,
+        response_format: ResponseFormat | None = None,
+        tools: Sequence[Tool] = (),
+        tool_choice: ToolChoice | None = None,
+        reasoning: Reasoning | None = None,
     ) -> AsyncGenerator[Answer]:
         """Ask for the next message of a conversation.
 
@@ -139,7 +149,7 @@ class Session:
 
         Args:
             messages: the whole conversation, oldest first.
-            sampling: how tokens are chosen; its seed counts only with `has_seed`.
+            sampling: how tokens are chosen; without a seed in it, neither side chooses one.
 
         Raises:
             LocalProtocolError: another answer is running.
@@ -149,7 +159,16 @@ class Session:
             raise LocalProtocolError("a session answers one request at a time: open another one")
         self._is_answering = True
         try:
-            answer = await self._ask(messages, sampling, has_seed=has_seed)
+            request = ChatRequest(
+                messages=tuple(messages),
+                sampling=sampling,
+                model=self.row.model_name,
+                response_format=response_format,
+                tools=tuple(tools),
+                tool_choice=tool_choice,
+                reasoning=reasoning,
+            )
+            answer = await self._ask(request)
             try:
                 yield answer
             finally:
@@ -193,25 +212,20 @@ class Session:
 
     # -- one request --------------------------------------------------------------------------
 
-    async def _ask(
-        self, messages: Sequence[ChatMessage], sampling: SamplingParams, *, has_seed: bool
-    ) -> Answer:
+    async def _ask(self, request: ChatRequest) -> Answer:
         connection = await self._connected()
         random = self._services.random
-        request = ChatRequest(
-            messages=tuple(messages),
-            model=self.row.model_name,
-            sampling=sampling,
-            has_seed=has_seed,
-            client_nonce=random(32),
+        asked = RequestPlaintext(
+            request=request,
             salt=random(32),
+            client_nonce=random(32) if request.sampling.seed is None else None,
         )
         assert self._seed_commitment is not None, "a connection has terms"
         terms = replace(connection.terms, seed_commitment=self._seed_commitment)
-        verifier = AnswerVerifier(self._facts, terms, self._head, request)
+        verifier = AnswerVerifier(self._facts, terms, self._head, asked)
         self._num_requests += 1
         request_id = str(self._num_requests)
-        sealed = connection.seal("encrypted_message", request_id, request.encode())
+        sealed = connection.seal("encrypted_message", request_id, asked.encode())
         await connection.send(
             EncryptedMessage(session_id=str(self.job_id), id=request_id, payload=sealed)
         )

@@ -6,19 +6,23 @@ have made itself, from what it saw. Nothing is agreed to that was not delivered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import ReceiptMismatch, RemoteProtocolError
 from fabstir.primitives.ids import Address, Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei, tokens_for
+from fabstir.protocol.additions import Addition, with_additions
+from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.commitments import (
+    additions_digest,
     derive_seed,
     output_commitment,
-    prompt_commitment,
-    sampling_digest,
+    request_digest,
     seed_commitment,
 )
+from fabstir.protocol.content import conversation_json
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.eip712 import Domain, is_signed_by
 from fabstir.protocol.limits import (
@@ -29,7 +33,6 @@ from fabstir.protocol.limits import (
     RECEIPT_INTERVAL_TOKENS,
 )
 from fabstir.protocol.payloads import (
-    ChatRequest,
     ChunkPlaintext,
     EndPlaintext,
     ExtensionTerms,
@@ -42,6 +45,7 @@ from fabstir.protocol.receipts import (
     SignedAcknowledgement,
     Work,
 )
+from fabstir.protocol.request import ChatRequest, RequestPlaintext
 
 MAX_TEMPLATE_TOKENS: Final = 2048
 """Prompt tokens that a chat template may add by itself: a default system prompt, today's date, the
@@ -134,30 +138,39 @@ def head_after(last: SignedAcknowledgement | None) -> ChainHead:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Execution:
+    """What stays the same in all receipts of one request."""
+
+    request_digest: Hash32
+    additions: tuple[Addition, ...]
+    additions_digest: Hash32
+    max_prompt_tokens: int
+
+
 class AnswerVerifier:
     """The renter's own account of one answer, from its first piece to its end.
 
     Attributes:
         head: the session's chain of receipts up to the last one that was verified here.
-        text: all of the answer so far.
+        content: all of the answer so far.
         num_receipted: completion tokens of this answer that a verified receipt covers.
     """
 
     def __init__(
-        self, facts: SessionFacts, terms: ExtensionTerms, head: ChainHead, request: ChatRequest
+        self, facts: SessionFacts, terms: ExtensionTerms, head: ChainHead, asked: RequestPlaintext
     ) -> None:
-        assert request.salt is not None, "commitments need the renter's salt"
         self._facts = facts
         self._terms = terms
-        self._request = request
-        self._salt = request.salt
-        self._max_prompt_tokens = _max_prompt_tokens(request)
-        self._prompt = prompt_commitment(request.messages, request.salt, facts.crypto)
+        self._asked = asked
+        self._salt = asked.salt
         self._token_ids: list[int] = []
-        self._pieces: list[str] = []
+        self._num_pieces = 0
         self._num_text_bytes = 0
         self._num_prompt_tokens: TokenCount | None = None
         self._seed: int | None = None
+        self._execution: _Execution | None = None
+        self.content = AnswerContent()
         self.head = head.next_request()
         self.num_receipted = TokenCount(0)
 
@@ -169,7 +182,12 @@ class AnswerVerifier:
     @property
     def text(self) -> str:
         """All of the answer so far."""
-        return "".join(self._pieces)
+        return self.content.text
+
+    @property
+    def additions(self) -> tuple[Addition, ...]:
+        """What the host added to the conversation, as its first receipt says."""
+        return self._execution.additions if self._execution else ()
 
     def add_chunk(self, index: int, chunk: ChunkPlaintext) -> None:
         """Take note of a piece.
@@ -178,15 +196,16 @@ class AnswerVerifier:
             RemoteProtocolError: out of order, too large, beyond what was asked for, more text than
                 its tokens can have, or too many tokens without a receipt.
         """
-        if index != len(self._pieces):
-            raise RemoteProtocolError(f"piece {index} came where {len(self._pieces)} was due")
-        text_bytes, num_ids = len(chunk.text.encode()), len(chunk.token_ids)
+        if index != self._num_pieces:
+            raise RemoteProtocolError(f"piece {index} came where {self._num_pieces} was due")
+        text_bytes, num_ids = chunk.num_text_bytes, len(chunk.token_ids)
         if text_bytes > MAX_CHUNK_TEXT_BYTES or num_ids > MAX_CHUNK_TOKENS:
             raise RemoteProtocolError(
                 f"a piece holds more than {MAX_CHUNK_TOKENS} tokens or {MAX_CHUNK_TEXT_BYTES} bytes"
             )
         self._check_room(self.num_tokens + num_ids, self._num_text_bytes + text_bytes)
-        self._pieces.append(chunk.text)
+        self.content.add(chunk.text, reasoning=chunk.reasoning, tool_calls=chunk.tool_calls)
+        self._num_pieces += 1
         self._num_text_bytes += text_bytes
         self._token_ids += chunk.token_ids
 
@@ -196,7 +215,7 @@ class AnswerVerifier:
         Text may come later than its tokens (it may be the beginning of a stop string, or of a
         character), never before them.
         """
-        max_tokens = self._request.sampling.max_tokens
+        max_tokens = self._asked.request.sampling.max_tokens
         if num_tokens > max_tokens:
             raise RemoteProtocolError(f"the host sent more than the {max_tokens} tokens asked for")
         if num_tokens >= self._terms.max_model_len:
@@ -220,8 +239,9 @@ class AnswerVerifier:
         """
         receipt = plaintext.signed.receipt
         self._check_seed(plaintext)
-        self._check_prompt_tokens(receipt)
-        work = self._work(plaintext.seed, receipt.work.num_prompt_tokens)
+        execution = self._executed(plaintext)
+        self._check_prompt_tokens(receipt, execution.max_prompt_tokens)
+        work = self._work(execution, receipt.work.num_prompt_tokens)
         facts = self._facts
         self.head.check(receipt, self.head.make(facts.job_id, work, facts.price_per_token))
         if receipt.cumulative_tokens > tokens_for(facts.deposit, facts.price_per_token):
@@ -234,6 +254,7 @@ class AnswerVerifier:
         self.head = self.head.advance(receipt, receipt_hash)
         self._num_prompt_tokens = receipt.work.num_prompt_tokens
         self._seed = plaintext.seed
+        self._execution = execution
         self.num_receipted = receipt.work.num_completion_tokens
         acknowledgement = Acknowledgement(
             job_id=facts.job_id,
@@ -265,41 +286,64 @@ class AnswerVerifier:
                 f"{self._num_prompt_tokens}"
             )
 
-    def _work(self, seed: int, num_prompt_tokens: TokenCount) -> Work:
+    def _executed(self, plaintext: ReceiptPlaintext) -> _Execution:
+        """What the host says that it executed: the request, the seed, and what it added.
+
+        The first receipt says all of that; those after it are about the same request.
+        """
+        if self._execution is not None:
+            if plaintext.additions:
+                raise self._mismatch(
+                    plaintext.signed.receipt, "it adds to the conversation after the first receipt"
+                )
+            return self._execution
+        crypto, request = self._facts.crypto, self._asked.request.with_seed(plaintext.seed)
+        try:
+            messages = with_additions(request.messages, plaintext.additions)
+        except ValueError as exc:
+            raise self._mismatch(plaintext.signed.receipt, str(exc)) from exc
+        request = replace(request, messages=messages)
+        return _Execution(
+            request_digest=request_digest(request, self._salt, crypto),
+            additions=plaintext.additions,
+            additions_digest=additions_digest(plaintext.additions, self._salt, crypto),
+            max_prompt_tokens=_max_prompt_tokens(request),
+        )
+
+    def _work(self, execution: _Execution, num_prompt_tokens: TokenCount) -> Work:
         crypto = self._facts.crypto
         return Work(
             model_digest=self._facts.model_digest,
-            prompt_commitment=self._prompt,
-            output_commitment=output_commitment(self._token_ids, self.text, self._salt, crypto),
-            sampling_digest=sampling_digest(self._request.with_seed(seed), crypto),
+            request_digest=execution.request_digest,
+            additions_digest=execution.additions_digest,
+            output_commitment=output_commitment(self._token_ids, self.content, self._salt, crypto),
             num_prompt_tokens=num_prompt_tokens,
             num_completion_tokens=self.num_tokens,
         )
 
     def _check_seed(self, plaintext: ReceiptPlaintext) -> None:
         """That neither side could choose the seed, unless the request names it."""
-        facts, request, receipt = self._facts, self._request, plaintext.signed.receipt
+        facts, asked, receipt = self._facts, self._asked, plaintext.signed.receipt
         if self._seed not in {None, plaintext.seed}:
             raise self._mismatch(receipt, "its seed is not that of the receipt before")
-        if request.has_seed:
-            if plaintext.seed != request.sampling.seed:
+        if asked.client_nonce is None:
+            if plaintext.seed != asked.request.sampling.seed:
                 raise self._mismatch(receipt, "its seed is not the requested one")
             return
-        assert request.client_nonce is not None, "an unchosen seed needs the renter's nonce"
         nonce = plaintext.host_nonce
         if seed_commitment(nonce, facts.crypto) != self._terms.seed_commitment:
             raise self._mismatch(receipt, "its seed's nonce is not the one committed to")
-        if derive_seed(request.client_nonce, nonce, facts.job_id, facts.crypto) != plaintext.seed:
+        if derive_seed(asked.client_nonce, nonce, facts.job_id, facts.crypto) != plaintext.seed:
             raise self._mismatch(receipt, "its seed does not follow from both nonces")
 
-    def _check_prompt_tokens(self, receipt: Receipt) -> None:
+    def _check_prompt_tokens(self, receipt: Receipt, max_prompt_tokens: int) -> None:
         """The renter has no tokenizer: the count must be possible, and stay the same."""
         num_prompt_tokens = receipt.work.num_prompt_tokens
         if self._num_prompt_tokens not in {None, num_prompt_tokens}:
             raise self._mismatch(receipt, "its prompt token count changed within the answer")
         if num_prompt_tokens + self.num_tokens > self._terms.max_model_len:
             raise self._mismatch(receipt, "prompt and answer exceed the model's context")
-        if not 1 <= num_prompt_tokens <= self._max_prompt_tokens:
+        if not 1 <= num_prompt_tokens <= max_prompt_tokens:
             raise self._mismatch(
                 receipt, f"no tokenizer makes {num_prompt_tokens} tokens of this prompt"
             )
@@ -313,6 +357,6 @@ class AnswerVerifier:
 
 def _max_prompt_tokens(request: ChatRequest) -> int:
     """Each token stands for at least one byte, but for those that the chat template adds."""
-    texts = (text for message in request.messages for text in (message.role, message.content))
-    num_bytes = sum(len(text.encode()) for text in texts)
+    tools: Json = [tool.to_json() for tool in request.tools]
+    num_bytes = len(canonical_json([conversation_json(request.messages), tools]))
     return num_bytes + MAX_MESSAGE_MARKERS * len(request.messages) + MAX_TEMPLATE_TOKENS

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fabstir.protocol.chat import ChatMessage
-from fabstir.protocol.payloads import ChatRequest
+from fabstir.protocol.content import Message
+from fabstir.protocol.era_c import EraCRequest
 
 _CHATML_START = "<|im_start|>"
 _CHATML_TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
@@ -26,26 +26,26 @@ class Conversation:
         messages: what was said and answered, oldest first.
     """
 
-    messages: list[ChatMessage] = field(default_factory=list[ChatMessage])
+    messages: list[Message] = field(default_factory=list[Message])
 
-    def turn(self, request: ChatRequest) -> tuple[ChatMessage, ...]:
+    def turn(self, request: EraCRequest) -> tuple[Message, ...]:
         """The whole conversation that `request` asks to be continued."""
         if request.messages:
             return request.messages
         if _CHATML_START in request.prompt:
             return parse_chatml(request.prompt)
         text = _UI_MARKERS.sub("", self._new_part(request.prompt)).strip()
-        return (*self.messages, ChatMessage("user", text))
+        return (*self.messages, Message("user", text))
 
-    def remember(self, turn: Sequence[ChatMessage], answer: str) -> None:
+    def remember(self, turn: Sequence[Message], answer: str) -> None:
         """Keep a finished turn; a resent conversation replaces what was known."""
-        self.messages = [*turn, ChatMessage("assistant", answer)]
+        self.messages = [*turn, Message("assistant", answer)]
 
     def _new_part(self, prompt: str) -> str:
         """Clients that resend everything: what follows the last question and its answer."""
         if len(self.messages) < 2:
             return prompt
-        question, answer = (message.content.strip() for message in self.messages[-2:])
+        question, answer = (message.text.strip() for message in self.messages[-2:])
         asked = prompt.rfind(question)
         # Both must be there, in order: a short answer alone ("4") occurs in many new questions.
         answered = prompt.rfind(answer) if asked >= 0 else -1
@@ -54,17 +54,17 @@ class Conversation:
         return prompt[answered + len(answer) :]
 
 
-def is_self_contained(request: ChatRequest) -> bool:
+def is_self_contained(request: EraCRequest) -> bool:
     """Whether a request brings all that was said before, so that nobody else has to know it."""
     return bool(request.messages) or _CHATML_START in request.prompt
 
 
-def parse_chatml(text: str) -> tuple[ChatMessage, ...]:
+def parse_chatml(text: str) -> tuple[Message, ...]:
     """The turns of a ChatML string, so that the model's own template is applied exactly once.
 
     An empty open assistant turn at the end is the request to answer and is dropped.
     """
-    turns = tuple(ChatMessage(match[1], match[2].strip()) for match in _CHATML_TURN.finditer(text))
-    if turns and turns[-1].role == "assistant" and not turns[-1].content:
+    turns = tuple(Message(match[1], match[2].strip()) for match in _CHATML_TURN.finditer(text))
+    if turns and turns[-1].role == "assistant" and not turns[-1].text:
         turns = turns[:-1]
-    return turns or (ChatMessage("user", text),)
+    return turns or (Message("user", text),)

@@ -21,6 +21,7 @@ from fabstir.primitives.errors import (
     QuotaExceeded,
     RegistryFull,
     RemoteProtocolError,
+    RequestRefused,
     StorageError,
     StorageFull,
     WriteConflict,
@@ -29,6 +30,7 @@ from fabstir.primitives.errors import (
 _HTTP: tuple[tuple[type[FabstirError], int, str], ...] = (
     (RemoteProtocolError, 400, "validation_error"),
     (ConversationRefused, 400, "validation_error"),
+    (RequestRefused, 400, "validation_error"),
     (NotFound, 404, "not_found"),
     (PathRefused, 400, "path_refused"),
     (HashMismatch, 400, "hash_mismatch"),

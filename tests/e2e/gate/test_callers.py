@@ -178,7 +178,7 @@ async def test_a_handshake_must_mean_one_job_on_one_chain(
     codes = [
         await refusal(client, job_id, key, inner_job_id=other),
         await refusal(client, job_id, key, offer=offer, inner_job_id=other),
-        await refusal(client, job_id, key, offer=offer, context=b"fabstir/1|bound|to|nothing"),
+        await refusal(client, job_id, key, offer=offer, context=b"fabstir/2|bound|to|nothing"),
         await refusal(client, job_id, key, chain_id=8453),
     ]
 

@@ -36,7 +36,7 @@ from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess
 from fabstir.primitives.ids import JobId
 from fabstir.primitives.units import TokenCount
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.frames import encode_frame
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk.events import Text
@@ -78,8 +78,8 @@ EVERYTHING: Final = {
 }
 A_TENTH: Final = {kind: max(4, count // 10) for kind, count in EVERYTHING.items()}
 
-PROMPT: Final = [ChatMessage("user", "Name a fruit.")]
-GREEDY: Final = SamplingParams(max_tokens=TokenCount(8), temperature_millionths=0, seed=0)
+PROMPT: Final = [Message("user", "Name a fruit.")]
+GREEDY: Final = SamplingParams(max_tokens=TokenCount(8), temperature=0)
 
 
 @dataclass(slots=True)

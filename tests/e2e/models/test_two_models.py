@@ -31,7 +31,7 @@ from fabstir.cli.host_process import HostProcess
 from fabstir.primitives.errors import FabstirError
 from fabstir.primitives.ids import NATIVE_TOKEN
 from fabstir.primitives.units import TokenCount, price_from_million
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import FabstirClient, ReceiptVerified, Session
 from fabstir.web.control import ask_running_host
@@ -39,7 +39,7 @@ from fabstir.web.control import ask_running_host
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
 IMPATIENT = {"host.reconnect_grace_seconds": "1"}
-STORY = [ChatMessage("user", "Write a long story about a lighthouse keeper and the sea.")]
+STORY = [Message("user", "Write a long story about a lighthouse keeper and the sea.")]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ async def host(
 
 
 def some(max_tokens: int) -> SamplingParams:
-    return SamplingParams(max_tokens=max_tokens, temperature_millionths=0, seed=0)
+    return SamplingParams(max_tokens=max_tokens, temperature=0)
 
 
 async def digests_of_receipts(session: Session, max_tokens: int) -> tuple[set[str], int]:

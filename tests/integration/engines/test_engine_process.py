@@ -29,7 +29,7 @@ from fabstir.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, open_llamac
 from fabstir.engines.llamacpp.calibration import choose_threads
 from fabstir.engines.llamacpp.launcher import ThreadCounts, open_child
 from fabstir.primitives.errors import ConfigError, EngineCrashed, EngineUnavailable
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -74,7 +74,7 @@ async def signal_while_it_answers(engine: LlamaCppEngine, number: signal.Signals
 async def test_a_killed_engine_fails_the_request_and_comes_back(make_config: MakeConfig) -> None:
     config = make_config(num_slots=1)
     async with open_llamacpp(config, on_progress=quietly) as engine:
-        question = [ChatMessage("user", "Count from 1 to 1000.")]
+        question = [Message("user", "Count from 1 to 1000.")]
         prompt = await engine.tokenize_chat(question)
 
         with pytest.raises(EngineCrashed, match="send the request again"):
@@ -95,7 +95,7 @@ async def test_a_hung_engine_is_killed_and_fails_the_request(make_config: MakeCo
 
         await until_it_is(engine, EngineState.FAILED)
         with pytest.raises(EngineUnavailable, match="it hung"):
-            await engine.tokenize_chat([ChatMessage("user", "Hello?")])
+            await engine.tokenize_chat([Message("user", "Hello?")])
 
 
 async def test_an_engine_that_keeps_crashing_is_left_down(make_config: MakeConfig) -> None:
@@ -108,7 +108,7 @@ async def test_an_engine_that_keeps_crashing_is_left_down(make_config: MakeConfi
             await until_it_is(engine, after)
 
         with pytest.raises(EngineUnavailable, match=r"failed .*signal 9.*start the host again"):
-            await engine.tokenize_chat([ChatMessage("user", "Hello?")])
+            await engine.tokenize_chat([Message("user", "Hello?")])
 
 
 async def test_a_process_without_descriptors_kills_no_engine(make_config: MakeConfig) -> None:

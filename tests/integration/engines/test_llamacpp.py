@@ -1,7 +1,10 @@
 """The engine with a real model: counts, text, stops, cancellation."""
 
+import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +20,15 @@ from fabstir.engines import (
 from fabstir.engines.llamacpp import LlamaCppEngine, open_llamacpp
 from fabstir.engines.llamacpp.driver import completion_body, read_events
 from fabstir.engines.llamacpp.vocabulary import read_character_pieces
-from fabstir.primitives.errors import ContextLengthExceeded, ConversationRefused, EngineUnavailable
-from fabstir.protocol.chat import ChatMessage
+from fabstir.primitives.errors import (
+    ContextLengthExceeded,
+    ConversationRefused,
+    EngineUnavailable,
+    RequestRefused,
+)
+from fabstir.protocol.capabilities import ModelCapability
+from fabstir.protocol.content import Message
+from fabstir.protocol.request import ResponseFormat
 from fabstir.protocol.sampling import SamplingParams
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -27,7 +37,7 @@ ITALY = "What is the capital of Italy? Answer in one sentence."
 
 
 def greedy(max_tokens: int, stop: tuple[str, ...] = ()) -> SamplingParams:
-    return SamplingParams(max_tokens=max_tokens, temperature_millionths=0, seed=1, stop=stop)
+    return SamplingParams(max_tokens=max_tokens, temperature=0, seed=1, stop=stop)
 
 
 def ids_of(chunks: Iterable[GenerationChunk]) -> list[int]:
@@ -42,7 +52,7 @@ async def complete(
     engine: LlamaCppEngine, question: str, sampling: SamplingParams
 ) -> tuple[list[GenerationChunk], GenerationEnd]:
     """Ask, and hold the engine to what every answer keeps to."""
-    prompt = await engine.tokenize_chat([ChatMessage("user", question)])
+    prompt = await engine.tokenize_chat([Message("user", question)])
     chunks: list[GenerationChunk] = []
     async with engine.generate(
         GenerationRequest(prompt_token_ids=prompt, sampling=sampling)
@@ -68,6 +78,116 @@ async def test_an_answer_by_the_model(engine: LlamaCppEngine) -> None:
 
     assert text_of(chunks) == "The capital of Italy is Rome."
     assert end.finish_reason == "stop"
+
+
+SCHEMA = """{
+  "type": "object",
+  "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
+  "required": ["name", "age"],
+  "additionalProperties": false
+}"""
+CAT = "Describe a cat."
+
+
+async def complete_in_form(engine: LlamaCppEngine, form: ResponseFormat) -> str:
+    prompt = await engine.tokenize_chat([Message("user", CAT)])
+    request = GenerationRequest(prompt_token_ids=prompt, sampling=greedy(60), response_format=form)
+    async with engine.generate(request) as events:
+        return text_of([event async for event in events if isinstance(event, GenerationChunk)])
+
+
+async def test_an_answer_is_held_to_a_schema(engine: LlamaCppEngine) -> None:
+    assert {ModelCapability.JSON_OBJECT, ModelCapability.JSON_SCHEMA} <= engine.capabilities()
+
+    answer = await complete_in_form(engine, ResponseFormat(schema=SCHEMA))
+
+    described = json.loads(answer)
+    assert list(described) == ["name", "age"]
+    assert isinstance(described["age"], int)
+
+
+async def test_an_answer_is_held_to_any_object(engine: LlamaCppEngine) -> None:
+    answer = await complete_in_form(engine, ResponseFormat())
+
+    assert answer.lstrip().startswith("{")
+
+
+CIRCLE = '{"$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"$ref": "#/$defs/A"}}, "$ref": "#/$defs/A"}'
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"type": "nonsense"}',
+        '{"$ref": "https://example.com/schema.json"}',
+        '{"type": "object", "not": {"required": ["a"]}}',
+        '{"type": "string", "pattern": "["}',
+        '{"properties": [1]}',
+        '{"allOf": [{"$ref": "#"}]}',
+        CIRCLE,
+    ],
+    ids=range(7),
+)
+async def test_a_schema_that_the_engine_would_ignore_is_refused(
+    engine: LlamaCppEngine, schema: str
+) -> None:
+    """The server drops what it cannot follow, without a word, and answers in free text."""
+    with pytest.raises(RequestRefused, match="schema"):
+        await complete_in_form(engine, ResponseFormat(schema=schema))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"type": "string", "minLength": 100000, "maxLength": 1000000000}',
+        '{"type": "array", "minItems": 100000, "items": {"type": "array", "minItems": 100000}}',
+        '{"type": "string", "pattern": "^(a+)+$"}',
+        '{"type": "integer", "minimum": -1' + "0" * 300 + "}",
+    ],
+    ids=range(4),
+)
+async def test_hostile_schemas_leave_the_engine_alive(engine: LlamaCppEngine, schema: str) -> None:
+    pid = engine.pid
+
+    with suppress(RequestRefused):
+        await complete_in_form(engine, ResponseFormat(schema=schema))
+
+    chunks, _ = await complete(engine, ITALY, greedy(40))
+    assert text_of(chunks) == "The capital of Italy is Rome."
+    assert engine.pid == pid
+
+
+async def test_a_bias_and_penalties_change_the_answer(engine: LlamaCppEngine) -> None:
+    plain, _ = await complete(engine, ITALY, greedy(12))
+    first = plain[0].token_ids[0]
+
+    forbidden = replace(greedy(12), logit_bias=((first, -100.0),))
+    biased, _ = await complete(engine, ITALY, forbidden)
+
+    assert first not in ids_of(biased)
+    question = "Repeat the word yes twenty times."
+    plain, _ = await complete(engine, question, greedy(40))
+    for penalty in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}):
+        penalised, _ = await complete(engine, question, replace(greedy(40), **penalty))
+        assert len(set(ids_of(penalised))) > len(set(ids_of(plain)))
+
+
+@pytest.mark.parametrize("num_alternatives", [0, 3])
+async def test_every_token_has_its_probability(
+    engine: LlamaCppEngine, num_alternatives: int
+) -> None:
+    asked = replace(greedy(40), logprobs=True, top_logprobs=num_alternatives)
+
+    chunks, _ = await complete(engine, ITALY, asked)
+
+    told = [each for chunk in chunks for each in chunk.logprobs]
+    assert [each.token_id for each in told] == ids_of(chunks)[: len(told)]
+    assert b"".join(each.token_bytes for each in told).decode() == text_of(chunks)
+    for each in told:
+        assert len(each.top) == num_alternatives
+        if each.top:  # greedy, so the likeliest was taken
+            assert (each.top[0].token_id, each.top[0].logprob) == (each.token_id, each.logprob)
+    assert not any(chunk.logprobs for chunk in (await complete(engine, ITALY, greedy(5)))[0])
 
 
 async def test_max_tokens_are_exact(engine: LlamaCppEngine) -> None:
@@ -132,7 +252,7 @@ async def test_a_stop_string_ends_the_answer(engine: LlamaCppEngine) -> None:
 
 
 async def test_leaving_early_stops_decoding(engine: LlamaCppEngine) -> None:
-    prompt = await engine.tokenize_chat([ChatMessage("user", "Count from 1 to 1000.")])
+    prompt = await engine.tokenize_chat([Message("user", "Count from 1 to 1000.")])
     request = GenerationRequest(prompt_token_ids=prompt, sampling=greedy(400))
 
     async with engine.generate(request) as events:
@@ -146,7 +266,7 @@ async def test_leaving_early_stops_decoding(engine: LlamaCppEngine) -> None:
 
 
 async def test_a_prompt_beyond_the_context_is_refused(engine: LlamaCppEngine) -> None:
-    prompt = await engine.tokenize_chat([ChatMessage("user", "word " * 600)])
+    prompt = await engine.tokenize_chat([Message("user", "word " * 600)])
 
     with pytest.raises(ContextLengthExceeded) as refused:
         async with engine.generate(GenerationRequest(prompt_token_ids=prompt, sampling=greedy(5))):
@@ -183,7 +303,7 @@ async def test_more_requests_than_slots_wait_and_block_nobody(engine: LlamaCppEn
         for _ in range(12):
             tasks.start_soon(ask)
         with anyio.fail_after(10):
-            await engine.tokenize_chat([ChatMessage("user", "May I?")])
+            await engine.tokenize_chat([Message("user", "May I?")])
 
     assert most <= engine.info.num_slots
     assert engine.num_running == 0
@@ -255,10 +375,10 @@ async def test_roles_that_the_template_refuses_are_the_callers_fault(
     make_config: Any, demo_model: Path, tmp_path: Path
 ) -> None:
     strict = make_config(model_path=with_template(demo_model, STRICT, tmp_path / "strict.gguf"))
-    user = ChatMessage("user", "Hello")
+    user = Message("user", "Hello")
 
     async with open_llamacpp(strict, on_progress=lambda _text: None) as engine:
         assert await engine.tokenize_chat([user])
-        for refused in ([user, user], [user, ChatMessage("assistant", "Hi"), user, user]):
+        for refused in ([user, user], [user, Message("assistant", "Hi"), user, user]):
             with pytest.raises(ConversationRefused, match="roles must alternate"):
                 await engine.tokenize_chat(refused)

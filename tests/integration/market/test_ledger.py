@@ -72,9 +72,9 @@ async def deliver(
     zero = Hash32("0x" + "00" * 32)
     work = Work(
         model_digest=zero,
-        prompt_commitment=zero,
+        request_digest=zero,
+        additions_digest=zero,
         output_commitment=zero,
-        sampling_digest=zero,
         num_prompt_tokens=TokenCount(1),
         num_completion_tokens=TokenCount(tokens),
     )

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from fabstir.crypto import NATIVE
 from fabstir.primitives.ids import Address, Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount
+from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.client_messages import (
     ClientMessage,
     EncryptedAck,
@@ -22,10 +23,10 @@ from fabstir.protocol.client_messages import (
     decode_client_message,
 )
 from fabstir.protocol.commitments import (
+    NO_ADDITIONS,
     derive_seed,
     output_commitment,
-    prompt_commitment,
-    sampling_digest,
+    request_digest,
     seed_commitment,
 )
 from fabstir.protocol.eip712 import Domain
@@ -49,7 +50,6 @@ from fabstir.protocol.host_messages import (
 )
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.payloads import (
-    ChatRequest,
     ChunkPlaintext,
     ClosedPlaintext,
     EndPlaintext,
@@ -58,6 +58,7 @@ from fabstir.protocol.payloads import (
     ReceiptPlaintext,
 )
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement, Work, sign_receipt
+from fabstir.protocol.request import RequestPlaintext
 
 HOST_NONCE = bytes([3]) * 32
 NUM_PROMPT_TOKENS = TokenCount(20)
@@ -76,7 +77,7 @@ class ScriptedHost:
     Attributes:
         secret: of its wallet, which signs receipts.
         greet: said before the handshake is answered.
-        answer: what it does with a request; `line.request` and `line.id` are set.
+        answer: what it does with a request; `line.asked` and `line.id` are set.
         on_close: what it does when the renter closes.
         terms: changes to the terms that an honest host would state.
         lines: every authenticated socket so far.
@@ -114,7 +115,7 @@ class Line:
     job_id: JobId = field(default=JobId(0))
     channel: SecureChannel | None = None
     id: str = ""
-    request: ChatRequest | None = None
+    asked: RequestPlaintext | None = None
     token_ids: list[int] = field(default_factory=list[int])
     text: str = ""
     num_chunks: int = 0
@@ -156,16 +157,15 @@ class Line:
 
     async def receipt(self) -> None:
         """An honest receipt for everything so far."""
-        request = self.request
-        assert request is not None
-        assert request.salt is not None
-        assert request.client_nonce is not None
-        seed = derive_seed(request.client_nonce, HOST_NONCE, self.job_id, NATIVE)
+        asked, content = self.asked, AnswerContent.of(self.text)
+        assert asked is not None
+        assert asked.client_nonce is not None
+        seed = derive_seed(asked.client_nonce, HOST_NONCE, self.job_id, NATIVE)
         work = Work(
             model_digest=self.host.model_digest,
-            prompt_commitment=prompt_commitment(request.messages, request.salt, NATIVE),
-            output_commitment=output_commitment(self.token_ids, self.text, request.salt, NATIVE),
-            sampling_digest=sampling_digest(request.with_seed(seed), NATIVE),
+            request_digest=request_digest(asked.request.with_seed(seed), asked.salt, NATIVE),
+            additions_digest=NO_ADDITIONS,
+            output_commitment=output_commitment(self.token_ids, content, asked.salt, NATIVE),
             num_prompt_tokens=NUM_PROMPT_TOKENS,
             num_completion_tokens=TokenCount(len(self.token_ids)),
         )
@@ -214,7 +214,7 @@ class Line:
                 await self._shake_hands(message)
             case EncryptedMessage():
                 self.id = message.id or ""
-                self.request = ChatRequest.decode(self._open("encrypted_message", message))
+                self.asked = RequestPlaintext.decode(self._open("encrypted_message", message))
                 self.token_ids, self.text, self.num_chunks = [], "", 0
                 self.head = self.head.next_request()
                 await self.host.answer(self)

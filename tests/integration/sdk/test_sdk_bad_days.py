@@ -17,15 +17,15 @@ from fabstir.chain.devnet import Devnet
 from fabstir.config import Settings
 from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.units import Wei, cost_of
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import ReceiptVerified, Session, open_client
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.slow]
 
 DEPOSIT = Wei(10**15)
-LONG = [ChatMessage("user", "Write a long story about a lighthouse.")]
-HELLO = [ChatMessage("user", "Say hello.")]
+LONG = [Message("user", "Write a long story about a lighthouse.")]
+HELLO = [Message("user", "Say hello.")]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ async def stream_until_first_receipt_then(session: Session, act: Callable[[], No
     """Returns the seconds between the act and the error that it caused."""
     acted_at = 0.0
     with pytest.raises(HostUnresponsive) as caught:
-        async with session.chat(LONG, sampling=SamplingParams(max_tokens=3000, seed=0)) as answer:
+        async with session.chat(LONG, sampling=SamplingParams(max_tokens=3000)) as answer:
             async for event in answer:
                 if isinstance(event, ReceiptVerified) and not acted_at:
                     act()
@@ -109,7 +109,7 @@ async def test_a_stopped_host_is_noticed_and_the_session_goes_on_when_it_wakes(
             )
             tokens = session.tokens
             host.send(signal.SIGCONT)
-            async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8, seed=0)) as answer:
+            async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8)) as answer:
                 await answer.complete()
             settlement = await session.close()
 

@@ -21,7 +21,7 @@ from fabstir.db import open_database
 from fabstir.models import DEMO_MODEL
 from fabstir.primitives.ids import Hash32, parse_hash32
 from fabstir.primitives.units import TokenCount, Wei
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.payloads import ClosedPlaintext
 from fabstir.sdk import FabstirClient, HostOffer, Model, Settlement, open_client
@@ -32,7 +32,7 @@ from fabstir.sdk.money import NATIVE as COIN
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 DEPOSIT = Wei(10**15)
-HELLO = [ChatMessage("user", "Say hello.")]
+HELLO = [Message("user", "Say hello.")]
 NUM_TOKENS = 8
 
 

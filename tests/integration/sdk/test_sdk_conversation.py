@@ -25,8 +25,8 @@ from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import NotFound
 from fabstir.primitives.ids import JobId
 from fabstir.primitives.units import Wei
-from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.checkpoint import index_path
+from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.s5.portals import open_client as open_portal_client
 from fabstir.sdk import Conversation, FabstirClient, open_client
@@ -35,7 +35,7 @@ from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
-QUESTION = ChatMessage("user", "Write a long story about a lighthouse.")
+QUESTION = Message("user", "Write a long story about a lighthouse.")
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -46,7 +46,7 @@ class Told:
     settings: Settings
     row: RenterSession
     job_id: JobId
-    messages: list[ChatMessage]
+    messages: list[Message]
     found: Conversation
 
 
@@ -58,7 +58,7 @@ async def told(devnet: Devnet, host: Host, tmp_path_factory: pytest.TempPathFact
         devnet.accounts[2],
         {**chain_settings(devnet), **bootstrap},
     )
-    sampling = SamplingParams(max_tokens=110, seed=0)
+    sampling = SamplingParams(max_tokens=110)
     async with open_client(settings) as client:
         (offer,) = await client.find_hosts()
         async with client.open_session(offer, deposit=Wei(10**15)) as session:
@@ -69,7 +69,7 @@ async def told(devnet: Devnet, host: Host, tmp_path_factory: pytest.TempPathFact
         (row,) = await client.sessions()
         assert row.job_id is not None
         found = await client.conversation(str(row.job_id))
-    return Told(settings, row, row.job_id, [QUESTION, ChatMessage("assistant", text)], found)
+    return Told(settings, row, row.job_id, [QUESTION, Message("assistant", text)], found)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def http() -> AsyncGenerator[httpx.AsyncClient]:
         yield client
 
 
-def said(found: Conversation) -> list[ChatMessage]:
+def said(found: Conversation) -> list[Message]:
     return [message.message for message in found.messages]
 
 

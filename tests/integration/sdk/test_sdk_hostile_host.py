@@ -11,7 +11,7 @@ from dataclasses import replace
 import anyio
 import pytest
 from tests.integration.sdk.scripted_host import Line, ScriptedHost, open_scripted_host
-from tests.unit.sdk.answering import DIGEST, DOMAIN, FACTS, HOST_SECRET, REQUEST
+from tests.unit.sdk.answering import DIGEST, DOMAIN, FACTS, HOST_SECRET, asking_for
 from websockets.exceptions import ConnectionClosed
 
 from fabstir.crypto import NATIVE
@@ -25,8 +25,8 @@ from fabstir.primitives.errors import (
 from fabstir.protocol.authorization import SessionKeyAuthorization
 from fabstir.protocol.client_messages import EncryptedMessage
 from fabstir.protocol.limits import MAX_HOST_FRAME_BYTES, MAX_TOKEN_TEXT_BYTES
-from fabstir.protocol.payloads import ChatRequest
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
+from fabstir.protocol.request import RequestPlaintext
 from fabstir.sdk import answer as answer_module
 from fabstir.sdk import connection as connection_module
 from fabstir.sdk.answer import Answer
@@ -44,7 +44,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 SESSION_SECRET = bytes([9]) * 32
 WALLET_SECRET = bytes([6]) * 32
-FOUR_TOKENS = replace(REQUEST, sampling=replace(REQUEST.sampling, max_tokens=4))
+FOUR_TOKENS = asking_for(4)
 SOCKET_BUFFERS = 8 << 20
 """What the kernel takes of a sender on loopback before anybody reads it."""
 
@@ -94,7 +94,7 @@ async def agree(verified: Verified) -> SignedAcknowledgement:
 
 @asynccontextmanager
 async def asked(
-    host: ScriptedHost, facts: SessionFacts, request: ChatRequest = FOUR_TOKENS
+    host: ScriptedHost, facts: SessionFacts, request: RequestPlaintext = FOUR_TOKENS
 ) -> AsyncGenerator[Answer]:
     """A request is on its way; nothing of its answer is read yet."""
     async with open_connection(handshake(host, facts)) as connection:

@@ -19,7 +19,7 @@ from fabstir.db import Database, open_database
 from fabstir.db.renter import RenterSession, RenterState
 from fabstir.node.build import Host
 from fabstir.primitives.units import TokenCount, Wei
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import FabstirClient, open_client
@@ -32,8 +32,8 @@ from fabstir.sdk.watcher import KEEP_SECONDS
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 DEPOSIT = Wei(10**15)
-LONG = [ChatMessage("user", "Write a long story about a lighthouse.")]
-HELLO = [ChatMessage("user", "Say hello.")]
+LONG = [Message("user", "Write a long story about a lighthouse.")]
+HELLO = [Message("user", "Say hello.")]
 
 
 async def test_a_pause_of_six_minutes_does_not_end_a_session(
@@ -42,10 +42,10 @@ async def test_a_pause_of_six_minutes_does_not_end_a_session(
     async with open_client(renter_settings) as client:
         (offer,) = await client.find_hosts()
         async with client.open_session(offer, deposit=DEPOSIT) as session:
-            async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8, seed=0)) as first:
+            async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8)) as first:
                 await first.complete()
             await increase_time(devnet.chain, 360)
-            async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8, seed=0)) as second:
+            async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8)) as second:
                 await second.complete()
             async with blocks_come(devnet.chain):
                 settlement = await session.close()
@@ -63,7 +63,7 @@ async def test_a_renter_that_completes_right_after_the_last_token_costs_at_most_
         (offer,) = await client.find_hosts()
         async with (
             client.open_session(offer, deposit=DEPOSIT) as session,
-            session.chat(LONG, sampling=SamplingParams(max_tokens=200, seed=0)) as answer,
+            session.chat(LONG, sampling=SamplingParams(max_tokens=200)) as answer,
         ):
             await answer.complete()
         settlement = await client.close_session(session.row.id, now=True)
@@ -162,7 +162,7 @@ async def test_a_refund_that_cannot_be_paid_out_is_withdrawn_later(
     async with open_client(renter_settings) as client:
         (offer,) = await client.find_hosts()
         async with client.open_session(offer, deposit=DEPOSIT) as session:
-            async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8, seed=0)) as answer:
+            async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8)) as answer:
                 await answer.complete()
             await devnet.chain.request("anvil_setCode", [wallet, refuses_everything])
             await host.work.ledger.close(session.job_id, "the test does not wait for the grace")

@@ -21,7 +21,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.primitives.ids import NATIVE_TOKEN
 from fabstir.primitives.units import TokenCount, Wei, cost_of
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 from fabstir.protocol.limits import RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import (
@@ -38,12 +38,12 @@ from fabstir.sdk import (
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 DEPOSIT = Wei(10**15)
-HELLO = [ChatMessage("user", "Say hello.")]
-LONG = [ChatMessage("user", "Write a long story about a lighthouse.")]
+HELLO = [Message("user", "Say hello.")]
+LONG = [Message("user", "Write a long story about a lighthouse.")]
 
 
 def at_most(num_tokens: int) -> SamplingParams:
-    return SamplingParams(max_tokens=num_tokens, seed=0)
+    return SamplingParams(max_tokens=num_tokens)
 
 
 async def best_offer(client: FabstirClient, name: str = "eth") -> HostOffer:
@@ -187,7 +187,7 @@ async def test_closing_now_does_not_wait_for_the_host(client: FabstirClient) -> 
 async def test_a_prompt_longer_than_the_context_costs_nothing(client: FabstirClient) -> None:
     async with client.open_session(await best_offer(client), deposit=DEPOSIT) as session:
         with pytest.raises(ContextLengthExceeded, match="holds 4096"):
-            async with session.chat([ChatMessage("user", "word " * 6000)]) as answer:
+            async with session.chat([Message("user", "word " * 6000)]) as answer:
                 await answer.complete()
         async with session.chat(HELLO, sampling=at_most(4)) as answer:
             await answer.complete()

@@ -11,7 +11,6 @@ import anyio
 import pytest
 
 from fabstir.engines import (
-    Capability,
     Engine,
     EngineInfo,
     EngineState,
@@ -21,7 +20,8 @@ from fabstir.engines import (
 )
 from fabstir.engines.memory import usable_memory
 from fabstir.primitives.errors import ConfigError, EngineUnavailable
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.capabilities import ModelCapability
+from fabstir.protocol.content import Message
 
 pytestmark = pytest.mark.anyio
 
@@ -40,10 +40,10 @@ class NamedEngine:
     info: EngineInfo
     state: EngineState = EngineState.READY
 
-    def capabilities(self) -> frozenset[Capability]:
+    def capabilities(self) -> frozenset[ModelCapability]:
         return frozenset()
 
-    async def tokenize_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    async def tokenize_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         raise EngineUnavailable("nothing is loaded")
 
     def generate(

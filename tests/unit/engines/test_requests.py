@@ -1,10 +1,8 @@
 """What an engine is never asked for, and how many threads are worth trying."""
 
-from dataclasses import replace
-
 import pytest
 
-from fabstir.engines import Capability, GenerationRequest, needs_of
+from fabstir.engines import GenerationRequest
 from fabstir.engines.llamacpp.calibration import candidates
 from fabstir.engines.llamacpp.launcher import ThreadCounts
 from fabstir.protocol.sampling import SamplingParams
@@ -23,25 +21,13 @@ def test_a_request_without_a_prompt_is_refused() -> None:
         GenerationRequest(prompt_token_ids=(), sampling=SamplingParams(max_tokens=1, seed=1))
 
 
+def test_a_request_without_a_seed_is_refused() -> None:
+    with pytest.raises(ValueError, match="its seed"):
+        GenerationRequest(prompt_token_ids=(1,), sampling=SamplingParams(max_tokens=1))
+
+
 @pytest.mark.parametrize(
     ("num_cores", "decode"), [(1, [1]), (2, [2, 1]), (6, [6, 3]), (16, [16, 8, 4])]
 )
 def test_all_cores_are_tried_and_fewer(num_cores: int, decode: list[int]) -> None:
     assert candidates(num_cores) == [ThreadCounts(threads, num_cores) for threads in decode]
-
-
-@pytest.mark.parametrize(
-    ("changes", "needed"),
-    [
-        ({}, {Capability.TOP_K, Capability.MIN_P}),
-        ({"top_k": 0, "min_p_millionths": 0}, set[Capability]()),
-        (
-            {"top_k": 0, "repeat_penalty_millionths": 1},
-            {Capability.MIN_P, Capability.REPEAT_PENALTY},
-        ),
-    ],
-)
-def test_a_request_needs_what_it_sets(changes: dict[str, int], needed: set[Capability]) -> None:
-    sampling = replace(SamplingParams(max_tokens=1, seed=0), **changes)
-
-    assert needs_of(sampling) == needed

@@ -5,7 +5,7 @@ from tests.unit.jobs.test_next_action import row
 
 from fabstir.db.host_sessions import SessionRow
 from fabstir.jobs.session import MAX_TRANSCRIPT_CHARS, LiveSession
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.content import Message
 
 
 def live(journalled: SessionRow) -> LiveSession:
@@ -17,9 +17,9 @@ def test_prompts_that_cost_nothing_fill_no_memory() -> None:
     session = live(row(recovery_public_key=b"\2" + bytes(32)))
 
     for number in range(100):
-        session.note(ChatMessage("user", f"{number:03}" + "x" * (MAX_TRANSCRIPT_CHARS // 10)), 0)
+        session.note(Message("user", f"{number:03}" + "x" * (MAX_TRANSCRIPT_CHARS // 10)), 0)
 
-    kept = [each.message.content for each in session.transcript]
+    kept = [each.message.text for each in session.transcript]
     assert sum(map(len, kept)) <= MAX_TRANSCRIPT_CHARS
     assert kept[-1].startswith("099")
 
@@ -27,6 +27,6 @@ def test_prompts_that_cost_nothing_fill_no_memory() -> None:
 def test_nothing_is_kept_that_nobody_could_open() -> None:
     session = live(row())
 
-    session.note(ChatMessage("user", "Hello"), 0)
+    session.note(Message("user", "Hello"), 0)
 
     assert session.transcript == []

@@ -22,7 +22,6 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Address, Hash32, JobId
-from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.checkpoint import (
     CheckpointDelta,
     CheckpointEntry,
@@ -34,6 +33,7 @@ from fabstir.protocol.checkpoint import (
     index_path,
     open_delta,
 )
+from fabstir.protocol.content import Message
 from fabstir.protocol.eip712 import personal_digest
 from fabstir.protocol.envelope import hkdf_sha256
 
@@ -69,7 +69,7 @@ def test_a_delta_is_signed_over_its_messages(delta: CheckpointDelta) -> None:
 
 
 def test_a_partial_message_says_so() -> None:
-    message = ChatMessage("assistant", "hi")
+    message = Message("assistant", "hi")
     whole = TimedMessage(message=message, timestamp=5)
 
     assert whole.to_json() == {"role": "assistant", "content": "hi", "timestamp": 5}
@@ -223,7 +223,7 @@ def test_nobody_signs_for_the_host() -> None:
 
 
 def test_a_changed_message_or_checkpoint_is_not_the_hosts() -> None:
-    message = TimedMessage(message=ChatMessage("user", "pay 5"), timestamp=5)
+    message = TimedMessage(message=Message("user", "pay 5"), timestamp=5)
     entry = CheckpointEntry(
         index=0,
         proof_hash=Hash32("0x" + "11" * 32),

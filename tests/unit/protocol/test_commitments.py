@@ -3,61 +3,93 @@
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tests.strategies import byte_strings, conversations, samplings, texts, uint256s
+from tests.strategies import additions, byte_strings, chat_requests, texts, uint256s
 
 from fabstir.crypto import NATIVE
+from fabstir.primitives.encoding import canonical_json
 from fabstir.primitives.ids import to_bytes
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.additions import Addition, additions_json
+from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.commitments import (
+    NO_ADDITIONS,
+    additions_digest,
     derive_seed,
     output_commitment,
-    prompt_commitment,
-    sampling_digest,
+    request_digest,
     seed_commitment,
 )
+from fabstir.protocol.content import Message
+from fabstir.protocol.request import ChatRequest
 from fabstir.protocol.sampling import SEED_LIMIT, SamplingParams
 
-Output = tuple[list[int], str, bytes]
-Prompt = tuple[tuple[ChatMessage, ...], bytes]
+Output = tuple[list[int], str, str, bytes]
+Request = tuple[ChatRequest, bytes]
+Additions = tuple[tuple[Addition, ...], bytes]
+
+REQUEST = ChatRequest(messages=(Message("user", "x"),), sampling=SamplingParams(max_tokens=1))
 
 keccak = NATIVE.keccak256
 salts = byte_strings(32)
-outputs = st.tuples(st.lists(st.integers(0, (1 << 32) - 1), max_size=4), texts(6), salts)
-prompts = st.tuples(conversations, salts)
+outputs = st.tuples(st.lists(st.integers(0, (1 << 32) - 1), max_size=4), texts(6), texts(6), salts)
+requests = st.tuples(chat_requests, salts)
+some_additions = st.tuples(st.lists(additions, min_size=1, max_size=2).map(tuple), salts)
+
+
+def commitment_of(output: Output) -> bytes:
+    ids, text, reasoning, salt = output
+    return to_bytes(output_commitment(ids, AnswerContent.of(text, reasoning), salt, NATIVE))
 
 
 @given(outputs, outputs)
 def test_an_output_has_one_commitment(one: Output, other: Output) -> None:
-    assert (output_commitment(*one, NATIVE) == output_commitment(*other, NATIVE)) == (one == other)
+    assert (commitment_of(one) == commitment_of(other)) == (one == other)
 
 
-@given(prompts, prompts)
-def test_a_prompt_has_one_commitment(one: Prompt, other: Prompt) -> None:
-    assert (prompt_commitment(*one, NATIVE) == prompt_commitment(*other, NATIVE)) == (one == other)
+@given(requests, requests)
+def test_a_request_has_one_digest(one: Request, other: Request) -> None:
+    assert (request_digest(*one, NATIVE) == request_digest(*other, NATIVE)) == (one == other)
 
 
-@given(samplings, samplings)
-def test_sampling_has_one_digest(one: SamplingParams, other: SamplingParams) -> None:
-    assert (sampling_digest(one, NATIVE) == sampling_digest(other, NATIVE)) == (one == other)
+@given(some_additions, some_additions)
+def test_additions_have_one_digest(one: Additions, other: Additions) -> None:
+    assert (additions_digest(*one, NATIVE) == additions_digest(*other, NATIVE)) == (one == other)
+    assert additions_digest(*one, NATIVE) != NO_ADDITIONS
+    assert additions_digest((), one[1], NATIVE) == NO_ADDITIONS
 
 
 @given(outputs)
 def test_the_preimage_of_an_output(output: Output) -> None:
-    ids, text, salt = output
-    preimage = b"fabstir/output/1" + salt + len(ids).to_bytes(4, "big")
-    preimage += b"".join(token.to_bytes(4, "big") for token in ids) + keccak(text.encode())
+    ids, text, reasoning, salt = output
+    content = {"text": text, "reasoning": reasoning} if reasoning else {"text": text}
+    preimage = b"fabstir/output/2" + salt + len(ids).to_bytes(4, "big")
+    preimage += b"".join(token.to_bytes(4, "big") for token in ids)
 
-    assert to_bytes(output_commitment(ids, text, salt, NATIVE)) == keccak(preimage)
+    assert commitment_of(output) == keccak(preimage + keccak(canonical_json(content)))
+
+
+@given(some_additions)
+def test_the_preimage_of_additions(added: Additions) -> None:
+    listed = canonical_json(additions_json(added[0]))
+    preimage = b"fabstir/additions/2" + added[1] + keccak(listed)
+
+    assert to_bytes(additions_digest(*added, NATIVE)) == keccak(preimage)
 
 
 @given(texts(6), salts)
-def test_the_preimage_of_a_prompt(text: str, salt: bytes) -> None:
+def test_the_preimage_of_a_request(text: str, salt: bytes) -> None:
     assume(text.isprintable() and '"' not in text and "\\" not in text)
-    canonical = f'[{{"content":"{text}","role":"user"}}]'.encode()
+    request = ChatRequest(
+        messages=(Message("user", text),), sampling=SamplingParams(max_tokens=5, seed=7)
+    )
+    canonical = (
+        f'{{"messages":[{{"content":"{text}","role":"user"}}],"model":"","sampling":'
+        '{"frequency_penalty":"0","max_tokens":5,"min_p":"0.05","presence_penalty":"0",'
+        '"repeat_penalty":"1","seed":7,"stop":[],"temperature":"0.7","top_k":40,"top_p":"0.95"}}'
+    )
 
-    commitment = prompt_commitment([ChatMessage("user", text)], salt, NATIVE)
+    digest = request_digest(request, salt, NATIVE)
 
-    assert to_bytes(commitment) == keccak(b"fabstir/prompt/1" + salt + keccak(canonical))
+    assert to_bytes(digest) == keccak(b"fabstir/request/2" + salt + keccak(canonical.encode()))
 
 
 @given(salts, salts, uint256s)
@@ -65,10 +97,10 @@ def test_a_seed_follows_from_both_nonces_and_the_job(
     client: bytes, host: bytes, job_id: int
 ) -> None:
     seed = derive_seed(client, host, job_id, NATIVE)
-    preimage = b"fabstir/seed/1" + client + host + job_id.to_bytes(32, "big")
+    preimage = b"fabstir/seed/2" + client + host + job_id.to_bytes(32, "big")
 
     assert seed == int.from_bytes(keccak(preimage)[:8], "big") % SEED_LIMIT
-    assert to_bytes(seed_commitment(host, NATIVE)) == keccak(b"fabstir/seed-commitment/1" + host)
+    assert to_bytes(seed_commitment(host, NATIVE)) == keccak(b"fabstir/seed-commitment/2" + host)
 
 
 @given(st.binary(max_size=64).filter(lambda raw: len(raw) != 32))
@@ -76,8 +108,9 @@ def test_salts_and_nonces_have_32_bytes(raw: bytes) -> None:
     """Of another length they could swallow the field behind them."""
     good = bytes(32)
     for commit in (
-        lambda: prompt_commitment([], raw, NATIVE),
-        lambda: output_commitment([], "", raw, NATIVE),
+        lambda: request_digest(REQUEST, raw, NATIVE),
+        lambda: additions_digest((), raw, NATIVE),
+        lambda: output_commitment([], AnswerContent(), raw, NATIVE),
         lambda: seed_commitment(raw, NATIVE),
         lambda: derive_seed(raw, good, 1, NATIVE),
         lambda: derive_seed(good, raw, 1, NATIVE),

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +17,9 @@ from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ChainId, JobId, ModelId, PeerId
 from fabstir.primitives.units import PricePerToken, TokenCount
 from fabstir.protocol import limits
+from fabstir.protocol.additions import Addition
+from fabstir.protocol.answers import TokenLogprob, ToolCallPiece
 from fabstir.protocol.authorization import SESSION_KEY_TYPE, SessionKeyAuthorization
-from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.client_messages import (
     EncryptedAck,
     EncryptedClose,
@@ -27,7 +29,7 @@ from fabstir.protocol.client_messages import (
     StreamCancel,
 )
 from fabstir.protocol.codes import ERROR_CODES, may_reopen, text_prefix
-from fabstir.protocol.commitments import SAMPLING_TYPE
+from fabstir.protocol.content import Message, Tool, ToolCall
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.envelope import InitEnvelope, SealedPayload
 from fabstir.protocol.frames import Frame
@@ -47,7 +49,6 @@ from fabstir.protocol.host_messages import (
 )
 from fabstir.protocol.host_record import HOST_RECORD_TYPE, HostModel, HostRecord
 from fabstir.protocol.payloads import (
-    ChatRequest,
     ChunkPlaintext,
     ClosedPlaintext,
     EndPlaintext,
@@ -70,6 +71,13 @@ from fabstir.protocol.refusals import (
     SearchVectorsResponse,
     UploadVectorsResponse,
 )
+from fabstir.protocol.request import (
+    ChatRequest,
+    Reasoning,
+    RequestPlaintext,
+    ResponseFormat,
+    ToolChoice,
+)
 from fabstir.protocol.sampling import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -88,9 +96,9 @@ ZERO = TokenCount(0)
 
 WORK = Work(
     model_digest=GENESIS,
-    prompt_commitment=GENESIS,
+    request_digest=GENESIS,
+    additions_digest=GENESIS,
     output_commitment=GENESIS,
-    sampling_digest=GENESIS,
     num_prompt_tokens=ZERO,
     num_completion_tokens=ZERO,
 )
@@ -101,14 +109,23 @@ ACKNOWLEDGEMENT = Acknowledgement(
 AUTHORIZATION = SessionKeyAuthorization(
     job_id=JOB, host=WALLET, session_key=WALLET, expires_at=0
 ).sign(SECRET, DOMAIN, NATIVE)
-SAMPLING = SamplingParams(max_tokens=1, seed=0)
-CHAT = ChatRequest(
-    messages=(ChatMessage("user", "x"),),
-    sampling=SAMPLING,
-    has_seed=True,
-    client_nonce=bytes(32),
-    salt=bytes(32),
+LOGPROB = TokenLogprob(token_id=0, token_bytes=b"", logprob=0)
+CALL = ToolCall(id="c", name="n", arguments="{}")
+SAMPLING = SamplingParams(
+    max_tokens=1, seed=0, logit_bias=((1, 1.0),), logprobs=True, top_logprobs=1
 )
+TOOL = Tool(name="t", description="d", parameters="{}", strict=True)
+MESSAGE = Message("assistant", "x", name="n", tool_calls=(CALL,), tool_call_id="c", reasoning="r")
+CHAT = ChatRequest(
+    messages=(MESSAGE,),
+    sampling=SAMPLING,
+    tools=(TOOL,),
+    tool_choice=ToolChoice(),
+    parallel_tool_calls=True,
+    response_format=ResponseFormat(schema="{}", name="n", strict=True),
+    reasoning=Reasoning(effort="low", max_tokens=1),
+)
+ADDITION = Addition(kind="summary", index=0, message=MESSAGE)
 RECORD = HostRecord(
     host=WALLET,
     peer_id=PeerId("p"),
@@ -192,14 +209,27 @@ PLAINTEXTS: dict[str, bytes] = {
         receipt_hash=GENESIS,
         cumulative_tokens=ZERO,
     ).encode(),
-    "ChatRequest": canonical_json(
-        {
-            **json.loads(CHAT.encode()),
-            **json.loads(ChatRequest(prompt="x", sampling=SAMPLING).encode()),
-        }
-    ),
-    "ChunkPlaintext": ChunkPlaintext(text="x", token_ids=()).encode(),
-    "ReceiptPlaintext": ReceiptPlaintext(signed=RECEIPT, seed=0, host_nonce=bytes(32)).encode(),
+    "RequestPlaintext": RequestPlaintext(
+        request=CHAT, salt=bytes(32), client_nonce=bytes(32)
+    ).encode(),
+    "ChatRequest": canonical_json(CHAT.to_json()),
+    "Message": canonical_json(MESSAGE.to_json()),
+    "ToolCall": canonical_json(CALL.to_json()),
+    "Tool": canonical_json(TOOL.to_json()),
+    "SamplingParams": canonical_json(SAMPLING.to_json()),
+    "ChunkPlaintext": ChunkPlaintext(
+        text="x",
+        token_ids=(),
+        reasoning="r",
+        tool_calls=(ToolCallPiece(index=0, id="c", name="n"),),
+        logprobs=(LOGPROB,),
+    ).encode(),
+    "ToolCallPiece": canonical_json(ToolCallPiece(index=0, id="c", name="n").to_json()),
+    "TokenLogprob": canonical_json(replace(LOGPROB, top=(LOGPROB,)).to_json()),
+    "Addition": canonical_json(ADDITION.to_json()),
+    "ReceiptPlaintext": ReceiptPlaintext(
+        signed=RECEIPT, seed=0, host_nonce=bytes(32), additions=(ADDITION,)
+    ).encode(),
     "EndPlaintext": EndPlaintext(
         finish_reason="stop",
         num_prompt_tokens=ZERO,
@@ -213,7 +243,23 @@ PLAINTEXTS: dict[str, bytes] = {
     "HostRecord": canonical_json(json.loads(RECORD.encode_signed(SECRET, NATIVE))["record"]),
 }
 
-ATOMS = {"authorization", "lastAcknowledgement", "receipt", "prices", "messages"}
+ATOMS = {
+    "authorization",
+    "lastAcknowledgement",
+    "receipt",
+    "prices",
+    "messages",
+    "request",
+    "sampling",
+    "tools",
+    "tool_calls",
+    "toolCalls",
+    "logprobs",
+    "logit_bias",
+    "top",
+    "additions",
+    "message",
+}
 """Fields whose own fields stand in a table of their own, or vary."""
 
 
@@ -289,7 +335,7 @@ def test_the_sealed_payload_table() -> None:
 
 @pytest.mark.parametrize(
     "type_string",
-    [SESSION_KEY_TYPE, RECEIPT_TYPE, ACKNOWLEDGEMENT_TYPE, HOST_RECORD_TYPE, SAMPLING_TYPE],
+    [SESSION_KEY_TYPE, RECEIPT_TYPE, ACKNOWLEDGEMENT_TYPE, HOST_RECORD_TYPE],
 )
 def test_typed_data_is_quoted_exactly(type_string: str) -> None:
     assert f"\n    {type_string}\n" in TEXT

@@ -15,16 +15,14 @@ from tests.strategies import (
     domains,
     host_records,
     receipts,
-    samplings,
     secrets,
     texts,
 )
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.encoding import canonical_json
-from fabstir.primitives.ids import Hash32, hash32, to_bytes
+from fabstir.primitives.ids import Hash32, hash32
 from fabstir.protocol.authorization import SESSION_KEY_TYPE, SessionKeyAuthorization
-from fabstir.protocol.commitments import SAMPLING_TYPE, sampling_digest
 from fabstir.protocol.eip712 import (
     Domain,
     Value,
@@ -42,7 +40,6 @@ from fabstir.protocol.receipts import (
     Acknowledgement,
     Receipt,
 )
-from fabstir.protocol.sampling import SamplingParams
 
 
 def peer_encoding(domain: Domain, type_string: str, values: Sequence[Value]) -> Any:
@@ -84,9 +81,9 @@ def test_receipts(domain: Domain, value: Receipt) -> None:
         value.sequence,
         value.previous,
         value.work.model_digest,
-        value.work.prompt_commitment,
+        value.work.request_digest,
+        value.work.additions_digest,
         value.work.output_commitment,
-        value.work.sampling_digest,
         value.work.num_prompt_tokens,
         value.work.num_completion_tokens,
         value.cumulative_tokens,
@@ -122,25 +119,6 @@ def test_host_records(data: st.DataObject) -> None:
     domain = Domain(record.chain_id, record.registry)
 
     assert record.digest(NATIVE) == peer_digest(domain, HOST_RECORD_TYPE, fields)
-
-
-@given(domains, samplings)
-def test_samplings(domain: Domain, value: SamplingParams) -> None:
-    stops = b"".join(NATIVE.keccak256(stop.encode()) for stop in value.stop)
-    fields = (
-        value.max_tokens,
-        value.temperature_millionths,
-        value.top_p_millionths,
-        value.min_p_millionths,
-        value.repeat_penalty_millionths,
-        value.top_k,
-        value.seed,
-        hash32(NATIVE.keccak256(stops)),
-    )
-
-    assert to_bytes(sampling_digest(value, NATIVE)) == (
-        peer_encoding(domain, SAMPLING_TYPE, fields).body
-    )
 
 
 @given(domains, texts(20))

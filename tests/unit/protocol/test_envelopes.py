@@ -208,7 +208,7 @@ def test_the_associated_data_of_the_extension_is_unambiguous(
 ) -> None:
     aad = init_aad(chain_id, contract, job_id, host).decode()
 
-    assert aad.split("|") == ["fabstir/1", str(chain_id), contract, str(job_id), host]
+    assert aad.split("|") == ["fabstir/2", str(chain_id), contract, str(job_id), host]
 
 
 # -- messages of existing clients -----------------------------------------------------------------

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.strategies import (
-    chat_requests,
     chunk_plaintexts,
     closed_plaintexts,
     end_plaintexts,
@@ -16,7 +16,6 @@ from tests.strategies import (
     init_plaintexts,
     json_safe,
     receipt_plaintexts,
-    seeds,
     signed_acknowledgements,
     texts,
 )
@@ -25,19 +24,18 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import JobId
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.additions import parse_additions
+from fabstir.protocol.answers import MIN_LOGPROB, AnswerContent, TokenLogprob, ToolCallPiece
+from fabstir.protocol.fields import Fields
 from fabstir.protocol.limits import (
+    MAX_ADDITIONS,
+    MAX_ADDITIONS_BYTES,
     MAX_CHUNK_TEXT_BYTES,
     MAX_CHUNK_TOKENS,
-    MAX_COMPLETION_TOKENS,
-    MAX_MESSAGES,
-    MAX_STOP_CHARS,
-    MAX_STOP_STRINGS,
+    MAX_TOOLS,
 )
 from fabstir.protocol.payloads import (
-    DEFAULT_MAX_TOKENS,
     EXTENSION_NAME,
-    ChatRequest,
     ChunkPlaintext,
     ClosedPlaintext,
     EndPlaintext,
@@ -46,13 +44,12 @@ from fabstir.protocol.payloads import (
     ReceiptPlaintext,
 )
 from fabstir.protocol.receipts import SignedAcknowledgement
-from fabstir.protocol.sampling import SEED_LIMIT, SamplingParams
 
 KEY = "ab" * 32
+LOGPROB: dict[str, Json] = {"id": 1, "bytes": "", "logprob": "0"}
 DECODERS: list[Callable[[bytes], object]] = [
     InitPlaintext.decode,
     ExtensionTerms.decode,
-    ChatRequest.decode,
     ChunkPlaintext.decode,
     ReceiptPlaintext.decode,
     EndPlaintext.decode,
@@ -65,10 +62,6 @@ def encoded(value: Json) -> bytes:
     return json.dumps(value).encode()
 
 
-def request(**fields: Json) -> ChatRequest:
-    return ChatRequest.decode(encoded({"prompt": "x", **fields}))
-
-
 @given(init_plaintexts)
 def test_init_round_trip(value: InitPlaintext) -> None:
     assert InitPlaintext.decode(value.encode()) == value
@@ -79,12 +72,7 @@ def test_terms_round_trip(value: ExtensionTerms) -> None:
     assert ExtensionTerms.decode(value.encode()) == value
 
 
-@given(chat_requests())
-def test_request_round_trip(value: ChatRequest) -> None:
-    assert ChatRequest.decode(value.encode()) == value
-
-
-@given(chunk_plaintexts)
+@given(chunk_plaintexts())
 def test_chunk_round_trip(value: ChunkPlaintext) -> None:
     assert ChunkPlaintext.decode(value.encode()) == value
 
@@ -115,13 +103,11 @@ def test_acknowledgement_round_trip(value: SignedAcknowledgement) -> None:
 
 
 @given(
-    st.one_of(
-        init_plaintexts, extension_terms, chat_requests(), chunk_plaintexts, receipt_plaintexts
-    ),
+    st.one_of(init_plaintexts, extension_terms, chunk_plaintexts(), receipt_plaintexts),
     st.data(),
 )
 def test_altered_payloads_are_a_value_or_the_one_error(
-    value: InitPlaintext | ExtensionTerms | ChatRequest | ChunkPlaintext | ReceiptPlaintext,
+    value: InitPlaintext | ExtensionTerms | ChunkPlaintext | ReceiptPlaintext,
     data: st.DataObject,
 ) -> None:
     raw = value.encode()
@@ -186,144 +172,36 @@ def test_a_recovery_key_that_is_no_point_is_refused_at_once(key: str) -> None:
 
 @given(extension_terms)
 def test_terms_of_another_extension_are_refused(terms: ExtensionTerms) -> None:
-    altered = json.loads(terms.encode()) | {"name": "fabstir/2"}
+    altered = json.loads(terms.encode()) | {"name": "fabstir/1"}
 
     with pytest.raises(RemoteProtocolError, match=EXTENSION_NAME):
         ExtensionTerms.decode(encoded(altered))
 
 
-# -- requests -------------------------------------------------------------------------------------
-
-
-@given(texts(40, 1))
-@example("123")
-@example("null")
-@example("{")
-@example('{"prompt": NaN}')
-@example("[1, 2]")
-@example("[" * 100)
-def test_bare_text_is_the_prompt(text: str) -> None:
-    if text.startswith('"'):
-        return
-    assert ChatRequest.decode(text.encode()).prompt == text
-
-
-def test_a_json_string_is_the_prompt() -> None:
-    assert ChatRequest.decode(b'"say \\"hi\\""').prompt == 'say "hi"'
-
-
-def test_the_defaults_are_those_of_existing_clients() -> None:
-    defaults = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS, seed=0)
-
-    assert request() == ChatRequest(prompt="x", sampling=defaults)
-    assert defaults.temperature_millionths == 700_000
-
-
-def test_the_request_of_existing_clients() -> None:
-    asked = request(
-        model="m",
-        max_tokens=100,
-        temperature=0.7,
-        stream=True,
-        thinking="low",
-        images=[],
-        action=None,
-    )
-
-    assert asked.sampling == SamplingParams(max_tokens=100, seed=0)
-    assert not asked.has_seed
-
-
-@given(seeds)
-def test_camel_case_of_sampling(seed: int) -> None:
-    asked = request(
-        maxTokens=5, topP=0.5, minP=0.25, topK=3, repeatPenalty=1.5, seed=seed, stop="a"
-    )
-
-    assert asked.sampling == SamplingParams(
-        max_tokens=5,
-        top_p_millionths=500_000,
-        min_p_millionths=250_000,
-        repeat_penalty_millionths=1_500_000,
-        top_k=3,
-        seed=seed,
-        stop=("a",),
-    )
-    assert asked.has_seed
-
-
-def test_messages_win_over_the_prompt_and_top_k_may_be_zero() -> None:
-    asked = request(messages=[{"role": "user", "content": "hi"}], top_k=0)
-
-    assert asked.messages == (ChatMessage("user", "hi"),)
-    assert asked.prompt == ""
-    assert asked.sampling.top_k == 0
-
-
-@given(chat_requests(), seeds)
-def test_the_seed_that_is_used_changes_nothing_else(asked: ChatRequest, seed: int) -> None:
-    used = asked.with_seed(seed)
-
-    assert used.seed == seed
-    assert {**vars_of(used), "seed": 0} == {**vars_of(asked.sampling), "seed": 0}
-
-
-def vars_of(sampling: SamplingParams) -> dict[str, object]:
-    return {name: getattr(sampling, name) for name in SamplingParams.__slots__}
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"max_tokens": 0},
-        {"max_tokens": MAX_COMPLETION_TOKENS + 1},
-        {"max_tokens": -1},
-        {"temperature": 10.1},
-        {"temperature": 10**400},
-        {"top_p": 1.1},
-        {"seed": SEED_LIMIT},
-        {"top_k": -1},
-        {"stop": [""] * (MAX_STOP_STRINGS + 1)},
-        {"stop": ["s" * (MAX_STOP_CHARS + 1)]},
-        {"stop": 5},
-        {"messages": [{"role": "user", "content": "x"}] * (MAX_MESSAGES + 1)},
-        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
-        {"messages": [{"role": "r" * 33, "content": "x"}]},
-        {"messages": ["hi"]},
-        {"salt": "00" * 31},
-        {"clientNonce": "00" * 33},
-        {"prompt": ""},
-        {"prompt": None},
-        {"prompt": "\ud800"},
-    ],
-)
-def test_requests_out_of_bounds_are_refused(fields: dict[str, Json]) -> None:
-    with pytest.raises(RemoteProtocolError):
-        request(**fields)
-
-
-@pytest.mark.parametrize("data", [b"", b"\xff", b'"\\ud800"', b"{}"])
-def test_what_holds_no_request_is_refused(data: bytes) -> None:
-    with pytest.raises(RemoteProtocolError):
-        ChatRequest.decode(data)
-
-
 # -- answers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "chunk",
-    [
-        {"text": "é" * (MAX_CHUNK_TEXT_BYTES // 2 + 1), "ids": []},
-        {"text": "a" * (MAX_CHUNK_TEXT_BYTES + 1), "ids": []},
-        {"text": "a", "ids": [1] * (MAX_CHUNK_TOKENS + 1)},
-        {"text": "a", "ids": [1 << 32]},
-        {"text": "a", "ids": [-1]},
-        {"text": "a"},
-        {"ids": [1]},
-    ],
-    ids=range(7),
-)
+BAD_CHUNKS: Final[list[dict[str, Json]]] = [
+    {"text": "é" * (MAX_CHUNK_TEXT_BYTES // 2 + 1), "ids": []},
+    {"text": "a" * (MAX_CHUNK_TEXT_BYTES + 1), "ids": []},
+    {"text": "a", "ids": [1] * (MAX_CHUNK_TOKENS + 1)},
+    {"text": "a", "ids": [1 << 32]},
+    {"text": "a", "ids": [-1]},
+    {"text": "a"},
+    {"ids": [1]},
+    {"text": "a" * (MAX_CHUNK_TEXT_BYTES - 1), "ids": [], "reasoning": "bb"},
+    {"text": "", "ids": [], "toolCalls": [{"index": MAX_TOOLS, "arguments": ""}]},
+    {"text": "", "ids": [], "toolCalls": [{"index": 0}]},
+    {"text": "", "ids": [], "toolCalls": [{"index": 0, "id": "c", "arguments": ""}]},
+    {"text": "", "ids": [], "logprobs": [{"id": 1, "bytes": "", "logprob": "-1"}]},
+    {"text": "", "ids": [1], "logprobs": [{"id": 1, "bytes": "", "logprob": -0.5}]},
+    {"text": "", "ids": [1], "logprobs": [{"id": 1, "bytes": "", "logprob": "0.1"}]},
+    {"text": "", "ids": [1], "logprobs": [{"id": 1, "bytes": "00" * 513, "logprob": "0"}]},
+    {"text": "", "ids": [1], "logprobs": [{**LOGPROB, "top": [{**LOGPROB, "top": []}]}]},
+]
+
+
+@pytest.mark.parametrize("chunk", BAD_CHUNKS, ids=range(16))
 def test_chunks_out_of_bounds_are_refused(chunk: Json) -> None:
     with pytest.raises(RemoteProtocolError):
         ChunkPlaintext.decode(encoded(chunk))
@@ -335,3 +213,68 @@ def test_the_largest_chunk_is_read(text: str) -> None:
     chunk = ChunkPlaintext(text=text, token_ids=(7,) * MAX_CHUNK_TOKENS)
 
     assert ChunkPlaintext.decode(chunk.encode()) == chunk
+
+
+@given(st.lists(st.tuples(texts(4), texts(4), st.lists(texts(6), max_size=3)), max_size=3))
+def test_pieces_of_calls_are_joined(calls: list[tuple[str, str, list[str]]]) -> None:
+    content = AnswerContent()
+    for index, (name, text, fragments) in enumerate(calls):
+        content.add(text, tool_calls=[ToolCallPiece(index=index, id=f"c{index}", name=name)])
+        for fragment in fragments:
+            content.add("", tool_calls=[ToolCallPiece(index=index, arguments=fragment)])
+
+    assert content.text == "".join(text for _, text, _ in calls)
+    assert [(call.id, call.name, call.arguments) for call in content.tool_calls] == [
+        (f"c{index}", name, "".join(fragments)) for index, (name, _, fragments) in enumerate(calls)
+    ]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        ToolCallPiece(index=0, arguments="x"),
+        ToolCallPiece(index=1, id="c", name="n"),
+        ToolCallPiece(index=3, arguments="x"),
+    ],
+)
+def test_a_piece_of_a_call_that_did_not_begin_is_refused(piece: ToolCallPiece) -> None:
+    with pytest.raises(RemoteProtocolError, match="out of order"):
+        AnswerContent().add("", tool_calls=[piece])
+
+
+def test_a_call_does_not_begin_twice() -> None:
+    first = ToolCallPiece(index=0, id="c", name="n")
+    content = AnswerContent()
+    content.add("", tool_calls=[first])
+
+    with pytest.raises(RemoteProtocolError, match="out of order"):
+        content.add("", tool_calls=[first])
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"), [(-3.4e38, MIN_LOGPROB), (1e-9, 0.0), (-0.1234567, -0.123457)]
+)
+def test_probabilities_have_a_spelling(told: float, kept: float) -> None:
+    assert TokenLogprob(token_id=1, token_bytes=b"", logprob=told).logprob == kept
+
+
+def addition(content: str = "x", **changes: Json) -> dict[str, Json]:
+    message: Json = {"role": "system", "content": content}
+    return {"kind": "retrieval", "index": 0, "numReplaced": 0, "message": message, **changes}
+
+
+BAD_ADDITIONS: Final[list[Json]] = [
+    [addition()] * (MAX_ADDITIONS + 1),
+    [addition("x" * (MAX_ADDITIONS_BYTES // 2)), addition("\n" * (MAX_ADDITIONS_BYTES // 4))],
+    [addition(kind="advertisement")],
+    [addition(index=-1)],
+    [addition(numReplaced=None)],
+    [addition(message={"role": "narrator", "content": "x"})],
+    {},
+]
+
+
+@pytest.mark.parametrize("listed", BAD_ADDITIONS, ids=range(7))
+def test_additions_out_of_bounds_are_refused(listed: Json) -> None:
+    with pytest.raises(RemoteProtocolError):
+        parse_additions(Fields({"additions": listed}, "receipt"), "additions")

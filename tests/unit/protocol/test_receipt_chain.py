@@ -98,9 +98,9 @@ def test_numbers_that_javascript_would_round_are_text(receipt: Receipt) -> None:
 def test_receipts_out_of_bounds_are_refused(altered: dict[str, object]) -> None:
     work = Work(
         model_digest=GENESIS,
-        prompt_commitment=GENESIS,
+        request_digest=GENESIS,
+        additions_digest=GENESIS,
         output_commitment=GENESIS,
-        sampling_digest=GENESIS,
         num_prompt_tokens=TokenCount(1),
         num_completion_tokens=TokenCount(1),
     )
@@ -295,9 +295,9 @@ TestHostAndRenter = HostAndRenter.TestCase
 def test_the_first_receipt_follows_genesis() -> None:
     work = Work(
         model_digest=GENESIS,
-        prompt_commitment=GENESIS,
+        request_digest=GENESIS,
+        additions_digest=GENESIS,
         output_commitment=GENESIS,
-        sampling_digest=GENESIS,
         num_prompt_tokens=TokenCount(5),
         num_completion_tokens=TokenCount(64),
     )

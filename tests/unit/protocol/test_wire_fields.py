@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.strategies import json_safe, uint256s
 
+from fabstir.primitives.decimals import decimal_text
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.protocol.fields import Fields
@@ -32,7 +33,9 @@ GETTERS: list[Callable[[Fields], object]] = [
     lambda f: f.optional_identifier("x"),
     lambda f: f.integer("x"),
     lambda f: f.optional_integer("x", limit=10),
-    lambda f: f.millionths("x", default=1, limit=1_000_000),
+    lambda f: f.fraction("x", default=1, high=1),
+    lambda f: f.decimal("x", low=-1, high=1),
+    lambda f: f.optional_flag("x"),
     lambda f: f.flag("x"),
     lambda f: f.hex("x"),
     lambda f: f.hex("x", size=2),
@@ -167,21 +170,77 @@ def test_ids_are_bounded_because_they_are_echoed() -> None:
 
 
 @given(st.integers(0, 10_000_000))
-def test_millionths_are_exact(number: int) -> None:
-    written = json.dumps({"x": number / 1_000_000})
+def test_fractions_of_existing_clients_are_rounded_to_millionths(number: int) -> None:
+    value = number / 1_000_000
+    written = json.dumps({"x": value, "y": value + 1e-8})
 
-    assert Fields.parse(written, "frame").millionths("x", default=0, limit=10_000_000) == number
+    read = Fields.parse(written, "frame")
+
+    assert read.fraction("x", default=0, high=11) == value
+    assert read.fraction("y", default=0, high=11) == value
 
 
 def test_a_fraction_that_is_not_there_has_its_default() -> None:
-    assert fields(None).millionths("x", default=5, limit=10) == 5
+    assert fields(None).fraction("x", default=0.5, high=1) == 0.5
 
 
 @pytest.mark.parametrize("text", ["-0.1", "1.1", "1e400", "1" + "0" * 400, "true", '"0.5"'])
 def test_fractions_out_of_range_are_refused(text: str) -> None:
     """An integer of 400 digits was an OverflowError before: any renter could crash a handler."""
     with pytest.raises(RemoteProtocolError, match="x must be"):
-        Fields.parse(f'{{"x":{text}}}', "frame").millionths("x", default=0, limit=1_000_000)
+        Fields.parse(f'{{"x":{text}}}', "frame").fraction("x", default=0, high=1)
+
+
+@given(st.integers(-100_000_000, 100_000_000), st.integers(0, 3))
+def test_every_spelling_of_a_decimal_is_one_value(number: int, num_zeros: int) -> None:
+    value = number / 1_000_000
+    canonical = decimal_text(value)
+    whole, _, digits = canonical.partition(".")
+    longer = f"{whole}.{digits:0<6}" if digits else whole
+
+    for spelling in (canonical, longer, "0" * num_zeros + canonical if number >= 0 else canonical):
+        assert fields(spelling).decimal("x", low=-100, high=100) == value
+    assert float(canonical) == value
+    assert not canonical.endswith(".")
+    assert canonical != "-0"
+    if number % 1_000_000 == 0:
+        assert fields(number // 1_000_000).decimal("x", low=-100, high=100) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0.5, "1e-3", "0.1234567", ".5", "5.", " 1", "1_0", "+1", "nan", "inf", "٣", True, None],
+)
+def test_what_is_no_decimal_is_refused(value: Json) -> None:
+    with pytest.raises(RemoteProtocolError, match="x must be decimal text"):
+        fields(value).decimal("x", low=-1, high=100)
+
+
+@pytest.mark.parametrize("value", ["1.000001", "-0.000001", 2, "9" * 40])
+def test_decimals_out_of_range_are_refused(value: Json) -> None:
+    with pytest.raises(RemoteProtocolError, match="from 0 to 1"):
+        fields(value).decimal("x", low=0, high=1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e7, -1e7])
+def test_numbers_without_a_spelling(value: float) -> None:
+    with pytest.raises(ValueError, match="no number"):
+        decimal_text(value)
+
+
+def test_a_field_that_nobody_knows_is_refused_by_name_where_nothing_may_be_ignored() -> None:
+    with pytest.raises(RemoteProtocolError, match="'y'") as caught:
+        Fields({"x": 1, "y": 2}, "request").refuse_others(frozenset({"x"}))
+    assert caught.value.code == "UNSUPPORTED_REQUEST"
+    Fields({"x": 1, "y": None}, "request").refuse_others(frozenset({"x"}))
+
+
+@pytest.mark.parametrize("value", [0, 1, "true", [], {}])
+def test_a_switch_is_true_or_false(value: Json) -> None:
+    assert fields(True).optional_flag("x") is True
+    assert fields(None).optional_flag("x") is None
+    with pytest.raises(RemoteProtocolError, match="true or false"):
+        fields(value).optional_flag("x")
 
 
 def test_lists_are_bounded_and_name_their_items() -> None:

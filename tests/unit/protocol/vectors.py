@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from fabstir.crypto import NATIVE
@@ -15,8 +16,9 @@ from fabstir.primitives.cid import BlobId, model_cid, model_cid_sha256
 from fabstir.primitives.encoding import canonical_json, encode_multibase
 from fabstir.primitives.ids import Address, ChainId, Hash32, JobId, ModelId, PeerId, hash32
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
+from fabstir.protocol.additions import parse_additions, with_additions
+from fabstir.protocol.answers import AnswerContent, ToolCallPiece
 from fabstir.protocol.authorization import SESSION_KEY_TYPE, SessionKeyAuthorization
-from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.checkpoint import (
     CheckpointDelta,
     CheckpointEntry,
@@ -25,13 +27,13 @@ from fabstir.protocol.checkpoint import (
     encrypt_delta,
 )
 from fabstir.protocol.commitments import (
-    SAMPLING_TYPE,
+    additions_digest,
     derive_seed,
     output_commitment,
-    prompt_commitment,
-    sampling_digest,
+    request_digest,
     seed_commitment,
 )
+from fabstir.protocol.content import Message
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.envelope import (
     SecureChannel,
@@ -52,7 +54,7 @@ from fabstir.protocol.receipts import (
     SignedReceipt,
     Work,
 )
-from fabstir.protocol.sampling import SamplingParams
+from fabstir.protocol.request import ChatRequest
 
 Inputs = dict[str, Any]
 keccak = NATIVE.keccak256
@@ -135,7 +137,7 @@ def channel(value: Inputs) -> Inputs:
     keys = hkdf_sha256(
         shared + _hex(value, "sessionKey"),
         salt=hashlib.sha256(context).digest(),
-        info=b"fabstir/1 directions" + renter_key + host_key,
+        info=b"fabstir/2 directions" + renter_key + host_key,
         length=64,
     )
     to_host, to_renter = keys[:32], keys[32:]
@@ -194,9 +196,9 @@ def receipt(value: Inputs) -> Inputs:
         previous=Hash32(value["previous"]),
         work=Work(
             model_digest=Hash32(value["modelDigest"]),
-            prompt_commitment=Hash32(value["promptCommitment"]),
+            request_digest=Hash32(value["requestDigest"]),
+            additions_digest=Hash32(value["additionsDigest"]),
             output_commitment=Hash32(value["outputCommitment"]),
-            sampling_digest=Hash32(value["samplingDigest"]),
             num_prompt_tokens=TokenCount(value["numPromptTokens"]),
             num_completion_tokens=TokenCount(value["numCompletionTokens"]),
         ),
@@ -228,16 +230,25 @@ def acknowledgement(value: Inputs) -> Inputs:
     }
 
 
-def prompt(value: Inputs) -> Inputs:
-    """Section 9: the commitment to what was asked."""
-    messages = [ChatMessage(m["role"], m["content"]) for m in value["messages"]]
-    canonical = canonical_json(value["messages"])
-    preimage = b"fabstir/prompt/1" + _hex(value, "salt") + keccak(canonical)
-    assert hash32(keccak(preimage)) == prompt_commitment(messages, _hex(value, "salt"), NATIVE)
+def request(value: Inputs) -> Inputs:
+    """Section 9: the digest of what was executed."""
+    salt = _hex(value, "salt")
+    asked = ChatRequest.from_fields(Fields(value["request"], "request"))
+    added = parse_additions(Fields(value, "receipt"), "additions")
+    used = asked.with_seed(value["seed"])
+    executed = replace(used, messages=with_additions(used.messages, added))
+    canonical = canonical_json(executed.to_json())
+    preimage = b"fabstir/request/2" + salt + keccak(canonical)
+    assert hash32(keccak(preimage)) == request_digest(executed, salt, NATIVE)
+    additions = canonical_json(value["additions"])
+    assert additions_digest(added, salt, NATIVE) == hash32(
+        keccak(b"fabstir/additions/2" + salt + keccak(additions))
+    )
     return {
         "canonical": canonical.decode(),
         "preimage": preimage.hex(),
-        "promptCommitment": hash32(keccak(preimage)),
+        "requestDigest": hash32(keccak(preimage)),
+        "additionsDigest": additions_digest(added, salt, NATIVE),
     }
 
 
@@ -245,49 +256,30 @@ def output(value: Inputs) -> Inputs:
     """Section 9: the commitment to what was answered."""
     ids = b"".join(token.to_bytes(4, "big") for token in value["tokenIds"])
     count = len(value["tokenIds"]).to_bytes(4, "big")
-    preimage = b"fabstir/output/1" + _hex(value, "salt") + count + ids
-    preimage += keccak(value["text"].encode())
-    commitment = output_commitment(value["tokenIds"], value["text"], _hex(value, "salt"), NATIVE)
+    canonical = canonical_json(value["content"])
+    preimage = b"fabstir/output/2" + _hex(value, "salt") + count + ids + keccak(canonical)
+    content = AnswerContent()
+    for index, call in enumerate(value["content"]["tool_calls"]):
+        function = call["function"]
+        pieces = [
+            ToolCallPiece(index=index, id=call["id"], name=function["name"]),
+            ToolCallPiece(index=index, arguments=function["arguments"]),
+        ]
+        content.add("", tool_calls=pieces)
+    content.add(value["content"]["text"], reasoning=value["content"]["reasoning"])
+    commitment = output_commitment(value["tokenIds"], content, _hex(value, "salt"), NATIVE)
     assert hash32(keccak(preimage)) == commitment
-    return {"preimage": preimage.hex(), "outputCommitment": commitment}
-
-
-def sampling(value: Inputs) -> Inputs:
-    """Section 9: the digest of the parameters."""
-    params = SamplingParams(
-        max_tokens=value["maxTokens"],
-        temperature_millionths=value["temperatureMillionths"],
-        top_p_millionths=value["topPMillionths"],
-        min_p_millionths=value["minPMillionths"],
-        repeat_penalty_millionths=value["repeatPenaltyMillionths"],
-        top_k=value["topK"],
-        seed=value["seed"],
-        stop=tuple(value["stop"]),
-    )
-    stop = keccak(b"".join(keccak(text.encode()) for text in value["stop"]))
-    type_hash = keccak(SAMPLING_TYPE.encode())
-    names = [
-        "maxTokens",
-        "temperatureMillionths",
-        "topPMillionths",
-        "minPMillionths",
-        "repeatPenaltyMillionths",
-        "topK",
-        "seed",
-    ]
-    words = b"".join(value[name].to_bytes(32, "big") for name in names)
-    assert hash32(keccak(type_hash + words + stop)) == sampling_digest(params, NATIVE)
     return {
-        "typeHash": type_hash.hex(),
-        "stop": stop.hex(),
-        "samplingDigest": sampling_digest(params, NATIVE),
+        "canonical": canonical.decode(),
+        "preimage": preimage.hex(),
+        "outputCommitment": commitment,
     }
 
 
 def seed(value: Inputs) -> Inputs:
     """Section 9: a seed that nobody chose."""
     client, host = _hex(value, "clientNonce"), _hex(value, "hostNonce")
-    preimage = b"fabstir/seed/1" + client + host + int(value["jobId"]).to_bytes(32, "big")
+    preimage = b"fabstir/seed/2" + client + host + int(value["jobId"]).to_bytes(32, "big")
     number = int.from_bytes(keccak(preimage)[:8], "big") % ((1 << 32) - 1)
     assert number == derive_seed(client, host, int(value["jobId"]), NATIVE)
     return {
@@ -301,7 +293,7 @@ def delta(value: Inputs) -> Inputs:
     """Section 10: a checkpoint's delta, signed, then encrypted."""
     host_secret, recovery_secret = _hex(value, "hostSecret"), _hex(value, "recoverySecret")
     messages = tuple(
-        TimedMessage(message=ChatMessage(m["role"], m["content"]), timestamp=m["timestamp"])
+        TimedMessage(message=Message(m["role"], m["content"]), timestamp=m["timestamp"])
         for m in value["messages"]
     )
     plain = CheckpointDelta(
@@ -434,9 +426,8 @@ VECTORS: Final[dict[str, Callable[[Inputs], Inputs]]] = {
     "message": message,
     "channel": channel,
     "session key": session_key,
-    "prompt": prompt,
+    "request": request,
     "output": output,
-    "sampling": sampling,
     "seed": seed,
     "receipt": receipt,
     "acknowledgement": acknowledgement,

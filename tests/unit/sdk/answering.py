@@ -8,23 +8,25 @@ from dataclasses import dataclass, field, replace
 from fabstir.crypto import NATIVE
 from fabstir.primitives.ids import Address, ChainId, Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.additions import Addition, with_additions
+from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.commitments import (
+    additions_digest,
     derive_seed,
     output_commitment,
-    prompt_commitment,
-    sampling_digest,
+    request_digest,
     seed_commitment,
 )
+from fabstir.protocol.content import Message
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.payloads import (
-    ChatRequest,
     ChunkPlaintext,
     EndPlaintext,
     ExtensionTerms,
     ReceiptPlaintext,
 )
 from fabstir.protocol.receipts import ChainHead, Receipt, Work, sign_receipt
+from fabstir.protocol.request import ChatRequest, RequestPlaintext
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk.verification import SessionFacts
 
@@ -55,12 +57,20 @@ TERMS = ExtensionTerms(
     cumulative_tokens=TokenCount(0),
 )
 
-REQUEST = ChatRequest(
-    messages=(ChatMessage("user", "What is a receipt?"),),
-    sampling=SamplingParams(max_tokens=500, seed=0),
+REQUEST = RequestPlaintext(
+    request=ChatRequest(
+        messages=(Message("user", "What is a receipt?"),),
+        sampling=SamplingParams(max_tokens=500),
+    ),
     client_nonce=bytes([1]) * 32,
     salt=bytes([2]) * 32,
 )
+
+
+def asking_for(max_tokens: int) -> RequestPlaintext:
+    """REQUEST with another limit."""
+    sampling = replace(REQUEST.request.sampling, max_tokens=max_tokens)
+    return replace(REQUEST, request=replace(REQUEST.request, sampling=sampling))
 
 
 @dataclass(slots=True)
@@ -68,7 +78,8 @@ class HonestHost:
     """Counts, commits and signs what it delivers, as a host must."""
 
     head: ChainHead = field(default_factory=ChainHead)
-    request: ChatRequest = REQUEST
+    asked: RequestPlaintext = REQUEST
+    additions: tuple[Addition, ...] = ()
     num_prompt_tokens: int = 20
     token_ids: list[int] = field(default_factory=list[int])
     text: str = ""
@@ -82,20 +93,22 @@ class HonestHost:
     @property
     def seed(self) -> int:
         """The requested one, or the one that follows from both nonces."""
-        nonce = self.request.client_nonce
-        if self.request.has_seed or nonce is None:
-            return self.request.sampling.seed
+        nonce, seed = self.asked.client_nonce, self.asked.request.sampling.seed
+        if nonce is None:
+            assert seed is not None
+            return seed
         return derive_seed(nonce, HOST_NONCE, FACTS.job_id, NATIVE)
 
     def work(self) -> Work:
         """All that was delivered so far."""
-        salt = self.request.salt
-        assert salt is not None
+        salt, content = self.asked.salt, AnswerContent.of(self.text)
+        executed = self.asked.request.with_seed(self.seed)
+        seen = with_additions(executed.messages, self.additions)
         return Work(
             model_digest=DIGEST,
-            prompt_commitment=prompt_commitment(self.request.messages, salt, NATIVE),
-            output_commitment=output_commitment(self.token_ids, self.text, salt, NATIVE),
-            sampling_digest=sampling_digest(self.request.with_seed(self.seed), NATIVE),
+            request_digest=request_digest(replace(executed, messages=seen), salt, NATIVE),
+            additions_digest=additions_digest(self.additions, salt, NATIVE),
+            output_commitment=output_commitment(self.token_ids, content, salt, NATIVE),
             num_prompt_tokens=TokenCount(self.num_prompt_tokens),
             num_completion_tokens=TokenCount(len(self.token_ids)),
         )
@@ -109,11 +122,13 @@ class HonestHost:
     ) -> ReceiptPlaintext:
         """Sign a receipt and go on after it."""
         receipt = receipt or self.receipt()
+        is_first = self.head.sequence == 0
         self.head = self.head.advance(receipt, receipt.hash(DOMAIN, NATIVE))
         return ReceiptPlaintext(
             signed=sign_receipt(receipt, secret, DOMAIN, NATIVE),
             seed=self.seed,
             host_nonce=HOST_NONCE,
+            additions=self.additions if is_first else (),
         )
 
     def end(self, **changes: int) -> EndPlaintext:

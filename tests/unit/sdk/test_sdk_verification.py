@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.sdk.answering import DOMAIN, FACTS, REQUEST, TERMS, HonestHost
+from tests.unit.sdk.answering import DOMAIN, FACTS, REQUEST, TERMS, HonestHost, asking_for
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import ReceiptMismatch, RemoteProtocolError
 from fabstir.primitives.ids import Hash32, JobId
 from fabstir.primitives.units import TokenCount, Wei, cost_of, tokens_for
+from fabstir.protocol.additions import Addition
+from fabstir.protocol.content import Message
 from fabstir.protocol.limits import (
     MAX_CHUNK_TEXT_BYTES,
     MAX_CHUNK_TOKENS,
@@ -22,6 +24,7 @@ from fabstir.protocol.limits import (
 )
 from fabstir.protocol.payloads import ChunkPlaintext, ExtensionTerms, ReceiptPlaintext
 from fabstir.protocol.receipts import ChainHead, Receipt
+from fabstir.protocol.request import RequestPlaintext
 from fabstir.sdk.verification import AnswerVerifier, check_terms, head_after
 
 OTHER = Hash32("0x" + "cd" * 32)
@@ -34,7 +37,7 @@ pieces = st.lists(
 
 
 def verifier(host: HonestHost) -> AnswerVerifier:
-    return AnswerVerifier(FACTS, TERMS, ChainHead(), host.request)
+    return AnswerVerifier(FACTS, TERMS, ChainHead(), host.asked)
 
 
 def delivered(host: HonestHost) -> AnswerVerifier:
@@ -87,9 +90,9 @@ FORGERIES: list[Callable[[Receipt], Receipt]] = [
     lambda r: replace(r, cumulative_tokens=TokenCount(r.cumulative_tokens + 1)),
     lambda r: replace(r, cumulative_cost=Wei(r.cumulative_cost + 1)),
     lambda r: replace(r, work=replace(r.work, model_digest=OTHER)),
-    lambda r: replace(r, work=replace(r.work, prompt_commitment=OTHER)),
+    lambda r: replace(r, work=replace(r.work, request_digest=OTHER)),
     lambda r: replace(r, work=replace(r.work, output_commitment=OTHER)),
-    lambda r: replace(r, work=replace(r.work, sampling_digest=OTHER)),
+    lambda r: replace(r, work=replace(r.work, additions_digest=OTHER)),
     lambda r: replace(r, work=replace(r.work, num_completion_tokens=TokenCount(3))),
     lambda r: replace(r, work=replace(r.work, num_prompt_tokens=TokenCount(5000))),
 ]
@@ -144,8 +147,7 @@ def test_a_nonce_that_was_not_committed_to_is_refused() -> None:
 
 
 def test_a_requested_seed_must_be_used() -> None:
-    request = replace(REQUEST, has_seed=True, sampling=replace(REQUEST.sampling, seed=42))
-    host = HonestHost(request=request)
+    host = HonestHost(asked=RequestPlaintext(request=REQUEST.request.with_seed(42), salt=bytes(32)))
     renter = delivered(host)
     honest = host.issue()
 
@@ -154,10 +156,70 @@ def test_a_requested_seed_must_be_used() -> None:
     assert renter.check_receipt(honest).plaintext.seed == 42
 
 
+ADDED = (
+    Addition(kind="retrieval", index=0, message=Message("system", "A passage.")),
+    Addition(kind="instructions", index=1, message=Message("system", "Say it in verse.")),
+)
+
+
+def test_what_the_host_added_is_checked_and_shown() -> None:
+    host = HonestHost(additions=ADDED)
+    renter = delivered(host)
+
+    renter.check_receipt(host.issue())
+    renter.add_chunk(1, host.deliver(" there", [17]))
+    renter.check_receipt(host.issue())
+
+    assert renter.additions == ADDED
+    assert host.receipt().work.additions_digest != HonestHost().receipt().work.additions_digest
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        (),
+        ADDED[:1],
+        (*ADDED, ADDED[1]),
+        (ADDED[0], replace(ADDED[1], message=Message("system", "Say it in prose."))),
+        (ADDED[0], replace(ADDED[1], kind="summary")),
+        (replace(ADDED[0], index=1), ADDED[1]),
+    ],
+    ids=range(6),
+)
+def test_additions_that_are_not_those_of_the_receipt_are_refused(
+    told: tuple[Addition, ...],
+) -> None:
+    host = HonestHost(additions=ADDED)
+    renter = delivered(host)
+
+    with pytest.raises(ReceiptMismatch, match="Digest"):
+        renter.check_receipt(replace(host.issue(), additions=told))
+    assert renter.additions == ()
+
+
+def test_additions_beyond_the_conversation_are_refused() -> None:
+    host = HonestHost()
+    renter = delivered(host)
+    beyond = (replace(ADDED[0], index=2),)
+
+    with pytest.raises(ReceiptMismatch, match="does not fit a conversation of 1"):
+        renter.check_receipt(replace(host.issue(), additions=beyond))
+
+
+def test_nothing_is_added_after_the_first_receipt() -> None:
+    host = HonestHost(additions=ADDED)
+    renter = delivered(host)
+    renter.check_receipt(host.issue())
+    renter.add_chunk(1, host.deliver(" there", [17]))
+
+    with pytest.raises(ReceiptMismatch, match="after the first receipt"):
+        renter.check_receipt(replace(host.issue(), additions=ADDED))
+
+
 def test_no_receipt_may_exceed_the_deposit() -> None:
     facts = replace(FACTS, deposit=cost_of(TokenCount(1), FACTS.price_per_token))
     host = HonestHost()
-    renter = AnswerVerifier(facts, TERMS, ChainHead(), host.request)
+    renter = AnswerVerifier(facts, TERMS, ChainHead(), host.asked)
     renter.add_chunk(0, host.deliver("Hello", [15, 16]))
 
     assert tokens_for(facts.deposit, facts.price_per_token) == 1
@@ -166,8 +228,8 @@ def test_no_receipt_may_exceed_the_deposit() -> None:
 
 
 def test_more_tokens_than_asked_for_are_refused() -> None:
-    request = replace(REQUEST, sampling=replace(REQUEST.sampling, max_tokens=1))
-    host = HonestHost(request=request)
+    request = asking_for(1)
+    host = HonestHost(asked=request)
 
     with pytest.raises(RemoteProtocolError, match="more than the 1 tokens asked for"):
         verifier(host).add_chunk(0, host.deliver("ab", [1, 2]))
@@ -214,8 +276,8 @@ def test_text_without_tokens_is_refused() -> None:
 
 
 def test_four_tokens_never_bring_more_text_than_four_tokens_can_have() -> None:
-    request = replace(REQUEST, sampling=replace(REQUEST.sampling, max_tokens=4))
-    host = HonestHost(request=request)
+    request = asking_for(4)
+    host = HonestHost(asked=request)
     renter = verifier(host)
     renter.add_chunk(0, host.deliver("a" * 4 * MAX_TOKEN_TEXT_BYTES, [1, 2, 3, 4]))
 

@@ -1,30 +1,30 @@
 """Prompts of clients that resend everything, or send ChatML, or let the host remember."""
 
-from fabstir.protocol.chat import ChatMessage
-from fabstir.protocol.payloads import ChatRequest
+from fabstir.protocol.content import Message
+from fabstir.protocol.era_c import EraCRequest
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.serving.conversation import Conversation, parse_chatml
 
-SAMPLING = SamplingParams(max_tokens=10, seed=0)
+SAMPLING = SamplingParams(max_tokens=10)
 
 
-def ask(prompt: str) -> ChatRequest:
-    return ChatRequest(prompt=prompt, sampling=SAMPLING)
+def ask(prompt: str) -> EraCRequest:
+    return EraCRequest(prompt=prompt, sampling=SAMPLING)
 
 
-def user(content: str) -> ChatMessage:
-    return ChatMessage("user", content)
+def user(content: str) -> Message:
+    return Message("user", content)
 
 
-def assistant(content: str) -> ChatMessage:
-    return ChatMessage("assistant", content)
+def assistant(content: str) -> Message:
+    return Message("assistant", content)
 
 
 def test_messages_are_the_whole_conversation() -> None:
     conversation = Conversation([user("old"), assistant("history")])
     messages = (user("a"), assistant("b"), user("c"))
 
-    turn = conversation.turn(ChatRequest(messages=messages, sampling=SAMPLING))
+    turn = conversation.turn(EraCRequest(messages=messages, sampling=SAMPLING))
 
     assert turn == messages
 
@@ -62,9 +62,9 @@ def test_chatml_is_taken_apart_so_that_the_template_is_applied_once() -> None:
     )
 
     assert parse_chatml(text) == (
-        ChatMessage("system", "Be brief."),
+        Message("system", "Be brief."),
         user("Hello"),
-        ChatMessage("observation", "{}"),
+        Message("observation", "{}"),
     )
 
 

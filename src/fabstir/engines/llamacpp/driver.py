@@ -15,7 +15,6 @@ from anyio import to_thread
 from fabstir.engines._http import EngineAddress, EngineRefused
 from fabstir.engines._sse import EventDecoder
 from fabstir.engines.engine import (
-    Capability,
     EngineInfo,
     EngineState,
     GenerationChunk,
@@ -24,6 +23,7 @@ from fabstir.engines.engine import (
     GenerationRequest,
 )
 from fabstir.engines.llamacpp.calibration import SpeedCheck, ThreadChoice, choose_threads
+from fabstir.engines.llamacpp.forms import JsonForms, schema_of
 from fabstir.engines.llamacpp.launcher import ChildLauncher, LlamaCppConfig, RunningChild
 from fabstir.engines.llamacpp.vocabulary import CharacterPieces, read_character_pieces
 from fabstir.engines.supervisor import Supervisor
@@ -34,12 +34,24 @@ from fabstir.primitives.errors import (
     EngineCrashed,
     EngineUnavailable,
 )
-from fabstir.protocol.chat import ChatMessage
+from fabstir.protocol.answers import TokenLogprob
+from fabstir.protocol.capabilities import ModelCapability
+from fabstir.protocol.content import Message
 from fabstir.telemetry.background import running
 
-_MILLION = 1_000_000
-
 _LOADING: Final = 503
+
+_CAPABILITIES: Final = frozenset(
+    {
+        ModelCapability.TOP_K,
+        ModelCapability.MIN_P,
+        ModelCapability.REPEAT_PENALTY,
+        ModelCapability.PENALTIES,
+        ModelCapability.LOGIT_BIAS,
+        ModelCapability.LOGPROBS,
+    }
+)
+"""What every build does; answers in JSON hang on the build."""
 
 _END_FIELDS: Final = ("stop", "stop_type", "tokens_evaluated", "timings")
 """Of the last event; the others repeat the prompt and the settings."""
@@ -53,9 +65,11 @@ class LlamaCppEngine:
         supervisor: Supervisor[RunningChild],
         info: EngineInfo,
         pieces: CharacterPieces,
+        forms: JsonForms,
         check: SpeedCheck | None,
     ) -> None:
         self.info = info
+        self._forms = forms
         self._supervisor = supervisor
         self._pieces = pieces
         self._check = check
@@ -68,9 +82,9 @@ class LlamaCppEngine:
         """Whether it can answer now."""
         return self._supervisor.state
 
-    def capabilities(self) -> frozenset[Capability]:
-        """All of them: this driver was the first, and requests grew with it."""
-        return frozenset(Capability)
+    def capabilities(self) -> frozenset[ModelCapability]:
+        """What the server's /completion does by itself; what its templates do is not parsed yet."""
+        return _CAPABILITIES | self._forms.capabilities
 
     @property
     def pid(self) -> int | None:
@@ -91,9 +105,9 @@ class LlamaCppEngine:
         """Requests that are being decoded; at most `info.num_slots`."""
         return self.info.num_slots - self._slots.value
 
-    async def tokenize_chat(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+    async def tokenize_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Two requests to the child, together about 2 ms for a short prompt."""
-        listed = [{"role": message.role, "content": message.content} for message in messages]
+        listed = [{"role": message.role, "content": message.text} for message in messages]
         address = self.address
         try:
             answer = await address.post_json("/apply-template", {"messages": listed})
@@ -127,10 +141,15 @@ class LlamaCppEngine:
         async with self._slots:
             address = self.address
             try:
+                if request.response_format:
+                    await self._forms.require_held(
+                        address, request.response_format, request.prompt_token_ids
+                    )
                 async with address.stream(
                     "POST", "/completion", completion_body(request, room)
                 ) as pieces:
-                    yield self._checked(read_events(pieces, self._pieces))
+                    num_alternatives = request.sampling.top_logprobs
+                    yield self._checked(read_events(pieces, self._pieces, num_alternatives))
             except EngineRefused as error:
                 raise EngineUnavailable(
                     f"the engine refused the request: {_message(error)}"
@@ -150,27 +169,38 @@ class LlamaCppEngine:
 def completion_body(request: GenerationRequest, room: int) -> dict[str, Any]:
     """What the server is asked for; `room` is what the context has left."""
     sampling = request.sampling
-    return {
+    body: dict[str, Any] = {
         "prompt": list(request.prompt_token_ids),
         "n_predict": min(sampling.max_tokens, room),
         "stream": True,
         "return_tokens": True,
         "response_fields": list(_END_FIELDS),
         "cache_prompt": True,
-        "temperature": sampling.temperature_millionths / _MILLION,
-        "top_p": sampling.top_p_millionths / _MILLION,
-        "min_p": sampling.min_p_millionths / _MILLION,
-        "repeat_penalty": sampling.repeat_penalty_millionths / _MILLION,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repeat_penalty": sampling.repeat_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "logit_bias": [list(pair) for pair in sampling.logit_bias],
         "top_k": sampling.top_k,
         "seed": sampling.seed,
         "stop": list(sampling.stop),
     }
+    if sampling.logprobs:
+        body["n_probs"] = max(1, sampling.top_logprobs)  # 0 for no probabilities at all
+    if request.response_format:
+        body["json_schema"] = schema_of(request.response_format)
+    return body
 
 
 async def read_events(
-    body: AsyncIterator[bytes], pieces: CharacterPieces
+    body: AsyncIterator[bytes], pieces: CharacterPieces, num_alternatives: int = 0
 ) -> AsyncIterator[GenerationEvent]:
     """The events in the body of a streamed answer, with all of their token ids.
+
+    Args:
+        num_alternatives: how many are told with each probability, if those were asked for.
 
     Raises:
         EngineCrashed: the answer ends without its last event.
@@ -193,9 +223,21 @@ async def read_events(
                 token_ids = pieces.spell(text, num_new, token_ids[0], is_whole=not is_text_withheld)
             is_text_withheld = not text  # it may be the beginning of a stop string
             num_delivered += len(token_ids)
-            yield GenerationChunk(text, token_ids)
+            probabilities = event.get("completion_probabilities", ())
+            logprobs = tuple(_logprob(each, num_alternatives) for each in probabilities)
+            yield GenerationChunk(text, token_ids, logprobs)
     raise EngineCrashed(
         "the engine ended its answer in the middle: it is started again; send the request again"
+    )
+
+
+def _logprob(told: dict[str, Any], num_alternatives: int) -> TokenLogprob:
+    top = told.get("top_logprobs", ())[:num_alternatives]
+    return TokenLogprob(
+        token_id=told["id"],
+        token_bytes=bytes(told["bytes"]),
+        logprob=told["logprob"],
+        top=tuple(_logprob(each, 0) for each in top),
     )
 
 
@@ -240,7 +282,8 @@ async def open_llamacpp(
         await ready.wait()
         properties: Any = await supervisor.process.address.get_json("/props")
         info = _info(config, properties, choice)
-        yield LlamaCppEngine(supervisor, info, pieces, choice.check)
+        forms = await JsonForms.of(supervisor.process.address)
+        yield LlamaCppEngine(supervisor, info, pieces, forms, choice.check)
 
 
 async def _character_pieces(config: LlamaCppConfig) -> CharacterPieces:
