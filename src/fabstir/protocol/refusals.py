@@ -142,12 +142,12 @@ def _error(message: Unsupported, text: str, *, code: str) -> ErrorMessage:
         code=code,
         message=unmistakable(code, text),
         session_id=message.session_id,
-        id=message.id or message.request_id,
+        id=message.request_id if message.id is None else message.id,
     )
 
 
 def _request_id(message: Unsupported) -> str | None:
-    return message.request_id or message.id
+    return message.id if message.request_id is None else message.request_id
 
 
 def _text(message: str) -> str:

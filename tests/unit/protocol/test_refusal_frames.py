@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.strategies import texts
 
@@ -149,6 +149,7 @@ def test_other_types_get_an_error(kind: str, code: str) -> None:
         json_values,
     ),
 )
+@example(kind="uploadVectors", others={"requestId": ""})
 def test_whatever_is_in_it_there_is_an_answer(kind: str, others: dict[str, Any]) -> None:
     found = answers({**others, "type": kind})
 
