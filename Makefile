@@ -67,7 +67,7 @@ test-hostile: setup
 bench-s5: setup
 	$(BIN)/python -m bench.s5
 
-GATE_PACKAGES := curl
+GATE_PACKAGES := curl postgresql
 
 gate-packages:
 	@missing=; for each in $(GATE_PACKAGES); do \

@@ -1,6 +1,6 @@
 """Fixtures of every kind of test."""
 
-import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, settings
 from platformdirs import user_cache_path
+from tests.postgresql import POSTGRESQL, PostgresServer, find_program, open_server
 from tests.tables import PRINTED
 
 from fabstir.models import DEMO_MODEL, fetch_model
@@ -24,6 +25,22 @@ def demo_model() -> Path:
     return anyio.run(partial(fetch_model, DEMO_MODEL, user_cache_path("fabstir") / "models"))
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One for all tests that do not harm it; each takes a schema of its own (`url`)."""
+    with open_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", POSTGRESQL])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of the test's own, on each engine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/data/journal.db"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.url()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--heavy", action="store_true", help="also run what takes minutes")
     parser.addoption("--gate", action="store_true", help="fail where a needed program is missing")
@@ -32,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip by name what needs a program that is not there; in the gate that is a failure."""
     for program in (name for mark in item.iter_markers("needs") for name in mark.args):
-        if shutil.which(program) is None:
+        if find_program(program) is None:
             say = pytest.fail if item.config.getoption("--gate") else pytest.skip
             say(f"{program} is not installed: run `make gate-packages`")
 

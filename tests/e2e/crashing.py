@@ -10,7 +10,7 @@ Scene          one renter's session with it; the kill points are made of its
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,7 +56,13 @@ class CrashingHost:
     """
 
     def __init__(
-        self, devnet: Devnet, start: HostStarter, name: str, to_renters: Relay, to_chain: Relay
+        self,
+        devnet: Devnet,
+        start: HostStarter,
+        name: str,
+        to_renters: Relay,
+        to_chain: Relay,
+        settings: Mapping[str, str],
     ) -> None:
         self.devnet = devnet
         self.account = start.signer(name).address
@@ -70,6 +76,7 @@ class CrashingHost:
                 "chain.rpc_url": to_chain.url,
                 # Shorter than it is away: absent is only who does not come when it is back.
                 "host.reconnect_grace_seconds": "3",
+                **settings,
             },
         )
         self._running = AsyncExitStack()
@@ -103,13 +110,13 @@ async def _have_ended(processes: Iterable[int]) -> bool:
 
 @asynccontextmanager
 async def open_crashing_host(
-    devnet: Devnet, start: HostStarter, name: str
+    devnet: Devnet, start: HostStarter, name: str, settings: Mapping[str, str] | None = None
 ) -> AsyncGenerator[CrashingHost]:
-    """Run a host; leaving the block kills it for good."""
+    """Run a host, with settings of its own; leaving the block kills it for good."""
     api_port, rpc_port = int(start.settings(name)["host.port"]), urlsplit(devnet.rpc_url).port
     assert rpc_port is not None
     async with open_relay(api_port) as to_renters, open_relay(rpc_port) as to_chain:
-        host = CrashingHost(devnet, start, name, to_renters, to_chain)
+        host = CrashingHost(devnet, start, name, to_renters, to_chain, settings or {})
         await host.start()
         try:
             yield host

@@ -46,9 +46,9 @@ async def check_chain_identity(chain: Chain, db: DatabaseReader) -> None:
 def _require_same(chain: Chain, db: DatabaseReader, known: Hash32, genesis: Hash32) -> None:
     if known != genesis:
         raise ConfigError(
-            f"{db.path} was written with another chain of id {chain.chain_id} (genesis {known}, "
-            f"now {genesis}): a devnet is new at each start; use another data folder, or "
-            "delete this one if nothing in it is worth anything"
+            f"{db.place} was written with another chain of id {chain.chain_id} (genesis {known}, "
+            f"now {genesis}): a devnet is new at each start; use another data folder or "
+            "database, or delete this one if nothing in it is worth anything"
         )
 
 

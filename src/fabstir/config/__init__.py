@@ -4,6 +4,7 @@ from fabstir.config.edit import set_settings
 from fabstir.config.homes import NoHome, user_cache_folder, user_data_folder
 from fabstir.config.sections import (
     ChainSettings,
+    DatabaseSettings,
     EngineSettings,
     HostSettings,
     MetricsSettings,
@@ -25,6 +26,7 @@ from fabstir.config.settings import (
 
 __all__ = [
     "ChainSettings",
+    "DatabaseSettings",
     "EngineSettings",
     "HostSettings",
     "MetricsSettings",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Final
 
 from fabstir.config.values import SettingType
@@ -10,6 +11,8 @@ from fabstir.primitives.errors import ConfigError
 
 _SECRET_WORDS = ("private_key", "secret", "mnemonic", "seed", "password")
 
+_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/]*(?=@)|([?&]password=)[^\s&'\"]*")
+"""Of a user in a URL, and what stands before it."""
 _MAX_SHOWN_CHARS: Final = 200
 """Of a value that is refused."""
 
@@ -28,7 +31,7 @@ def unknown_setting(name: str, source: str, known: list[str]) -> ConfigError:
 
 def wrong_value(key: str, source: str, value: object, setting_type: SettingType) -> ConfigError:
     """The setting `key` cannot have this value."""
-    shown = repr(value)
+    shown = _PASSWORD.sub(r"\1\2...", repr(value))
     if len(shown) > _MAX_SHOWN_CHARS:
         shown = f"{shown[:_MAX_SHOWN_CHARS]}..."
     return ConfigError(f"{source}: {key} is {shown}, but {setting_type.expected} is expected")

@@ -18,6 +18,14 @@ from fabstir.primitives.units import TokenCount, Wei
 _Port = Annotated[int, Between(0, 65_535)]
 """0 means any free port."""
 _HttpUrl = Annotated[str, Matches(r"https?://\S+", "an http:// or https:// URL")]
+_DatabaseUrl = Annotated[
+    str,
+    Matches(
+        r"postgres(ql)?://(?!\S*[?&]password=)([^\s:/@?]*@)?[^\s@]*",
+        "a postgresql://user@host/database URL without a password, which is a file of its own "
+        "(database.password_file)",
+    ),
+]
 _Seconds = Annotated[float, Between(0.01, 86_400)]
 _Money = Annotated[Wei, Between(0)]
 
@@ -52,6 +60,21 @@ class PathSettings:
 
     data_dir: Path = field(default_factory=default_data_folder)
     cache_dir: Path = field(default_factory=default_cache_folder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseSettings:
+    """Where the journal of host and renter is kept: in `paths.data_dir`, or on a server."""
+
+    url: _DatabaseUrl | None = None
+    """A PostgreSQL database, 14 or later; None: SQLite files in `paths.data_dir`."""
+    password_file: Path | None = None
+    """The password of the user in `url`; None: ~/.pgpass has it, or none is asked for."""
+    schema: Annotated[
+        str, Matches(r"[a-z_][a-z0-9_]{0,50}", "lower-case letters, digits and _")
+    ] = "fabstir"
+    """A host's tables are in the PostgreSQL schema `<schema>_host`, a renter's in
+    `<schema>_renter`. One process at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from fabstir.config.models import (
 from fabstir.config.plain_files import read_plain
 from fabstir.config.sections import (
     ChainSettings,
+    DatabaseSettings,
     EngineSettings,
     HostSettings,
     MetricsSettings,
@@ -79,6 +80,7 @@ class Settings:
     chain: ChainSettings = field(default_factory=ChainSettings)
     wallet: WalletSettings = field(default_factory=WalletSettings)
     paths: PathSettings = field(default_factory=PathSettings)
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
     host: HostSettings = field(default_factory=HostSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     models: tuple[ModelSettings, ...] = ()

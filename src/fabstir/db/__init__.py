@@ -3,13 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fabstir.db.database import (
-        Database,
-        DatabaseReader,
-        make_data_folder,
-        open_database,
-        open_reader,
-    )
+    from fabstir.db.database import Database, DatabaseReader, open_database, open_reader
+    from fabstir.db.journal import make_data_folder, open_journal, open_journal_reader
     from fabstir.db.schema import JOURNAL, Schema
 else:
     from fabstir.primitives.lazy import lazy_names
@@ -17,13 +12,8 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "database": [
-                "Database",
-                "DatabaseReader",
-                "make_data_folder",
-                "open_database",
-                "open_reader",
-            ],
+            "database": ["Database", "DatabaseReader", "open_database", "open_reader"],
+            "journal": ["make_data_folder", "open_journal", "open_journal_reader"],
             "schema": ["JOURNAL", "Schema"],
         },
     )
@@ -35,5 +25,7 @@ __all__ = [
     "Schema",
     "make_data_folder",
     "open_database",
+    "open_journal",
+    "open_journal_reader",
     "open_reader",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -14,21 +12,23 @@ from fabstir.db.schema import Schema
 from fabstir.primitives.errors import ConfigError
 
 
-def migrate(connection: Connection, path: Path, schema: Schema, *, may_begin: bool) -> bool:
+def migrate(connection: Connection, place: str, schema: Schema, *, may_begin: bool) -> bool:
     """Bring the tables up to the newest revision of this version.
 
     Args:
+        place: where the database is, as errors name it.
         may_begin: whether a database without tables gets them.
 
     Returns:
         Whether it has them; False: it had none, and may not begin.
 
     Raises:
-        ConfigError: the file was written by a newer version.
+        ConfigError: the tables are of a newer version.
     """
     config = _config(schema)
     scripts = ScriptDirectory.from_config(config)
-    current = _revision(connection)
+    with connection.begin():
+        current = _revision(connection)
     if current == scripts.get_current_head():
         return True
     if current is None and not may_begin:
@@ -36,8 +36,8 @@ def migrate(connection: Connection, path: Path, schema: Schema, *, may_begin: bo
     known = {script.revision for script in scripts.walk_revisions()}
     if current is not None and current not in known:
         raise ConfigError(
-            f"{path} has the tables of a newer version (revision {current}): "
-            "update fabstir, or use another data folder"
+            f"{place} has the tables of a newer version (revision {current}): "
+            "update fabstir, or use another data folder or database"
         )
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
@@ -45,7 +45,7 @@ def migrate(connection: Connection, path: Path, schema: Schema, *, may_begin: bo
 
 
 def is_current(connection: Connection, schema: Schema) -> bool:
-    """Whether the tables are of this version's newest revision."""
+    """Whether the tables are of this version's newest revision; inside a transaction."""
     scripts = ScriptDirectory.from_config(_config(schema))
     return _revision(connection) == scripts.get_current_head()
 
@@ -57,5 +57,4 @@ def _config(schema: Schema) -> Config:
 
 
 def _revision(connection: Connection) -> str | None:
-    with connection.begin():
-        return MigrationContext.configure(connection).get_current_revision()
+    return MigrationContext.configure(connection).get_current_revision()

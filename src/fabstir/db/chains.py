@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Connection, Integer, String, Table, insert, select
+from sqlalchemy import BigInteger, Column, Connection, String, Table, insert, select
 
 from fabstir.db.schema import metadata
 from fabstir.primitives.ids import ChainId, Hash32
@@ -10,7 +10,7 @@ from fabstir.primitives.ids import ChainId, Hash32
 chains = Table(
     "chains",
     metadata,
-    Column("chain_id", Integer, primary_key=True, autoincrement=False),
+    Column("chain_id", BigInteger, primary_key=True, autoincrement=False),
     Column("genesis_hash", String(66), nullable=False),
 )
 

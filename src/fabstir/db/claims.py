@@ -14,7 +14,6 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
-    Text,
     and_,
     insert,
     select,
@@ -22,7 +21,7 @@ from sqlalchemy import (
 )
 
 from fabstir.db.host_sessions import SessionKey
-from fabstir.db.schema import metadata
+from fabstir.db.schema import PeerText, metadata
 from fabstir.primitives.ids import Hash32
 from fabstir.primitives.units import TokenCount
 
@@ -51,7 +50,7 @@ claims = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
     Column("tx_hash", String(66)),
-    Column("reason", Text),
+    Column("reason", PeerText),
 )
 
 

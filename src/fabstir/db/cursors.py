@@ -12,7 +12,6 @@ from sqlalchemy import (
     Column,
     Connection,
     ForeignKeyConstraint,
-    Integer,
     String,
     Table,
     delete,
@@ -27,7 +26,7 @@ from fabstir.primitives.ids import ChainId, Hash32
 cursors = Table(
     "cursors",
     metadata,
-    Column("chain_id", Integer, primary_key=True, autoincrement=False),
+    Column("chain_id", BigInteger, primary_key=True, autoincrement=False),
     Column("name", String(64), primary_key=True),
     Column("block_number", BigInteger, nullable=False),
 )
@@ -35,7 +34,7 @@ cursors = Table(
 cursor_blocks = Table(
     "cursor_blocks",
     metadata,
-    Column("chain_id", Integer, primary_key=True, autoincrement=False),
+    Column("chain_id", BigInteger, primary_key=True, autoincrement=False),
     Column("name", String(64), primary_key=True),
     Column("block_number", BigInteger, primary_key=True, autoincrement=False),
     Column("block_hash", String(66), nullable=False),

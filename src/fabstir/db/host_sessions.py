@@ -16,7 +16,6 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Table,
-    Text,
     and_,
     delete,
     exists,
@@ -26,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from fabstir.db.schema import Uint256, metadata
+from fabstir.db.schema import PeerText, Uint256, metadata
 from fabstir.primitives.ids import Address, ChainId, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
 
@@ -68,7 +67,7 @@ host_sessions = Table(
     Column("tokens_settled", BigInteger),
     Column("host_paid", Uint256),
     Column("refund", Uint256),
-    Column("outcome", Text),
+    Column("outcome", PeerText),
 )
 
 session_inits = Table(
@@ -217,7 +216,9 @@ def use_ephemeral_key(connection: Connection, ephemeral_public_key: bytes, job_i
     """Whether this handshake is new; an ephemeral key counts once, also across restarts."""
     values = {"ephemeral_public_key": ephemeral_public_key, "job_id": job_id}
     try:
-        connection.execute(insert(session_inits).values(values))
+        # In a savepoint: an error spoils the rest of a transaction on PostgreSQL.
+        with connection.begin_nested():
+            connection.execute(insert(session_inits).values(values))
     except IntegrityError:
         return False
     return True

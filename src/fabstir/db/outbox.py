@@ -25,6 +25,7 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    Text,
     UniqueConstraint,
     func,
     insert,
@@ -33,7 +34,7 @@ from sqlalchemy import (
     update,
 )
 
-from fabstir.db.schema import Uint256, metadata
+from fabstir.db.schema import PeerText, Uint256, metadata
 from fabstir.db.signed import SignedVersion
 from fabstir.primitives.ids import Address, ChainId, Hash32
 from fabstir.primitives.units import Wei
@@ -58,17 +59,17 @@ transactions = Table(
     "transactions",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("chain_id", Integer, nullable=False),
+    Column("chain_id", BigInteger, nullable=False),
     Column("account", String(42), nullable=False),
-    Column("key", String(200), nullable=False),
+    Column("key", Text, nullable=False),
     Column("nonce", BigInteger, nullable=False),
-    Column("description", String(200), nullable=False),
+    Column("description", PeerText, nullable=False),
     Column("to", String(42), comment="null: creates a contract"),
     Column("value", Uint256, nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("gas_limit", BigInteger, nullable=False),
     Column("status", String(10), nullable=False),
-    Column("refusal", String, comment="why the node refused it"),
+    Column("refusal", PeerText, comment="why the node refused it"),
     Column("tx_hash", String(66), comment="the version that was mined"),
     Column("block_number", BigInteger),
     Column("block_hash", String(66)),
@@ -93,7 +94,7 @@ Index(
     transactions.c.chain_id,
     transactions.c.account,
     sqlite_where=text("is_final = 0"),
-    postgresql_where=text("NOT is_final"),
+    postgresql_where=text("is_final IS false"),
 )
 
 signed_versions = Table(

@@ -1,8 +1,8 @@
 """The sessions that this renter pays for, with the keys that speak for them, and what it agreed to.
 
-The file is readable by its owner only (`open_database`), which is why session keys may stand here:
-they can spend one session's deposit at one host, nothing else, and without them a crashed renter
-could neither go on nor read its checkpoints.
+A file is readable by its owner only, and a server by who may read its schema, which is why session
+keys may stand here: they can spend one session's deposit at one host, nothing else, and without
+them a crashed renter could neither go on nor read its checkpoints.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 
-from fabstir.db.schema import Uint256, metadata
+from fabstir.db.schema import PeerText, Uint256, metadata
 from fabstir.primitives.encoding import canonical_json
 from fabstir.primitives.ids import Address, ChainId, Hash32, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
@@ -61,9 +61,9 @@ renter_sessions = Table(
     Column("depositor", String(42), nullable=False),
     Column("host", String(42), nullable=False),
     Column("host_public_key", LargeBinary(33), nullable=False),
-    Column("api_url", Text, nullable=False),
+    Column("api_url", PeerText, nullable=False),
     Column("model_id", String(66), nullable=False),
-    Column("model_name", Text, nullable=False),
+    Column("model_name", PeerText, nullable=False),
     Column("model_digest", String(66), nullable=False),
     Column("payment_token", String(42), nullable=False),
     Column("deposit", Uint256, nullable=False),
@@ -82,7 +82,7 @@ renter_sessions = Table(
     Column("host_paid", Uint256),
     Column("refund", Uint256),
     Column("refund_credited", Uint256),
-    Column("outcome", Text),
+    Column("outcome", PeerText),
     UniqueConstraint("chain_id", "contract", "job_id"),
 )
 

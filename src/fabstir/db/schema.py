@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Dialect, MetaData, String
+from sqlalchemy import Dialect, MetaData, String, Text
 from sqlalchemy.types import TypeDecorator
 
 _UINT256_DIGITS = 78
@@ -26,7 +26,7 @@ metadata = MetaData(naming_convention=NAMING)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schema:
-    """What a database file holds.
+    """What a database holds.
 
     Attributes:
         what: for people, in errors: "the journal".
@@ -61,3 +61,20 @@ class Uint256(TypeDecorator[int]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> int | None:
         """From the database."""
         return None if value is None else int(value)
+
+
+class PeerText(TypeDecorator[str]):
+    """Text that a peer, a chain or its node may have chosen: any characters at all.
+
+    PostgreSQL keeps no U+0000, and no database half of a surrogate pair: a reason that has one must
+    not stop the transaction that notes it. Each is replaced by U+FFFD.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """To the database."""
+        if value is None or (value.isascii() and "\0" not in value):
+            return value
+        return "".join("\ufffd" if c == "\0" or "\ud800" <= c <= "\udfff" else c for c in value)

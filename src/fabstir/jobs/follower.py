@@ -43,8 +43,18 @@ class SessionFollower:
         async for step in steps:
             if isinstance(step, LogBatch):
                 await self._book(step.logs)
-            await step.commit()
+            await self._commit(step)
             self.settler.wake()
+
+    async def _commit(self, step: LogBatch | Rollback) -> None:
+        """However long the journal is away."""
+        while True:
+            try:
+                return await step.commit()
+            except StorageError as error:
+                extra = {"reason": str(error)}
+                _logger.warning("how far events were read is noted soon", extra=extra)
+            await anyio.sleep(RETRY_SECONDS)
 
     async def _book(self, logs: Sequence[Log]) -> None:
         """Look at what the events are about, however long chain and journal cannot be asked."""

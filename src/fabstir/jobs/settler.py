@@ -188,17 +188,23 @@ class Settler:
             self.wake()
 
     async def run(self) -> None:
-        """Until cancelled. A chain that does not answer is waited for, never given up."""
+        """Until cancelled. Chain and journal are waited for, never given up."""
         limiter = anyio.CapacityLimiter(MAX_PARALLEL_LOOKS)
         async with anyio.create_task_group() as tasks:
             while True:
                 wake = self._wake[0]
-                for row in await self.ledger.sessions(unsettled_only=True):
-                    if self._needs_look(row):
-                        self._looked_at.add(row.job_id)
-                        tasks.start_soon(self._look_safely, row, limiter)
+                for row in filter(self._needs_look, await self._unsettled()):
+                    self._looked_at.add(row.job_id)
+                    tasks.start_soon(self._look_safely, row, limiter)
                 with anyio.move_on_after(self.poll_seconds):
                     await wake.wait()
+
+    async def _unsettled(self) -> list[SessionRow]:
+        try:
+            return await self.ledger.sessions(unsettled_only=True)
+        except StorageError as error:
+            _logger.warning("settlement waits for the journal", extra={"reason": str(error)})
+            return []
 
     def _needs_look(self, row: SessionRow) -> bool:
         """Not one that nobody ever opened here: there is nothing in it for this host."""

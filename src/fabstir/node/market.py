@@ -13,7 +13,7 @@ from fabstir.chain.keystore import Signer, load_keystore, read_secret_file
 from fabstir.chain.rpc import Chain, open_chain
 from fabstir.chain.transactions import TransactionOptions, TransactionQueue, open_transaction_queue
 from fabstir.config import Settings
-from fabstir.db import Database, make_data_folder, open_database
+from fabstir.db import Database, make_data_folder, open_journal
 from fabstir.node.registration import Registrar
 
 
@@ -50,7 +50,7 @@ async def open_market(settings: Settings) -> AsyncGenerator[HostMarket]:
     options = TransactionOptions(timeout=settings.chain.confirm_timeout_seconds)
     rpc_url = settings.chain.rpc_url
     async with (
-        open_database(f"sqlite:///{data_dir}/host.sqlite") as db,
+        open_journal(settings, "host") as db,
         open_chain(rpc_url, chain_id=chain_id, deployment=deployment) as chain,
         sole_user(chain, signer.address, settings.paths.cache_dir),
         open_transaction_queue(chain, signer, db, options) as queue,

@@ -19,7 +19,7 @@ from fabstir.chain.rpc import Chain, open_chain
 from fabstir.chain.transactions import TransactionOptions, open_transaction_queue
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE as NATIVE_CRYPTO
-from fabstir.db import make_data_folder, open_database, open_reader
+from fabstir.db import make_data_folder, open_journal, open_journal_reader
 from fabstir.p2p import P2PConfig, open_p2p
 from fabstir.s5.portals import expand
 from fabstir.s5.portals import open_client as open_portal_client
@@ -78,7 +78,7 @@ async def _open_parts(
         wallet = await _load_wallet(settings)
         make_data_folder(settings.paths.data_dir)
         deployment = _deployment(settings)
-        db = await enter(open_database(_journal_url(settings)))
+        db = await enter(open_journal(settings, "renter"))
         chain = await enter(_open_chain(settings, deployment))
         options = TransactionOptions(timeout=settings.chain.confirm_timeout_seconds)
         await enter(sole_user(chain, wallet.address, settings.paths.cache_dir))
@@ -160,7 +160,7 @@ async def open_holdings(settings: Settings) -> AsyncGenerator[Holdings]:
     make_data_folder(settings.paths.data_dir)
     deployment = _deployment(settings)
     async with (
-        open_reader(_journal_url(settings)) as db,
+        open_journal_reader(settings, "renter") as db,
         _open_chain(settings, deployment) as chain,
     ):
         await check_chain_identity(chain, db)
@@ -174,10 +174,6 @@ async def open_holdings(settings: Settings) -> AsyncGenerator[Holdings]:
                 db, chain.chain_id, contracts.marketplace.address, wallet.address
             ),
         )
-
-
-def _journal_url(settings: Settings) -> str:
-    return f"sqlite:///{settings.paths.data_dir}/renter.sqlite"
 
 
 def _deployment(settings: Settings) -> Deployment:

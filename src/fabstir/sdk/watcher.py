@@ -27,7 +27,7 @@ from fabstir.chain.records import ContractCall, Log, LogFilter
 from fabstir.chain.rpc import Chain
 from fabstir.chain.transactions import TransactionQueue
 from fabstir.db.renter import RenterSession, RenterState
-from fabstir.primitives.errors import ChainError, TransactionReverted
+from fabstir.primitives.errors import ChainError, StorageError, TransactionReverted
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.sdk.deposits import Deposits
 from fabstir.sdk.journal import RenterJournal, is_over, job_key
@@ -147,15 +147,21 @@ class Watcher:
     in_use: set[str] = field(default_factory=set[str])
 
     async def run(self) -> None:
-        """Until cancelled. A chain that does not answer is waited for, never given up."""
+        """Until cancelled. A chain or a database that does not answer is waited for, never given
+        up."""
         while True:
-            await self.look_at_all()
+            try:
+                await self.look_at_all()
+            except StorageError as error:
+                _logger.warning(
+                    "the sessions are looked at again soon", extra={"reason": str(error)}
+                )
             await anyio.sleep(self.poll_seconds)
 
     async def look_at_all(self) -> list[RenterSession]:
         """One round over every unfinished session that nobody uses; returns them as they are now.
 
-        A session whose turn fails because of the chain is logged and tried again next time.
+        A session whose turn fails because of chain or journal is logged and tried again next time.
         """
         rows = await self.journal.sessions(unfinished_only=True)
         return [await self._try(row) for row in rows if row.id not in self.in_use]
@@ -244,9 +250,9 @@ class Watcher:
             if latest is None or session.id in self.in_use:
                 return session
             return await self.bring_home(latest)
-        except ChainError as error:
+        except (ChainError, StorageError) as error:
             extra = {"session": session.id, "job_id": session.job_id, "reason": str(error)}
-            _logger.warning("session waits for the chain", extra=extra)
+            _logger.warning("session waits for chain or journal", extra=extra)
             return session
 
     async def _do(self, step: Step, session: RenterSession, job: SessionJob) -> RenterSession:

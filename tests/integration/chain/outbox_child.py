@@ -65,7 +65,7 @@ class SteppingDatabase(Database):
     """A database whose every write is two steps."""
 
     def __init__(self, db: Database, steps: Steps) -> None:
-        self.path = db.path
+        self.place = db.place
         self.read = db.read
         self.hold = db.hold
         self._write = db.write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.integration.chain.outbox_child import KEY, OPTIONS, send_once
+from tests.postgresql import PostgresServer
 
 from fabstir.chain.cheats import set_balance
 from fabstir.chain.devnet import public_test_key
@@ -61,9 +62,29 @@ def run_steps(pipe: Pipe, num_steps: int) -> list[str]:
     return taken
 
 
-@pytest.mark.parametrize("refused", [False, True], ids=["paid", "refused by the node"])
+@pytest.fixture
+def open_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Makes the URL of an empty database at each call."""
+    if request.param == "sqlite":
+        numbers = itertools.count()
+        return lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.url
+
+
+@pytest.mark.parametrize(
+    ("open_url", "refused"),
+    [
+        pytest.param("sqlite", False, id="paid"),
+        pytest.param("sqlite", True, id="refused by the node"),
+        pytest.param(
+            "postgresql", False, id="paid, on PostgreSQL", marks=pytest.mark.needs("initdb")
+        ),
+    ],
+    indirect=["open_url"],
+)
 async def test_a_payment_survives_sigkill_at_every_step(
-    chain: Chain, tmp_path: Path, refused: bool
+    chain: Chain, open_url: Callable[[], str], refused: bool
 ) -> None:
     steps: list[str] = []
     for num_steps in itertools.count(1):
@@ -72,7 +93,7 @@ async def test_a_payment_survives_sigkill_at_every_step(
         payee = public_test_key(f"payee {num_steps}").address
         call = ContractCall(to=payee, data=b"", value=Wei(num_steps), description="paying")
         await set_balance(chain, payer.address, Wei(10**18))
-        db_url = f"sqlite:///{tmp_path}/{num_steps}.db"
+        db_url = open_url()
         with child(chain.rpc_url, db_url, payer.secret_key, call, refused=refused) as pipe:
             taken = await anyio.to_thread.run_sync(run_steps, pipe, num_steps)
 

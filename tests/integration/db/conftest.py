@@ -1,9 +1,8 @@
-"""A journal file of its own for each test."""
+"""A journal of its own for each test, on each engine."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import pytest
 
@@ -16,11 +15,6 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/data/journal.db"
-
-
-@pytest.fixture
-async def db(url: str) -> AsyncGenerator[Database]:
-    async with open_database(url) as database:
+async def db(database_url: str) -> AsyncGenerator[Database]:
+    async with open_database(database_url) as database:
         yield database

@@ -1,4 +1,4 @@
-"""The outbox's rows: keys, nonces and versions, on a real SQLite file."""
+"""The outbox's rows: keys, nonces and versions, on each engine."""
 
 from __future__ import annotations
 

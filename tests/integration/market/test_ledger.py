@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -58,8 +57,8 @@ ROW = SessionRow(
 
 
 @pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncGenerator[HostLedger]:
-    async with open_database(f"sqlite:///{tmp_path}/journal.db") as db:
+async def ledger(database_url: str) -> AsyncGenerator[HostLedger]:
+    async with open_database(database_url) as db:
         made = HostLedger(db, CHAIN, CONTRACT)
         await made.remember(ROW)
         yield made

@@ -34,13 +34,17 @@ def draft(name: str) -> RenterSession:
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncGenerator[Database]:
-    async with open_database(f"sqlite:///{tmp_path}/renter.sqlite") as database:
+async def db(database_url: str) -> AsyncGenerator[Database]:
+    async with open_database(database_url) as database:
         yield database
 
 
 @pytest.fixture
 def journal(db: Database) -> RenterJournal:
+    return journal_of(db)
+
+
+def journal_of(db: Database) -> RenterJournal:
     return RenterJournal(db, SESSION.chain_id, SESSION.contract, RENTER, lambda: NOW)
 
 
@@ -65,15 +69,13 @@ async def test_a_session_is_read_back_as_it_was_written(journal: RenterJournal) 
     assert await journal.load("b") is None
 
 
-async def test_keys_are_in_a_file_of_the_owner_alone_and_in_no_text(
-    journal: RenterJournal, tmp_path: Path
-) -> None:
+async def test_keys_are_in_a_file_of_the_owner_alone_and_in_no_text(tmp_path: Path) -> None:
     session = replace(draft("a"), session_secret=b"secret-key-of-the-session-32byte")
-    await journal.begin(session, CAP, NATIVE)
-
-    modes = {
-        path.name: (await path.stat()).st_mode async for path in anyio.Path(tmp_path).iterdir()
-    }
+    async with open_database(f"sqlite:///{tmp_path}/renter.sqlite") as db:
+        await journal_of(db).begin(session, CAP, NATIVE)
+        modes = {
+            path.name: (await path.stat()).st_mode async for path in anyio.Path(tmp_path).iterdir()
+        }
 
     assert "renter.sqlite" in modes
     assert not any(mode & (stat.S_IRWXG | stat.S_IRWXO) for mode in modes.values())

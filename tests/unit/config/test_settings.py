@@ -304,3 +304,14 @@ def test_a_mistake_in_the_variable_of_models_is_named(
     config_file: Path, text: str, part: str
 ) -> None:
     assert part in refusal(config_file, FABSTIR_MODELS=text)
+
+
+@pytest.mark.parametrize("query", ["", "?password=s3cret"])
+def test_a_databases_password_is_no_setting_and_is_not_shown(config_file: Path, query: str) -> None:
+    user = "me" if query else "me:s3cret"
+    url = f"postgresql://{user}@db.example/market{query}"
+
+    said = refusal(config_file, f'[database]\nurl = "{url}"\n')
+
+    assert "without a password, which is a file of its own (database.password_file)" in said
+    assert "s3cret" not in said

@@ -103,7 +103,7 @@ class BlobReader:
     def place(self, row: BlobRow) -> str:
         """Where a blob's bytes are, for people."""
         if row.file is None:
-            return f"{self._db.path} (blob_data, row {row.id})"
+            return f"{self._db.place} (blob_data, row {row.id})"
         return str(self._folder.root / row.file)
 
     async def quarantine(self, row: BlobRow) -> CorruptBlob:

@@ -34,7 +34,7 @@ async def test_a_node_lives_on_without_room(
 
     async def refuse(db: Database, fn: Callable[..., Any], *, durable: bool) -> Any:
         nonlocal num_refused
-        if db.path.is_relative_to(tmp_path / "other"):
+        if Path(db.place).is_relative_to(tmp_path / "other"):
             return await write(db, fn, durable=durable)
         num_refused += 1
         raise StorageFull("there is no room")
