@@ -21,19 +21,14 @@ from websockets.protocol import State
 from fabstir.primitives.errors import (
     AddressRefused,
     ContextLengthExceeded,
-    ConversationRefused,
-    DepositExhausted,
-    EngineCrashed,
-    EngineUnavailable,
     FabstirError,
     HostUnresponsive,
     RemoteProtocolError,
-    RequestRefused,
-    SessionRefused,
 )
 from fabstir.primitives.ids import ChainId
 from fabstir.protocol.authorization import SignedAuthorization
 from fabstir.protocol.client_messages import EncryptedSessionInit
+from fabstir.protocol.codes import error_told
 from fabstir.protocol.envelope import (
     NONCE_BYTES,
     SealedPayload,
@@ -182,16 +177,7 @@ def error_of(message: ErrorMessage) -> FabstirError:
     """A host's error frame as the error that it was on the host's side."""
     if message.prompt_tokens is not None and message.context_window_size is not None:
         return ContextLengthExceeded(message.prompt_tokens, message.context_window_size)
-    text = f"the host says: {message.message}"
-    by_code: dict[str, type[FabstirError]] = {
-        "CONVERSATION_REFUSED": ConversationRefused,
-        "DEPOSIT_EXHAUSTED": DepositExhausted,
-        "ENGINE_CRASHED": EngineCrashed,
-        "ENGINE_UNAVAILABLE": EngineUnavailable,
-        "UNSUPPORTED_REQUEST": RequestRefused,
-    }
-    kind = by_code.get(message.code)
-    return kind(text) if kind else SessionRefused(message.code, f"{text} ({message.code})")
+    return error_told(message.code, f"the host says: {message.message}")
 
 
 class _Wire:

@@ -11,20 +11,26 @@ from tests.strategies import texts
 
 from fabstir.api.errors import error_message
 from fabstir.primitives.errors import (
-    ChainError,
     ContextLengthExceeded,
     ConversationRefused,
+    CorruptBlob,
     DepositExhausted,
     EngineCrashed,
     EngineUnavailable,
     FabstirError,
+    KeystoreError,
+    PortalRefused,
     ReceiptMismatch,
     RemoteProtocolError,
+    RequestRefused,
+    RpcUnavailable,
     SessionRefused,
+    StorageError,
 )
-from fabstir.protocol.codes import ERROR_CODES, text_prefix
+from fabstir.protocol.codes import ERROR_CODES, code_of, error_told, row_of, text_prefix
 from fabstir.protocol.frames import encode_frame
 from fabstir.protocol.host_messages import ErrorMessage, decode_host_message
+from fabstir.web.errors import http_error
 
 ENDS_A_SESSION = {
     "SESSION_NOT_FOUND",
@@ -84,7 +90,9 @@ def test_a_text_begins_with_its_code_and_says_whether_the_session_is_over(code: 
         (ReceiptMismatch("fits none"), "RECEIPT_MISMATCH"),
         (EngineCrashed("while it read aead.gguf"), "ENGINE_CRASHED"),
         (EngineUnavailable("loading"), "ENGINE_UNAVAILABLE"),
-        (ChainError("no answer"), "CHAIN_UNAVAILABLE"),
+        (RequestRefused("no images"), "UNSUPPORTED_REQUEST"),
+        (RpcUnavailable("no answer"), "CHAIN_UNAVAILABLE"),
+        (CorruptBlob("blob", "/home/host/store"), "INTERNAL_ERROR"),
         (FabstirError("a secret of ours: SESSION_NOT_ACTIVE"), "INTERNAL_ERROR"),
     ],
 )
@@ -110,8 +118,53 @@ def test_no_text_of_ours_is_misread(code: str, message: str) -> None:
 
 
 def test_the_meanings_are_never_misread_themselves() -> None:
-    texts = {code: text_prefix(code) + row.meaning for code, row in ERROR_CODES.items()}
+    texts = {code: text_prefix(code) + row.text for code, row in ERROR_CODES.items()}
 
     misread = {code for code, text in texts.items() if opens_a_new_session(text, folds_case=True)}
 
     assert misread == ENDS_A_SESSION
+
+
+@pytest.mark.parametrize("code", ERROR_CODES)
+def test_a_renter_raises_what_the_host_did_or_says_the_code(code: str) -> None:
+    error = error_told(code, "the host says: why")
+
+    assert "the host says: why" in str(error)
+    if ERROR_CODES[code].is_raised_by_renters:
+        assert type(error) is ERROR_CODES[code].error
+    else:
+        assert isinstance(error, SessionRefused)
+        assert code in str(error)
+    assert code_of(error) == code
+
+
+def test_a_code_of_a_later_version_is_told_as_it_is() -> None:
+    error = error_told("OF_A_LATER_VERSION", "the host says: why")
+
+    assert code_of(error) == "OF_A_LATER_VERSION"
+    assert row_of(error).status == 400
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (RemoteProtocolError("bad"), 400, "validation_error"),
+        (RemoteProtocolError("no blob", code="INVALID_CID"), 400, "validation_error"),
+        (SessionRefused("SESSION_NOT_FOUND", "none"), 404, "session_refused"),
+        (ContextLengthExceeded(9, 8), 400, "validation_error"),
+        (DepositExhausted("used up"), 402, "session_refused"),
+        (EngineUnavailable("loading"), 503, "service_unavailable"),
+        (PortalRefused("https://portal", 404, "no"), 502, "bad_gateway"),
+        (StorageError("somehow"), 500, "storage_error"),
+        (KeystoreError("wrong password"), 500, "internal_error"),
+    ],
+)
+def test_http_says_the_same_rows(error: FabstirError, status: int, kind: str) -> None:
+    assert http_error(error) == (status, kind)
+
+
+def test_no_two_rows_are_of_one_error() -> None:
+    kinds = [row.error for row in ERROR_CODES.values() if row.error]
+
+    assert len(kinds) == len(set(kinds))
+    assert FabstirError in kinds
