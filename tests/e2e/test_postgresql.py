@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import anyio
 import pytest
+from fabstir.protocol.chat import ChatMessage
 from tests.e2e.crashing import STORY, open_crashing_host
 from tests.e2e.harness import DEPOSIT, HostStarter, Renter, check_money, eventually
 from tests.postgresql import PostgresServer, open_server
@@ -15,7 +16,6 @@ from fabstir.chain.devnet import Devnet
 from fabstir.config import DatabaseSettings
 from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.units import TokenCount
-from fabstir.protocol.chat import ChatMessage
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import FabstirClient, Session, Settlement, Text, open_client
 
