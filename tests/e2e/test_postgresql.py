@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import anyio
 import pytest
-from fabstir.protocol.chat import ChatMessage
 from tests.e2e.crashing import STORY, open_crashing_host
 from tests.e2e.harness import DEPOSIT, HostStarter, Renter, check_money, eventually
 from tests.postgresql import PostgresServer, open_server
@@ -16,6 +15,7 @@ from fabstir.chain.devnet import Devnet
 from fabstir.config import DatabaseSettings
 from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.units import TokenCount
+from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import FabstirClient, Session, Settlement, Text, open_client
 
@@ -72,9 +72,9 @@ async def test_a_session_is_paid_though_its_host_is_killed_and_its_database_stop
 
 async def ask(session: Session, num_tokens: int, seen: anyio.Event | None = None) -> None:
     """Have an answer, and set `seen` once the renter has agreed to a part of it."""
-    sampling = SamplingParams(max_tokens=TokenCount(num_tokens), temperature_millionths=0, seed=0)
+    sampling = SamplingParams(max_tokens=TokenCount(num_tokens), temperature=0)
     num_had = 0
-    async with session.chat([ChatMessage("user", STORY)], sampling=sampling) as answer:
+    async with session.chat([Message("user", STORY)], sampling=sampling) as answer:
         async for event in answer:
             num_had += event.num_tokens if isinstance(event, Text) else 0
             if seen is not None and num_had > 100:
