@@ -103,11 +103,14 @@ class Registrar:
             ConfigError: the owner said no, or a price is outside the registry's limits.
             InsufficientFunds: not enough FAB for the stake.
         """
+        await self._check_models(entry)
         node = await self.contracts.nodes.node(self.account)
         if node is not None and node.is_active:
             return await self._update(node, entry)
         stake = await self.contracts.nodes.min_stake()
-        await self._check(entry, stake)
+        available = await self.contracts.fab.balance(self.account)
+        if available < stake:
+            raise InsufficientFunds(self.account, stake, available, "FAB", decimals=FAB_DECIMALS)
         plan = RegistrationPlan(
             account=self.account,
             stake=stake,
@@ -134,16 +137,14 @@ class Registrar:
         await self._send("unregister", self.contracts.nodes.unregister())
         return node.staked_amount
 
-    async def _check(self, entry: HostEntry, stake: Wei) -> None:
+    async def _check_models(self, entry: HostEntry) -> None:
+        """Refuse what the registry would refuse in the middle of several transactions."""
         for model_id in entry.models:
             if not await self.contracts.models.is_approved(model_id):
                 raise ConfigError(
                     f"model {model_id} is not approved in the model registry "
                     f"{self.contracts.deployment.model_registry}: serve an approved one"
                 )
-        available = await self.contracts.fab.balance(self.account)
-        if available < stake:
-            raise InsufficientFunds(self.account, stake, available, "FAB", decimals=FAB_DECIMALS)
         limits = await self.contracts.nodes.price_limits()
         for model_id, prices in entry.prices.items():
             for token, price in prices.items():

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
+from tests.idle_models import IdleEngine
 
-from fabstir.engines import (
-    Engine,
-    EngineInfo,
-    EngineState,
-    GenerationEvent,
-    GenerationRequest,
-    open_pool,
-)
+from fabstir.engines import Engine, EngineState, open_pool
 from fabstir.engines.memory import usable_memory
 from fabstir.primitives.errors import ConfigError, EngineUnavailable
-from fabstir.protocol.capabilities import ModelCapability
-from fabstir.protocol.content import Message
 
 pytestmark = pytest.mark.anyio
 
@@ -31,25 +22,6 @@ FILE_BYTES = 700_000_000
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@dataclass
-class NamedEngine:
-    """Knows which file it was opened with; answers nothing."""
-
-    info: EngineInfo
-    state: EngineState = EngineState.READY
-
-    def capabilities(self) -> frozenset[ModelCapability]:
-        return frozenset()
-
-    async def tokenize_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        raise EngineUnavailable("nothing is loaded")
-
-    def generate(
-        self, request: GenerationRequest
-    ) -> AbstractAsyncContextManager[AsyncIterator[GenerationEvent]]:
-        raise EngineUnavailable("nothing is loaded")
 
 
 class Driver:
@@ -71,16 +43,8 @@ class Driver:
         if name == self._refused:
             raise EngineUnavailable(f"{name} does not load")
         self.opened.append(name)
-        info = EngineInfo(
-            model=path.name,
-            max_model_len=512,
-            num_slots=1,
-            build="",
-            chat_template="",
-            tuning="",
-        )
         try:
-            yield NamedEngine(info)
+            yield IdleEngine(path.name, state=EngineState.READY)
         finally:
             self.opened.remove(name)
 
