@@ -6,8 +6,9 @@ not understood is answered with an error frame, never with silence.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Final, Self, cast
 
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import RemoteProtocolError
@@ -155,6 +156,17 @@ ClientMessage = (
 )
 
 
+CLIENT_FRAMES: Final[Mapping[str, Callable[[Fields], ClientMessage]]] = {
+    "encrypted_session_init": EncryptedSessionInit.from_fields,
+    "encrypted_message": EncryptedMessage.from_fields,
+    "encrypted_ack": EncryptedAck.from_fields,
+    "encrypted_close": EncryptedClose.from_fields,
+    "stream_cancel": StreamCancel.from_fields,
+    "ping": lambda _fields: Ping(),
+}
+"""How each type of frame is read. Decoders raise RemoteProtocolError and nothing else."""
+
+
 def decode_client_message(data: str | bytes) -> ClientMessage:
     """Parse one frame from a client.
 
@@ -180,21 +192,8 @@ def ids_of(fields: Fields) -> tuple[str | None, str | None]:
 def decode_client_fields(fields: Fields) -> ClientMessage:
     """The second half. Raises RemoteProtocolError."""
     kind = fields.text("type", limit=64)
-    match kind:
-        case "encrypted_session_init":
-            return EncryptedSessionInit.from_fields(fields)
-        case "encrypted_message":
-            return EncryptedMessage.from_fields(fields)
-        case "encrypted_ack":
-            return EncryptedAck.from_fields(fields)
-        case "encrypted_close":
-            return EncryptedClose.from_fields(fields)
-        case "stream_cancel":
-            return StreamCancel.from_fields(fields)
-        case "ping":
-            return Ping()
-        case _:
-            return Unsupported.from_fields(kind, fields)
+    decode = CLIENT_FRAMES.get(kind)
+    return decode(fields) if decode else Unsupported.from_fields(kind, fields)
 
 
 def _readable_identifier(fields: Fields, *names: str) -> str | None:

@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from fabstir.protocol.additions import Addition
 from fabstir.protocol.answers import TokenLogprob, ToolCallPiece
 from fabstir.protocol.authorization import SESSION_KEY_TYPE, SessionKeyAuthorization
 from fabstir.protocol.client_messages import (
+    CLIENT_FRAMES,
     EncryptedAck,
     EncryptedClose,
     EncryptedMessage,
@@ -34,6 +35,7 @@ from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.envelope import InitEnvelope, SealedPayload
 from fabstir.protocol.frames import Frame
 from fabstir.protocol.host_messages import (
+    HOST_FRAMES,
     Connected,
     EncryptedChunk,
     EncryptedReceipt,
@@ -263,6 +265,10 @@ ATOMS = {
 """Fields whose own fields stand in a table of their own, or vary."""
 
 
+NEVER_READ = {"uploadVectorsResponse", "searchVectorsResponse", "searchResponse"}
+"""What hosts send to existing clients alone."""
+
+
 def table(heading: str) -> list[list[str]]:
     """The cells of the first table behind a heading, without its first two lines."""
     _, _, after = TEXT.partition(f"{heading}\n")
@@ -325,6 +331,20 @@ def test_no_frame_or_plaintext_is_documented_that_does_not_exist() -> None:
     headings = set(re.findall(r"^#### `(\w+)`$", TEXT, re.MULTILINE))
 
     assert headings == {str(frame.to_json()["type"]) for frame in FRAMES} | set(PLAINTEXTS)
+
+
+@pytest.mark.parametrize(
+    ("section", "frames"),
+    [("### 4.1 Client to host", CLIENT_FRAMES), ("### 4.2 Host to client", HOST_FRAMES)],
+    ids=["client", "host"],
+)
+def test_every_type_that_is_read_is_documented_in_its_direction(
+    section: str, frames: Mapping[str, object]
+) -> None:
+    part = re.split(r"\n### ", TEXT.partition(section)[2], maxsplit=1)[0]
+    written = set(re.findall(r"^#### `(\w+)`$", part, re.MULTILINE))
+
+    assert set(frames) == written - NEVER_READ
 
 
 def test_the_sealed_payload_table() -> None:
