@@ -18,7 +18,7 @@ import anyio
 
 from fabstir.crypto import NATIVE
 from fabstir.s5.formats.dialects import encode_directory
-from fabstir.s5.formats.directory import Dialect, Directory, FileEncryption, FileRef
+from fabstir.s5.formats.directory import Directory, DirectoryDialect, FileEncryption, FileRef
 from fabstir.s5.formats.encryption import open_mutable, seal_mutable
 from fabstir.s5.formats.hamt import Updated, build, entries, lookup_many, update
 from fabstir.s5.formats.hamt_nodes import HamtConfig
@@ -196,7 +196,7 @@ async def _insert(tree: Updated, blobs: Blobs, number: int) -> int:
     file = make_file(number, is_encrypted=blobs.is_sealed)
     after = await update(tree.root, {f"f:new{number}": file}, blobs.load, blobs.store, NATIVE)
     own = encode_directory(
-        Directory(files={}, dirs={}, sharding=after.sharding()), Dialect.CANONICAL
+        Directory(files={}, dirs={}, sharding=after.sharding()), DirectoryDialect.CANONICAL
     )
     return sum(len(blobs.kept[link]) for link in after.new) + len(blobs.seal(own))
 

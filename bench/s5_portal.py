@@ -22,7 +22,7 @@ from tests.integration.s5.door.door import open_door
 from bench.s5_wire import open_wire
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
-from fabstir.s5.portals import Portal, PortalHttp, PortalPool, Session, open_client
+from fabstir.s5.portals import Portal, PortalHttp, PortalPool, PortalSession, open_client
 
 ROUND_TRIP = 0.050
 BLOB_BYTES = 1024
@@ -53,7 +53,7 @@ async def measure(num: int, round_trip: float = ROUND_TRIP) -> list[Row]:
             account = await door.account()
             async with open_wire(int(door.url.rpartition(":")[2]), delay=round_trip / 2) as wire:
                 http = PortalHttp(wire.url, client)
-                portal = Portal(http, NATIVE, Session(http, NATIVE, token=account.token))
+                portal = Portal(http, NATIVE, PortalSession(http, NATIVE, token=account.token))
                 pool = PortalPool([portal], NATIVE)
                 await portal.version()  # connects
                 blobs = [os.urandom(BLOB_BYTES) for _ in range(num)]

@@ -23,7 +23,7 @@ from fabstir.s5.formats.seed_phrase import (
     encode_bip39_phrase,
     encode_s5_phrase,
 )
-from fabstir.s5.formats.wire import Signed, Unknown, decode_message
+from fabstir.s5.formats.wire import Signed, UnknownPeerMessage, decode_message
 from fabstir.s5.peers.urls import http_origin, is_http_url, parse_peer_url
 
 KEY: Final = b"\1" * 32
@@ -65,7 +65,7 @@ def s5_peer_message(data: bytes) -> None:
     for crypto in (NATIVE, CREDULOUS):
         with suppress(RemoteProtocolError):
             message = decode_message(data, crypto)
-            if isinstance(message, Unknown):
+            if isinstance(message, UnknownPeerMessage):
                 continue
             again = decode_message(message.encode(), crypto)
             assert again == message

@@ -15,7 +15,7 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.s5.formats.cbor import decode_cbor, encode_canonical, encode_s5js
 from fabstir.s5.formats.dialects import decode_directory, encode_directory
-from fabstir.s5.formats.directory import Dialect
+from fabstir.s5.formats.directory import DirectoryDialect
 from fabstir.s5.formats.hamt import build, update
 from fabstir.s5.formats.limits import MAX_MUTABLE_BYTES
 from fabstir.s5.formats.registry import SignedEntry
@@ -43,10 +43,10 @@ def s5_directory(data: bytes) -> None:
         directory = decode_directory(data)
     except RemoteProtocolError:
         return
-    canonical = encode_directory(directory, Dialect.CANONICAL)
-    for dialect in Dialect:
+    canonical = encode_directory(directory, DirectoryDialect.CANONICAL)
+    for dialect in DirectoryDialect:
         again = decode_directory(encode_directory(directory, dialect))
-        assert encode_directory(again, Dialect.CANONICAL) == canonical
+        assert encode_directory(again, DirectoryDialect.CANONICAL) == canonical
 
 
 def s5_hamt(data: bytes) -> None:
@@ -65,7 +65,7 @@ def s5_hamt(data: bytes) -> None:
         return
     for key in found:
         assert drive(lookup(_ROOT, key, load, NATIVE)) is not None
-    for dialect in Dialect:
+    for dialect in DirectoryDialect:
         blobs = Blobs()
         built = drive(build(found, blobs.store, NATIVE, dialect=dialect))
         assert dict(drive(listed(built.root, blobs.load))).keys() == found.keys()

@@ -11,8 +11,7 @@ from fabstir.models.catalogue import S5Source
 from fabstir.models.download import Patience
 from fabstir.models.files import OnProgress
 from fabstir.primitives.errors import ModelDownloadFailed, StorageError
-from fabstir.s5.portals import Patience as PortalPatience
-from fabstir.s5.portals import open_client
+from fabstir.s5.portals import PortalPatience, open_client
 from fabstir.s5.transfer.fetch import fetch_blob
 from fabstir.web.reach import Reach
 

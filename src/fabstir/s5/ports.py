@@ -69,7 +69,7 @@ class Blobs(Protocol):
         ...
 
 
-class Registry(Protocol):
+class EntryRegistry(Protocol):
     """Signed, revised pointers by public key."""
 
     async def get(self, public_key: bytes) -> SignedEntry | None:

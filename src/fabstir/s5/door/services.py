@@ -13,7 +13,7 @@ from fabstir.s5.formats.wire import StorageLocation
 from fabstir.s5.fs import FileSystem
 from fabstir.s5.identities.accounts import Accounts
 from fabstir.s5.peers import MessageConnection, Offer
-from fabstir.s5.ports import Blobs, Registry
+from fabstir.s5.ports import Blobs, EntryRegistry
 from fabstir.s5.store import BlobStore
 from fabstir.s5.transfer.resumable import ResumableUploads
 from fabstir.web.bodies import BodyLimits
@@ -80,8 +80,8 @@ class S5Services:
 
     store: BlobStore
     blobs: Blobs
-    registry: Registry
-    own_registry: Registry
+    registry: EntryRegistry
+    own_registry: EntryRegistry
     files: FileSystem
     accounts: Accounts
     uploads: ResumableUploads

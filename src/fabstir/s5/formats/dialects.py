@@ -22,8 +22,8 @@ from fabstir.s5.formats.cbor import (
 from fabstir.s5.formats.collation import locale_key
 from fabstir.s5.formats.directory import (
     Cbor,
-    Dialect,
     Directory,
+    DirectoryDialect,
     DirRef,
     Entry,
     FileRef,
@@ -67,7 +67,7 @@ T = TypeVar("T")
 E = TypeVar("E", FileRef, DirRef)
 
 
-def encode_directory(directory: Directory, dialect: Dialect) -> bytes:
+def encode_directory(directory: Directory, dialect: DirectoryDialect) -> bytes:
     """The bytes of a directory, in clear.
 
     Names are written as they are: those of others are kept until somebody deletes them.
@@ -75,7 +75,7 @@ def encode_directory(directory: Directory, dialect: Dialect) -> bytes:
     Raises:
         ValueError: extra fields that CBOR cannot write.
     """
-    write = encode_s5js if dialect is Dialect.S5JS else encode_canonical
+    write = encode_s5js if dialect is DirectoryDialect.S5JS else encode_canonical
     dirs = _entries(directory.dirs, write_dir_ref, dialect)
     files = _entries(directory.files, lambda value: write_file_ref(value, dialect), dialect)
     return MAGIC + write([_SIGNATURE, _header(directory), dirs, files])
@@ -114,7 +114,7 @@ def encode_canonical_directory(directory: Directory, before: Encoded | None = No
 
 
 def _write_canonical_file(file: FileRef) -> CborMap:
-    return write_file_ref(file, Dialect.CANONICAL)
+    return write_file_ref(file, DirectoryDialect.CANONICAL)
 
 
 def _pieces(
@@ -132,9 +132,11 @@ def _pieces(
     return head_bytes(5, len(pieces)) + body, pieces
 
 
-def _entries(values: Mapping[str, T], write: Callable[[T], CborMap], dialect: Dialect) -> CborMap:
+def _entries(
+    values: Mapping[str, T], write: Callable[[T], CborMap], dialect: DirectoryDialect
+) -> CborMap:
     names: Iterable[str] = values
-    if dialect is Dialect.S5JS:
+    if dialect is DirectoryDialect.S5JS:
         names = sorted(values, key=locale_key)
     return {name: write(values[name]) for name in names}
 

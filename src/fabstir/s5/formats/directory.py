@@ -27,7 +27,7 @@ def _nothing() -> Mapping[Cbor, Cbor]:
     return {}
 
 
-class Dialect(Enum):
+class DirectoryDialect(Enum):
     """Three writers of one format; every one is read."""
 
     S5JS = "s5js"

@@ -16,7 +16,7 @@ from typing import Final
 
 from fabstir.primitives.errors import LocalProtocolError, RemoteProtocolError
 from fabstir.protocol.crypto import Crypto
-from fabstir.s5.formats.directory import Dialect, Entry, Sharding
+from fabstir.s5.formats.directory import DirectoryDialect, Entry, Sharding
 from fabstir.s5.formats.hamt_nodes import (
     NUM_SLOTS,
     DecodedNode,
@@ -242,7 +242,7 @@ async def build(
     crypto: Crypto,
     *,
     config: HamtConfig | None = None,
-    dialect: Dialect = Dialect.CANONICAL,
+    dialect: DirectoryDialect = DirectoryDialect.CANONICAL,
 ) -> Updated:
     """A new tree. Of a key that comes twice the last entry counts.
 
@@ -263,7 +263,7 @@ async def update(
     store: Store,
     crypto: Crypto,
     *,
-    dialect: Dialect = Dialect.CANONICAL,
+    dialect: DirectoryDialect = DirectoryDialect.CANONICAL,
 ) -> Updated:
     """Put and delete entries; only the nodes on the changed keys' paths are written anew.
 
@@ -334,7 +334,7 @@ class _Writer:
 
     config: HamtConfig
     store: Store
-    dialect: Dialect
+    dialect: DirectoryDialect
     new: list[bytes] = field(default_factory=list[bytes])
     depth: int = 0
 
@@ -407,7 +407,7 @@ class _Writer:
                 leaves[slot] = child
                 continue
             leaf = [(key, entry) for _, key, entry in child]
-            if self.dialect is Dialect.CANONICAL:
+            if self.dialect is DirectoryDialect.CANONICAL:
                 leaf.sort(key=_key_of)
             leaves[slot] = leaf
         return leaves

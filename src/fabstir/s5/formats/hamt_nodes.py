@@ -24,7 +24,7 @@ from fabstir.s5.formats.cbor import (
 )
 from fabstir.s5.formats.directory import (
     Cbor,
-    Dialect,
+    DirectoryDialect,
     DirRef,
     Entry,
     FileEncryption,
@@ -309,11 +309,11 @@ Leaf = Sequence[tuple[str, Entry]]
 
 _LEAF: Final = b"\xa2" + encode_text("type") + encode_text("leaf") + encode_text("entries")
 _NODE: Final = {
-    Dialect.S5JS: (
+    DirectoryDialect.S5JS: (
         b"\xa2" + encode_text("type") + encode_text("node") + encode_text("cid") + b"\x58\x21\x1e",
         b"",
     ),
-    Dialect.CANONICAL: (
+    DirectoryDialect.CANONICAL: (
         b"\xa2" + encode_text("cid") + b"\x58\x21\x1e",
         encode_text("type") + encode_text("node"),
     ),
@@ -327,7 +327,7 @@ _ENC: Final = encode_text("enc")
 
 
 def write_root(
-    config: HamtConfig, children: Mapping[int, Leaf | bytes], count: int, dialect: Dialect
+    config: HamtConfig, children: Mapping[int, Leaf | bytes], count: int, dialect: DirectoryDialect
 ) -> bytes:
     """The root's blob. Raises LocalProtocolError: a key that no reader would take."""
     fields = {
@@ -344,7 +344,7 @@ def write_root(
 
 
 def write_node(
-    children: Mapping[int, Leaf | bytes], count: int, depth: int, dialect: Dialect
+    children: Mapping[int, Leaf | bytes], count: int, depth: int, dialect: DirectoryDialect
 ) -> bytes:
     """A node's blob. Raises LocalProtocolError: a key that no reader would take."""
     bitmap = sum(1 << slot for slot in children)
@@ -367,14 +367,14 @@ def write_node(
     )
 
 
-def _fields(dialect: Dialect, **fields: bytes) -> bytes:
+def _fields(dialect: DirectoryDialect, **fields: bytes) -> bytes:
     keyed = [(encode_text(name), value) for name, value in fields.items()]
-    if dialect is Dialect.CANONICAL:
+    if dialect is DirectoryDialect.CANONICAL:
         keyed.sort()
     return head_bytes(5, len(keyed)) + b"".join(key + value for key, value in keyed)
 
 
-def _entry_bytes(key: str, entry: Entry, dialect: Dialect) -> bytes:
+def _entry_bytes(key: str, entry: Entry, dialect: DirectoryDialect) -> bytes:
     problem = key_problem(key)
     if problem:
         raise LocalProtocolError(problem)
@@ -385,10 +385,12 @@ def _entry_bytes(key: str, entry: Entry, dialect: Dialect) -> bytes:
     else:
         if key[0] != "f":
             raise LocalProtocolError(f"{key!r} is the key of a directory, not of a file")
-        if dialect is Dialect.CANONICAL and not (entry.extra or entry.locations or entry.prev):
+        if dialect is DirectoryDialect.CANONICAL and not (
+            entry.extra or entry.locations or entry.prev
+        ):
             return b"\x82" + encode_text(key) + _plain_file(entry)
         value = _write_file(entry, dialect)
-    write = encode_s5js if dialect is Dialect.S5JS else encode_canonical
+    write = encode_s5js if dialect is DirectoryDialect.S5JS else encode_canonical
     return b"\x82" + encode_text(key) + write(value)
 
 
@@ -412,7 +414,7 @@ def _plain_file(file: FileRef) -> bytes:
     return bytes((0xA0 | num_fields,)) + out
 
 
-def _write_file(file: FileRef, dialect: Dialect) -> CborMap:
+def _write_file(file: FileRef, dialect: DirectoryDialect) -> CborMap:
     fields: dict[Cbor, Cbor] = {"hash": file.hash, "size": write_size(file.size)}
     put_optional(fields, "media_type", file.media_type)
     put_optional(fields, TIMESTAMP, file.timestamp)

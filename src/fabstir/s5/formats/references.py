@@ -17,7 +17,7 @@ from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.s5.formats.cbor import BigInt, PlainObject
 from fabstir.s5.formats.directory import (
     Cbor,
-    Dialect,
+    DirectoryDialect,
     DirRef,
     FileEncryption,
     FileRef,
@@ -207,7 +207,7 @@ def _dir_key(extra: CborMap) -> bytes | None:
 # -- writing --------------------------------------------------------------------------------------
 
 
-def write_file_ref(file: FileRef, dialect: Dialect) -> CborMap:
+def write_file_ref(file: FileRef, dialect: DirectoryDialect) -> CborMap:
     """The map of one file, its keys in the order of S5.js."""
     fields: dict[Cbor, Cbor] = {HASH: file.hash, SIZE: write_size(file.size)}
     put_optional(fields, MEDIA_TYPE, file.media_type)
@@ -237,11 +237,11 @@ def write_size(size: int) -> int:
     return BigInt(size) if size >= 1 << 32 else size
 
 
-def write_encryption(encryption: FileEncryption | None, dialect: Dialect) -> Cbor:
+def write_encryption(encryption: FileEncryption | None, dialect: DirectoryDialect) -> Cbor:
     """S5.js writes an object with lists of numbers; `new Uint8Array` there takes bytes as well."""
     if encryption is None:
         return None
-    octets: Callable[[bytes], Cbor] = list[Cbor] if dialect is Dialect.S5JS else bytes
+    octets: Callable[[bytes], Cbor] = list[Cbor] if dialect is DirectoryDialect.S5JS else bytes
     fields = PlainObject({"algorithm": ALGORITHM, "key": octets(encryption.key)})
     if encryption.plaintext_hash is not None:
         fields["plaintextHash"] = octets(encryption.plaintext_hash)

@@ -85,7 +85,7 @@ class LocationType(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Handshake:
+class PeerHandshake:
     """The first message of either side: sign these bytes.
 
     Attributes:
@@ -181,7 +181,7 @@ class AnnouncePeers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unknown:
+class UnknownPeerMessage:
     """A message that this node does not know, and passes over."""
 
     method: int
@@ -199,7 +199,7 @@ class Signed:
     public_key: bytes
     signature: bytes
     body: bytes
-    message: HandshakeDone | AnnouncePeers | Unknown = field(compare=False)
+    message: HandshakeDone | AnnouncePeers | UnknownPeerMessage = field(compare=False)
 
     def encode(self) -> bytes:
         key = encode_multikey(self.public_key)
@@ -216,14 +216,14 @@ class Signed:
         return cls(public_key=public_key, signature=signature, body=body, message=message)
 
 
-def _read_body(body: bytes) -> HandshakeDone | AnnouncePeers | Unknown:
+def _read_body(body: bytes) -> HandshakeDone | AnnouncePeers | UnknownPeerMessage:
     items = Items(body, "a signed message of a peer")
     method = items.number("the method", below=1 << 32)
     if method == Method.HANDSHAKE_DONE:
         return HandshakeDone.read(items)
     if method == Method.ANNOUNCE_PEERS:
         return AnnouncePeers.read(items)
-    return Unknown(method=method)
+    return UnknownPeerMessage(method=method)
 
 
 def sign_message(seed: bytes, message: HandshakeDone | AnnouncePeers, crypto: Crypto) -> Signed:
@@ -528,7 +528,7 @@ class Refused:
 
 
 Message = (
-    Handshake
+    PeerHandshake
     | Signed
     | HashQuery
     | StorageLocation
@@ -538,7 +538,7 @@ Message = (
     | StreamQuery
     | Absent
     | Refused
-    | Unknown
+    | UnknownPeerMessage
 )
 """What one frame says. Everything signed was verified when it was decoded."""
 
@@ -566,7 +566,7 @@ def decode_message(frame: bytes, crypto: Crypto) -> Message:
 def _read_items(items: Items, crypto: Crypto) -> Message:
     match items.number("the method", below=1 << 32):
         case Method.HANDSHAKE_OPEN:
-            return Handshake.read(items)
+            return PeerHandshake.read(items)
         case Method.SIGNED:
             return Signed.read(items, crypto)
         case Method.HASH_QUERY:
@@ -580,7 +580,7 @@ def _read_items(items: Items, crypto: Crypto) -> Message:
         case Method.REFUSED:
             return Refused.read(items)
         case method:
-            return Unknown(method=method)
+            return UnknownPeerMessage(method=method)
 
 
 def _read_key(items: Items) -> bytes:

@@ -16,7 +16,7 @@ from fabstir.s5.fs.values import cid_of, versions_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
+class NameSlot:
     """What a directory has under one name. Other writers may have a file and a directory there."""
 
     file: FileRef | None = None
@@ -36,7 +36,7 @@ class Change(Protocol):
         """For errors."""
         ...
 
-    def apply(self, slot: Slot) -> Slot:
+    def apply(self, slot: NameSlot) -> NameSlot:
         """What there is afterwards.
 
         Raises:
@@ -44,7 +44,7 @@ class Change(Protocol):
         """
         ...
 
-    def is_done(self, slot: Slot) -> bool:
+    def is_done(self, slot: NameSlot) -> bool:
         """Whether somebody else, meanwhile, did just this."""
         ...
 
@@ -66,7 +66,7 @@ class PutFile:
     if_match: str | None = None
     if_none_match: bool = False
 
-    def apply(self, slot: Slot) -> Slot:
+    def apply(self, slot: NameSlot) -> NameSlot:
         """Raises WriteConflict, PathRefused."""
         if slot.directory is not None:
             raise PathRefused(f"{self.path!a} is a directory: delete it, or choose another name")
@@ -74,9 +74,9 @@ class PutFile:
             raise WriteConflict(self.path, "a file of this name exists already")
         check_match(self.path, slot.file, self.if_match)
         older = [*versions_of(self.file)[1:], *(versions_of(slot.file) if slot.file else ())]
-        return Slot(file=with_history(self.file, older, self.max_versions))
+        return NameSlot(file=with_history(self.file, older, self.max_versions))
 
-    def is_done(self, slot: Slot) -> bool:
+    def is_done(self, slot: NameSlot) -> bool:
         """The same content, however it is encrypted; or this very file, which a registry took and
         then said no, because its answer was lost on the way and somebody went on from there."""
         if slot.file is None:
@@ -96,14 +96,14 @@ class RemoveFile:
     path: str
     if_match: str | None = None
 
-    def apply(self, slot: Slot) -> Slot:
+    def apply(self, slot: NameSlot) -> NameSlot:
         """Raises NotFound, WriteConflict."""
         if slot.file is None:
             raise NotFound(f"there is no file {self.path!a}")
         check_match(self.path, slot.file, self.if_match)
         return replace(slot, file=None)
 
-    def is_done(self, slot: Slot) -> bool:
+    def is_done(self, slot: NameSlot) -> bool:
         """It is gone."""
         return slot.file is None
 
@@ -120,7 +120,7 @@ class TakeAway:
     file: FileRef
     is_strict: bool
 
-    def apply(self, slot: Slot) -> Slot:
+    def apply(self, slot: NameSlot) -> NameSlot:
         """Raises WriteConflict."""
         if slot.file == self.file:
             return replace(slot, file=None)
@@ -128,7 +128,7 @@ class TakeAway:
             raise WriteConflict(self.path, "it is another file than the one that is moved")
         return slot
 
-    def is_done(self, slot: Slot) -> bool:
+    def is_done(self, slot: NameSlot) -> bool:
         """Another file, or none, is there."""
         return not self.is_strict and slot.file != self.file
 
@@ -141,14 +141,14 @@ class EditFile:
     edit: Callable[[FileRef], FileRef]
     if_match: str | None = None
 
-    def apply(self, slot: Slot) -> Slot:
+    def apply(self, slot: NameSlot) -> NameSlot:
         """Raises NotFound, WriteConflict, and what `edit` raises."""
         if slot.file is None:
             raise NotFound(f"there is no file {self.path!a}")
         check_match(self.path, slot.file, self.if_match)
         return replace(slot, file=self.edit(slot.file))
 
-    def is_done(self, slot: Slot) -> bool:
+    def is_done(self, slot: NameSlot) -> bool:
         """The edit would change nothing."""
         return slot.file is not None and self.edit(slot.file) == slot.file
 
@@ -165,15 +165,15 @@ class PutDirectory:
     ref: DirRef
     replaces: DirRef | None = None
 
-    def apply(self, slot: Slot) -> Slot:
+    def apply(self, slot: NameSlot) -> NameSlot:
         """Raises WriteConflict, PathRefused."""
         if slot.file is not None:
             raise PathRefused(f"{self.path!a} is a file: it can hold nothing")
         if not same_link(slot.directory, self.replaces):
             raise WriteConflict(self.path, "there is something already: choose another name")
-        return Slot(directory=self.ref)
+        return NameSlot(directory=self.ref)
 
-    def is_done(self, slot: Slot) -> bool:
+    def is_done(self, slot: NameSlot) -> bool:
         """The very same directory is there."""
         return same_link(slot.directory, self.ref)
 
@@ -186,11 +186,11 @@ class RemoveDirectory:
     path: str
     ref: DirRef
 
-    def apply(self, slot: Slot) -> Slot:
+    def apply(self, slot: NameSlot) -> NameSlot:
         """Never raises."""
         return replace(slot, directory=None) if slot.directory == self.ref else slot
 
-    def is_done(self, slot: Slot) -> bool:
+    def is_done(self, slot: NameSlot) -> bool:
         """It is gone."""
         return slot.directory != self.ref
 
@@ -202,13 +202,13 @@ class EditDirectory:
     path: str
     edit: Callable[[DirRef], DirRef]
 
-    def apply(self, slot: Slot) -> Slot:
+    def apply(self, slot: NameSlot) -> NameSlot:
         """Raises NotFound."""
         if slot.directory is None:
             raise NotFound(f"there is no directory {self.path!a}")
         return replace(slot, directory=self.edit(slot.directory))
 
-    def is_done(self, slot: Slot) -> bool:
+    def is_done(self, slot: NameSlot) -> bool:
         """The edit would change nothing."""
         return slot.directory is not None and self.edit(slot.directory) == slot.directory
 

@@ -29,7 +29,7 @@ from fabstir.s5.formats.directory_cid import Capability
 from fabstir.s5.formats.encryption import NONCE_BYTES
 from fabstir.s5.formats.limits import MAX_REVISION
 from fabstir.s5.fs.authorship import Authorship
-from fabstir.s5.fs.changes import Change, PutDirectory, Slot, same_link
+from fabstir.s5.fs.changes import Change, NameSlot, PutDirectory, same_link
 from fabstir.s5.fs.directories import Directories, Loaded, LostRace, State
 from fabstir.s5.fs.keys import (
     child_of,
@@ -52,7 +52,7 @@ MAX_ATTEMPTS: Final = 40
 _FIRST_WAIT, _MAX_WAIT = 0.002, 0.25
 """Seconds; the wait is random below a bound that doubles."""
 
-Outcome = dict[Segments, Slot]
+Outcome = dict[Segments, NameSlot]
 """What there is afterwards under each path that a plan changed."""
 
 
@@ -75,7 +75,7 @@ class _Attempts:
         replaced: directories below that were deleted and are made anew.
     """
 
-    bases: dict[str, Slot] = field(default_factory=dict[str, Slot])
+    bases: dict[str, NameSlot] = field(default_factory=dict[str, NameSlot])
     settled: set[str] = field(default_factory=set[str])
     prepared: dict[str, DirRef] = field(default_factory=dict[str, DirRef])
     replaced: dict[str, DirRef] = field(default_factory=dict[str, DirRef])
@@ -90,15 +90,15 @@ class _Edit:
         results: by names as the plan spells them.
     """
 
-    before: dict[str, Slot] = field(default_factory=dict[str, Slot])
-    after: dict[str, Slot] = field(default_factory=dict[str, Slot])
-    results: dict[str, Slot] = field(default_factory=dict[str, Slot])
+    before: dict[str, NameSlot] = field(default_factory=dict[str, NameSlot])
+    after: dict[str, NameSlot] = field(default_factory=dict[str, NameSlot])
+    results: dict[str, NameSlot] = field(default_factory=dict[str, NameSlot])
 
     @property
     def is_empty(self) -> bool:
         return self.before == self.after
 
-    def note(self, name: str, stored: str, before: Slot, after: Slot) -> None:
+    def note(self, name: str, stored: str, before: NameSlot, after: NameSlot) -> None:
         self.before[stored] = before
         self.after[stored] = after
         self.results[name] = after
@@ -362,7 +362,7 @@ class Commits:
         await anyio.sleep(bound * share)
 
 
-def _fold(changes: Iterable[Change], slot: Slot, *, is_same: bool) -> Slot:
+def _fold(changes: Iterable[Change], slot: NameSlot, *, is_same: bool) -> NameSlot:
     """Apply the changes of one name, one after another.
 
     Raises:

@@ -34,8 +34,8 @@ from fabstir.s5.formats.dialects import (
     encode_directory,
 )
 from fabstir.s5.formats.directory import (
-    Dialect,
     Directory,
+    DirectoryDialect,
     DirRef,
     Entry,
     FileRef,
@@ -61,12 +61,12 @@ from fabstir.s5.formats.registry import (
 )
 from fabstir.s5.fs.authorship import MARK, Author, Authorship, content_hash
 from fabstir.s5.fs.cache import Cache
-from fabstir.s5.fs.changes import Slot
+from fabstir.s5.fs.changes import NameSlot
 from fabstir.s5.fs.keys import with_derived_key
 from fabstir.s5.fs.paths import other_spellings
 from fabstir.s5.fs.reading import LOOKUP_BYTES, Allowance, Decoding
 from fabstir.s5.fs.together import Unstored, put_all
-from fabstir.s5.ports import Blobs, Registry
+from fabstir.s5.ports import Blobs, EntryRegistry
 
 _LOG = logging.getLogger(__name__)
 
@@ -164,11 +164,11 @@ class Directories:
     def __init__(
         self,
         blobs: Blobs,
-        registry: Registry,
+        registry: EntryRegistry,
         crypto: Crypto,
         *,
         random: Callable[[int], bytes],
-        dialect: Dialect,
+        dialect: DirectoryDialect,
         label: str,
         cache_bytes: int,
         author: Author | None = None,
@@ -276,35 +276,38 @@ class Directories:
             if key not in beside:
                 yield key, entry
 
-    async def slot(self, loaded: Loaded, name: str) -> tuple[str, Slot]:
+    async def slot(self, loaded: Loaded, name: str) -> tuple[str, NameSlot]:
         """What is there under a name, and how the name is spelled there."""
         return (await self.slots(loaded, [name]))[name]
 
-    async def slots(self, loaded: Loaded, names: Iterable[str]) -> dict[str, tuple[str, Slot]]:
+    async def slots(self, loaded: Loaded, names: Iterable[str]) -> dict[str, tuple[str, NameSlot]]:
         """As `slot`, of many names; nodes of a HAMT are read once for all."""
         spellings = {name: (name, *other_spellings(name)) for name in names}
         every = [spelling for forms in spellings.values() for spelling in forms]
         found = await self._find(loaded, every)
         return {
             name: next(
-                ((form, found[form]) for form in forms if not found[form].is_empty), (name, Slot())
+                ((form, found[form]) for form in forms if not found[form].is_empty),
+                (name, NameSlot()),
             )
             for name, forms in spellings.items()
         }
 
-    async def _find(self, loaded: Loaded, names: Sequence[str]) -> dict[str, Slot]:
+    async def _find(self, loaded: Loaded, names: Sequence[str]) -> dict[str, NameSlot]:
         directory = loaded.directory
         files, dirs = directory.files, directory.dirs
         if directory.sharding is None:
-            return {name: Slot(file=files.get(name), directory=dirs.get(name)) for name in names}
+            return {
+                name: NameSlot(file=files.get(name), directory=dirs.get(name)) for name in names
+            }
         keys = [kind + name for name in names for kind in (FILE_KEY, DIRECTORY_KEY)]
         load = self.node_loader(loaded, None, Allowance(LOOKUP_BYTES * len(names)))
         entries = await hamt.lookup_many(directory.sharding.root, keys, load, self.crypto)
-        slots: dict[str, Slot] = {}
+        slots: dict[str, NameSlot] = {}
         for name in names:
             file = files.get(name, entries.get(FILE_KEY + name))
             ref = dirs.get(name, entries.get(DIRECTORY_KEY + name))
-            slots[name] = Slot(
+            slots[name] = NameSlot(
                 file=file if isinstance(file, FileRef) else None,
                 directory=ref if isinstance(ref, DirRef) else None,
             )
@@ -461,7 +464,7 @@ class Directories:
 
     def encode(self, directory: Directory, after: Loaded) -> Encoded:
         """The bytes of a directory that follows a version that was loaded."""
-        if self.dialect is not Dialect.CANONICAL:
+        if self.dialect is not DirectoryDialect.CANONICAL:
             data = encode_directory(directory, self.dialect)
             return Encoded(data=data, dirs={}, files={})
         before = self._encoded.get(after.blob.digest) if after.blob is not None else None

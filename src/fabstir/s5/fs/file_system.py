@@ -12,7 +12,7 @@ from typing import Final
 from fabstir.primitives.errors import AccessDenied, NotFound, PathRefused, WriteConflict
 from fabstir.protocol.crypto import Crypto
 from fabstir.s5.formats.derivation import KEY_BYTES
-from fabstir.s5.formats.directory import Cbor, Dialect, DirRef, FileRef
+from fabstir.s5.formats.directory import Cbor, DirectoryDialect, DirRef, FileRef
 from fabstir.s5.formats.directory_cid import Capability
 from fabstir.s5.formats.encryption import NONCE_BYTES
 from fabstir.s5.formats.limits import HAMT_LEAF_ENTRIES, MAX_HAMT_LEAF_ENTRIES
@@ -22,18 +22,18 @@ from fabstir.s5.fs.changes import (
     Change,
     EditDirectory,
     EditFile,
+    NameSlot,
     PutDirectory,
     PutFile,
     RemoveDirectory,
     RemoveFile,
-    Slot,
     with_history,
 )
 from fabstir.s5.fs.commits import Commits, Outcome
 from fabstir.s5.fs.contents import Data
 from fabstir.s5.fs.directories import Directories, Loaded
 from fabstir.s5.fs.keys import MOUNTED, sealed_write_key
-from fabstir.s5.fs.moving import Moving, Place
+from fabstir.s5.fs.moving import Moving, TreePlace
 from fabstir.s5.fs.paths import Segments, format_path, parse_path
 from fabstir.s5.fs.plans import Plan
 from fabstir.s5.fs.removal import Removal
@@ -54,7 +54,7 @@ from fabstir.s5.fs.values import (
     split_time,
     versions_of,
 )
-from fabstir.s5.ports import Blobs, Registry
+from fabstir.s5.ports import Blobs, EntryRegistry
 from fabstir.s5.tables.pins import Pin
 
 DEFAULT_MAX_VERSIONS: Final = 8
@@ -90,7 +90,7 @@ class FileSystem(ReadOnlyTree):
     def __init__(
         self,
         blobs: Blobs,
-        registry: Registry,
+        registry: EntryRegistry,
         root: Capability,
         crypto: Crypto,
         *,
@@ -107,7 +107,7 @@ class FileSystem(ReadOnlyTree):
             registry,
             crypto,
             random=random,
-            dialect=Dialect.S5JS if is_compatible else Dialect.CANONICAL,
+            dialect=DirectoryDialect.S5JS if is_compatible else DirectoryDialect.CANONICAL,
             label=f"fs:{root.cid.link[:4].hex()}",
             cache_bytes=cache_bytes,
             author=Author(root.write_key, crypto),
@@ -457,10 +457,10 @@ class FileSystem(ReadOnlyTree):
         plan.add(segments, change)
         return await self._commits.commit(plan, self._root)
 
-    async def _place(self, segments: Segments) -> Place:
+    async def _place(self, segments: Segments) -> TreePlace:
         parent = await self._directory(segments[:-1])
         slot = (await self._directories.slot(parent, segments[-1]))[1]
-        return Place(parent, segments, slot)
+        return TreePlace(parent, segments, slot)
 
     async def _check_target(
         self, segments: Segments, if_match: str | None, *, if_none_match: bool
@@ -469,7 +469,7 @@ class FileSystem(ReadOnlyTree):
         try:
             slot = await self._slot(segments)
         except NotFound:
-            slot = Slot()
+            slot = NameSlot()
         nothing = FileRef(hash=bytes(KEY_BYTES), size=0)
         PutFile(
             path=format_path(segments),

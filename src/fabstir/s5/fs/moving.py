@@ -21,10 +21,10 @@ from fabstir.s5.fs.changes import (
     Change,
     EditDirectory,
     EditFile,
+    NameSlot,
     PutDirectory,
     PutFile,
     RemoveDirectory,
-    Slot,
     TakeAway,
 )
 from fabstir.s5.fs.commits import Commits
@@ -37,10 +37,10 @@ from fabstir.s5.fs.plans import Plan
 from fabstir.s5.fs.values import versions_of
 
 
-class Place:
+class TreePlace:
     """A name in a directory that exists."""
 
-    def __init__(self, parent: Loaded, segments: Segments, slot: Slot) -> None:
+    def __init__(self, parent: Loaded, segments: Segments, slot: NameSlot) -> None:
         self.parent = parent
         self.segments = segments
         self.slot = slot
@@ -74,7 +74,7 @@ class Moving:
         self._max_versions = max_versions
         self._is_clear = is_clear
 
-    async def move(self, source: Place, target: Place, *, overwrite: bool) -> None:
+    async def move(self, source: TreePlace, target: TreePlace, *, overwrite: bool) -> None:
         """As `FileSystem.move`."""
         if source.slot.file is not None:
             await self._move_file(source, target, source.slot.file, overwrite=overwrite)
@@ -84,7 +84,7 @@ class Moving:
             raise NotFound(f"there is no file or directory {source.path!a}")
 
     async def _move_file(
-        self, source: Place, target: Place, file: FileRef, *, overwrite: bool
+        self, source: TreePlace, target: TreePlace, file: FileRef, *, overwrite: bool
     ) -> None:
         placed = self._placed(target, file, overwrite=overwrite)
         if _is_same_directory(source, target):
@@ -111,7 +111,7 @@ class Moving:
         link = target.parent.capability.cid.link
         await self._directories.relabel(own, self._directories.reason("file", link))
 
-    async def _is_mounted(self, place: Place) -> bool:
+    async def _is_mounted(self, place: TreePlace) -> bool:
         """Whether a place is in a directory that belongs to another tree."""
         loaded = await self._directories.load(self._root, "")
         for depth, name in enumerate(place.segments[:-1], 1):
@@ -136,7 +136,7 @@ class Moving:
             pieces = self._directories.blobs.read(blob_of(version))
             await self._directories.blobs.put(pieces, reason=self._directories.reason("file"))
 
-    def _placed(self, target: Place, file: FileRef, *, overwrite: bool) -> PutFile:
+    def _placed(self, target: TreePlace, file: FileRef, *, overwrite: bool) -> PutFile:
         return PutFile(
             path=target.path,
             file=file,
@@ -145,7 +145,7 @@ class Moving:
             if_none_match=not overwrite,
         )
 
-    async def _move_directory(self, source: Place, target: Place, ref: DirRef) -> None:
+    async def _move_directory(self, source: TreePlace, target: TreePlace, ref: DirRef) -> None:
         if target.segments[: len(source.segments)] == source.segments:
             raise PathRefused(f"{source.path!a} cannot be moved into itself")
         if not target.slot.is_empty:
@@ -174,7 +174,7 @@ class Moving:
         gone = RemoveDirectory(path=source.path, ref=marked)
         await self._commit(source, {source.segments[-1]: gone})
 
-    async def _check_above(self, target: Place) -> None:
+    async def _check_above(self, target: TreePlace) -> None:
         """See that the target is where it was, and that nobody moves a directory above it.
 
         Raises:
@@ -198,7 +198,7 @@ class Moving:
         if loaded.capability.cid.link != target.parent.capability.cid.link:
             raise WriteConflict(loaded.path, "it is another directory now")
 
-    def _at_target(self, source: Place, target: Place, ref: DirRef) -> DirRef:
+    def _at_target(self, source: TreePlace, target: TreePlace, ref: DirRef) -> DirRef:
         """The reference as it stands in the target's parent, which keeps the write key."""
         crypto, parent = self._directories.crypto, target.parent.capability
         child = child_of(source.parent.capability, source.segments[-1], ref, crypto)
@@ -212,10 +212,10 @@ class Moving:
         sealed = sealed_write_key(parent, child, self._directories.random(NONCE_BYTES), crypto)
         return replace(ref, extra={**plain_extra(ref), **sealed})
 
-    async def _commit(self, place: Place, changes: dict[str, Change]) -> None:
+    async def _commit(self, place: TreePlace, changes: dict[str, Change]) -> None:
         plan = Plan(place.segments[:-1], {name: [change] for name, change in changes.items()})
         await self._commits.commit(plan, place.parent.capability, must_exist=True)
 
 
-def _is_same_directory(source: Place, target: Place) -> bool:
+def _is_same_directory(source: TreePlace, target: TreePlace) -> bool:
     return source.parent.capability.cid.link == target.parent.capability.cid.link

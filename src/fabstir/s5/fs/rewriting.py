@@ -10,11 +10,11 @@ from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import PathRefused
 from fabstir.s5.formats import hamt
 from fabstir.s5.formats.dialects import Encoded
-from fabstir.s5.formats.directory import Dialect, Directory, Entry, FileRef
+from fabstir.s5.formats.directory import Directory, DirectoryDialect, Entry, FileRef
 from fabstir.s5.formats.hamt_nodes import HamtConfig
 from fabstir.s5.formats.limits import HAMT_SWITCH_ENTRIES, MAX_MUTABLE_BYTES
 from fabstir.s5.fs.authorship import blank_header
-from fabstir.s5.fs.changes import Slot
+from fabstir.s5.fs.changes import NameSlot
 from fabstir.s5.fs.directories import (
     DIRECTORY_KEY,
     FILE_KEY,
@@ -62,7 +62,7 @@ class Rewriting:
         self._config = HamtConfig(max_leaf_entries=leaf_entries)
 
     async def rewrite(
-        self, loaded: Loaded, before: Mapping[str, Slot], after: Mapping[str, Slot]
+        self, loaded: Loaded, before: Mapping[str, NameSlot], after: Mapping[str, NameSlot]
     ) -> Rewritten:
         """The directory with what is under some names replaced, and room for our mark."""
         header = blank_header(loaded.directory.header)
@@ -103,8 +103,8 @@ class Rewriting:
         self,
         loaded: Loaded,
         directory: Directory,
-        before: Mapping[str, Slot],
-        after: Mapping[str, Slot],
+        before: Mapping[str, NameSlot],
+        after: Mapping[str, NameSlot],
     ) -> Rewritten:
         assert directory.sharding is not None, "only sharded directories come here"
         # What S5.js put beside the HAMT goes into it.
@@ -137,7 +137,7 @@ class Rewriting:
 
     def _refuse_ciphertext(self, loaded: Loaded, entries: Mapping[str, Entry | None]) -> None:
         """In a tree that S5.js reads: it keeps hash and size of a HAMT's files, not their keys."""
-        if self._directories.dialect is not Dialect.S5JS:
+        if self._directories.dialect is not DirectoryDialect.S5JS:
             return
         for key, entry in entries.items():
             if isinstance(entry, FileRef) and entry.encryption is not None:

@@ -6,11 +6,11 @@ import secrets
 
 from fabstir.primitives.errors import AccessDenied, RemoteProtocolError
 from fabstir.protocol.crypto import Crypto
-from fabstir.s5.formats.directory import Dialect
+from fabstir.s5.formats.directory import DirectoryDialect
 from fabstir.s5.formats.directory_cid import Capability
 from fabstir.s5.fs.directories import Directories
 from fabstir.s5.fs.tree import ReadOnlyTree
-from fabstir.s5.ports import Blobs, Registry
+from fabstir.s5.ports import Blobs, EntryRegistry
 
 _CACHE_BYTES = 8 << 20
 
@@ -18,7 +18,7 @@ _CACHE_BYTES = 8 << 20
 def open_tree(
     capability: str,
     blobs: Blobs,
-    registry: Registry,
+    registry: EntryRegistry,
     crypto: Crypto,
     *,
     cache_bytes: int = _CACHE_BYTES,
@@ -40,7 +40,7 @@ def open_tree(
         registry,
         crypto,
         random=secrets.token_bytes,
-        dialect=Dialect.CANONICAL,
+        dialect=DirectoryDialect.CANONICAL,
         label=f"fs:{cid.link[:4].hex()}",
         cache_bytes=cache_bytes,
     )

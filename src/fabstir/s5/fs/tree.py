@@ -17,7 +17,7 @@ from fabstir.primitives.errors import (
 from fabstir.s5.formats.directory import DirRef, Entry, FileRef
 from fabstir.s5.formats.directory_cid import Capability
 from fabstir.s5.formats.limits import MAX_PATH_DEPTH
-from fabstir.s5.fs.changes import Slot
+from fabstir.s5.fs.changes import NameSlot
 from fabstir.s5.fs.contents import read_content
 from fabstir.s5.fs.cursors import decode_cursor, encode_cursor
 from fabstir.s5.fs.directories import FILE_KEY, Directories, Loaded, State
@@ -197,7 +197,7 @@ class ReadOnlyTree:
             path_to.append(loaded)
         return path_to
 
-    async def _slot(self, segments: Segments) -> Slot:
+    async def _slot(self, segments: Segments) -> NameSlot:
         parent = await self._directory(segments[:-1])
         return (await self._directories.slot(parent, segments[-1]))[1]
 

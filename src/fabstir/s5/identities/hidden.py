@@ -25,7 +25,7 @@ from fabstir.s5.formats.limits import MAX_MUTABLE_BYTES
 from fabstir.s5.formats.registry import blob_pointer, read_blob_pointer, sign_entry
 from fabstir.s5.portals.account import ACCOUNT_SEED_BYTES
 from fabstir.s5.portals.answers import decode_base64url, encode_base64url
-from fabstir.s5.ports import Blobs, Registry
+from fabstir.s5.ports import Blobs, EntryRegistry
 
 _REASON: Final = "hidden DB"
 _MAX_JSON_DEPTH: Final = 8
@@ -60,7 +60,7 @@ class HiddenDb:
     def __init__(
         self,
         blobs: Blobs,
-        registry: Registry,
+        registry: EntryRegistry,
         root: bytes,
         crypto: Crypto,
         *,

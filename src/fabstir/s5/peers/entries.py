@@ -21,7 +21,7 @@ from fabstir.s5.peers.network import Network
 from fabstir.s5.peers.relaying import Relaying, say_absent
 from fabstir.s5.peers.search import Searches
 from fabstir.s5.peers.session import PeerSession
-from fabstir.s5.ports import Registry
+from fabstir.s5.ports import EntryRegistry
 
 _logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class PeerEntries:
         relaying: Relaying,
         announcements: Announcements,
         *,
-        entries: Registry,
+        entries: EntryRegistry,
         limits: PeerLimits,
         monotonic: Callable[[], float],
         new_id: Callable[[], bytes],
@@ -197,7 +197,7 @@ class PeerEntries:
 
 
 class PeersRegistry:
-    """`ports.Registry` of all peers together; what they keep is theirs."""
+    """`ports.EntryRegistry` of all peers together; what they keep is theirs."""
 
     def __init__(
         self, network: Network, entries: PeerEntries, announcements: Announcements
@@ -207,7 +207,7 @@ class PeersRegistry:
         self._announcements = announcements
 
     async def get(self, public_key: bytes) -> SignedEntry | None:
-        """See `ports.Registry`: the newest that a connected peer has.
+        """See `ports.EntryRegistry`: the newest that a connected peer has.
 
         Raises:
             PortalUnavailable: none is connected, or of those that the settings name none is, and

@@ -42,7 +42,7 @@ from fabstir.s5.peers.network import Network, PeerStatus
 from fabstir.s5.peers.relaying import Relaying
 from fabstir.s5.peers.session import OwnNode, PeerSession
 from fabstir.s5.peers.urls import PeerUrl, node_id, parse_peer_url
-from fabstir.s5.ports import Registry
+from fabstir.s5.ports import EntryRegistry
 from fabstir.telemetry.background import running
 from fabstir.web.reach import STRANGERS, Reach
 
@@ -64,7 +64,7 @@ class Peers:
         own: OwnNode,
         *,
         offer: Callable[[Multihash], Awaitable[Offer | None]],
-        entries: Registry,
+        entries: EntryRegistry,
         limits: PeerLimits,
         reach: Reach,
         has_own_peers: bool,
@@ -270,7 +270,7 @@ async def open_peers(
     node_key: bytes,
     crypto: Crypto,
     offer: Callable[[Multihash], Awaitable[Offer | None]],
-    entries: Registry,
+    entries: EntryRegistry,
     own_uris: Sequence[str] = (),
     network: str | None = None,
     reach: Reach = STRANGERS,

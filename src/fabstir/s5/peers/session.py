@@ -19,9 +19,9 @@ from fabstir.s5.formats.wire import (
     ANSWERS_ABSENT,
     FEATURES,
     RELAYS,
-    Handshake,
     HandshakeDone,
     Message,
+    PeerHandshake,
     Signed,
     decode_message,
     sign_message,
@@ -213,7 +213,7 @@ class PeerSession:
     async def _talk(
         self, on_ready: Callable[[], None], on_message: Callable[[Message], Awaitable[None]]
     ) -> None:
-        opening = Handshake(challenge=self._challenge, network=self._own.network)
+        opening = PeerHandshake(challenge=self._challenge, network=self._own.network)
         await self._send_now(opening.encode())
         try:
             with anyio.fail_after(self._limits.handshake_timeout):
@@ -227,7 +227,7 @@ class PeerSession:
             await on_message(self._early.popleft())
         while True:
             message = await self._next()
-            if isinstance(message, Handshake):
+            if isinstance(message, PeerHandshake):
                 await self._send_now(self._answer(message))
             else:
                 self.last_use, self.is_known = self._monotonic(), True
@@ -237,7 +237,7 @@ class PeerSession:
         has_answered = False
         while not (has_answered and self.peer_key):
             message = await self._next()
-            if isinstance(message, Handshake):
+            if isinstance(message, PeerHandshake):
                 await self._send_now(self._answer(message))
                 has_answered = True
             elif isinstance(message, Signed) and isinstance(message.message, HandshakeDone):
@@ -247,7 +247,7 @@ class PeerSession:
             else:
                 raise RemoteProtocolError("a peer talks on without answering the handshake")
 
-    def _answer(self, message: Handshake) -> bytes:
+    def _answer(self, message: PeerHandshake) -> bytes:
         if message.network != self._own.network:
             raise RemoteProtocolError(
                 f"a peer is in the network {message.network!r}, and this node in "

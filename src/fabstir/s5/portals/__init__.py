@@ -2,12 +2,12 @@
 
 from fabstir.s5.portals.account import AccountFile, PortalAccount
 from fabstir.s5.portals.answers import AccountStats, LocationAnswer, PortalNode
-from fabstir.s5.portals.bridge import Bridge
-from fabstir.s5.portals.health import Backoff, HealthReport
+from fabstir.s5.portals.bridge import BridgeClient
+from fabstir.s5.portals.health import Backoff, PortalHealth
 from fabstir.s5.portals.http import (
     OnRequest,
-    Patience,
     PortalHttp,
+    PortalPatience,
     PortalRequest,
     open_client,
     parse_origin,
@@ -17,33 +17,33 @@ from fabstir.s5.portals.portal import Portal
 from fabstir.s5.portals.presets import PRESETS, expand
 from fabstir.s5.portals.probe import Check, PortalReport, probe
 from fabstir.s5.portals.queue import PendingUpload, UploadQueue, open_upload_queue
-from fabstir.s5.portals.session import Session, load_session, sign_in
-from fabstir.s5.portals.source import OnProgress, Source, bytes_source, spooled_source
+from fabstir.s5.portals.session import PortalSession, load_session, sign_in
+from fabstir.s5.portals.source import OnProgress, UploadSource, bytes_source, spooled_source
 
 __all__ = [
     "PRESETS",
     "AccountFile",
     "AccountStats",
     "Backoff",
-    "Bridge",
+    "BridgeClient",
     "Check",
-    "HealthReport",
     "LocationAnswer",
     "OnProgress",
     "OnRequest",
-    "Patience",
     "PendingUpload",
     "Portal",
     "PortalAccount",
+    "PortalHealth",
     "PortalHttp",
     "PortalNode",
+    "PortalPatience",
     "PortalPool",
     "PortalReport",
     "PortalRequest",
+    "PortalSession",
     "PortalUsage",
-    "Session",
-    "Source",
     "UploadQueue",
+    "UploadSource",
     "bytes_source",
     "expand",
     "load_session",

@@ -17,7 +17,7 @@ from fabstir.primitives.errors import (
     WriteConflict,
 )
 from fabstir.s5.portals.bridge_answers import parse_kind
-from fabstir.s5.portals.http import Answer, retry_after, shown_words
+from fabstir.s5.portals.http import PortalAnswer, retry_after, shown_words
 
 _CAUSES = {
     405: "it does not offer this (the original node's bridges do not list)",
@@ -26,7 +26,7 @@ _CAUSES = {
 }
 
 
-def bridge_error(url: str, where: str, answer: Answer) -> StorageError:
+def bridge_error(url: str, where: str, answer: PortalAnswer) -> StorageError:
     """What a status other than success means, for a path that was asked for."""
     status, kind = answer.status, parse_kind(answer.body)
     is_page = "html" in answer.headers.get("Content-Type", "").lower()

@@ -37,9 +37,9 @@ from fabstir.s5.portals.bridge_answers import (
     parse_written,
 )
 from fabstir.s5.portals.download import content_length, read_content_range
-from fabstir.s5.portals.http import MAX_ANSWER_BYTES, Answer, PortalHttp
+from fabstir.s5.portals.http import MAX_ANSWER_BYTES, PortalAnswer, PortalHttp
 from fabstir.s5.portals.retrying import keep_trying
-from fabstir.s5.portals.source import PIECE_BYTES, Source, new_hasher, spooled_source
+from fabstir.s5.portals.source import PIECE_BYTES, UploadSource, new_hasher, spooled_source
 from fabstir.s5.portals.spool import Spool, open_spool
 
 _LOG = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ _DONE = frozenset({200, 201, 204, 206})
 _ALL = frozenset(range(200, 600)) - frozenset(range(300, 400))
 
 
-class Bridge:
+class BridgeClient:
     """One bridge.
 
     Attributes:
@@ -183,7 +183,7 @@ class Bridge:
             if isinstance(data, bytes):
                 content, size = data, len(data)
             else:
-                source: Source = await stack.enter_async_context(
+                source: UploadSource = await stack.enter_async_context(
                     spooled_source(data, self._spool_folder)
                 )
                 content, size = source.part(0, source.blob.size), source.blob.size
@@ -356,7 +356,7 @@ class Bridge:
         ) as response:
             if response.status_code not in {200, 206}:
                 body = await self._http.read_body(response, MAX_ANSWER_BYTES)
-                answer = Answer(response.status_code, response.headers, body)
+                answer = PortalAnswer(response.status_code, response.headers, body)
                 raise bridge_error(self.url, where, answer)
             yield response
 
@@ -371,8 +371,8 @@ class Bridge:
         content: bytes | AsyncIterator[bytes] | None = None,
         num_bytes: int = 0,
         max_bytes: int = MAX_ANSWER_BYTES,
-    ) -> Answer:
-        def check(answer: Answer) -> None:
+    ) -> PortalAnswer:
+        def check(answer: PortalAnswer) -> None:
             if answer.status not in _DONE and not (method == "HEAD" and answer.status == 405):
                 raise bridge_error(self.url, where, answer)
 

@@ -41,7 +41,7 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HealthReport:
+class PortalHealth:
     """One portal's health, for people.
 
     Attributes:
@@ -122,9 +122,9 @@ class Health:
         """The request was cancelled and says nothing."""
         self._is_trying = False
 
-    def report(self, url: str) -> HealthReport:
+    def report(self, url: str) -> PortalHealth:
         """As of now."""
-        return HealthReport(
+        return PortalHealth(
             url=url,
             success_ratio=self._ratio,
             seconds=self._seconds,

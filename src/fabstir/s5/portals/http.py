@@ -86,7 +86,7 @@ OnRequest = Callable[[PortalRequest], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class PortalPatience:
     """How long a portal is waited for.
 
     Attributes:
@@ -116,7 +116,7 @@ class Patience:
         return self.answer_timeout + num_bytes / self.min_bytes_per_second
 
 
-DEFAULT_PATIENCE: Final = Patience()
+DEFAULT_PATIENCE: Final = PortalPatience()
 
 
 @asynccontextmanager
@@ -144,7 +144,7 @@ async def open_client(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PortalAnswer:
     """A whole small answer.
 
     Attributes:
@@ -164,7 +164,7 @@ class PortalHttp:
         url: str,
         client: httpx.AsyncClient,
         *,
-        patience: Patience = DEFAULT_PATIENCE,
+        patience: PortalPatience = DEFAULT_PATIENCE,
         on_request: OnRequest | None = None,
         only_stored: bool = False,
         is_strangers: bool = False,
@@ -203,8 +203,8 @@ class PortalHttp:
         content: bytes | AsyncIterator[bytes] | None = None,
         num_bytes: int = 0,
         max_bytes: int = MAX_ANSWER_BYTES,
-        check: Callable[[Answer], None] | None = None,
-    ) -> Answer:
+        check: Callable[[PortalAnswer], None] | None = None,
+    ) -> PortalAnswer:
         """Send one request and read its whole answer.
 
         A connection that turns out to be dead before anything was answered is replaced once, where
@@ -239,7 +239,7 @@ class PortalHttp:
                         raise
                     continue
                 measure.bytes_in = len(body)
-                answer = Answer(response.status_code, response.headers, body)
+                answer = PortalAnswer(response.status_code, response.headers, body)
                 if check is not None:
                     check(answer)
                 return answer

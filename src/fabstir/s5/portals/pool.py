@@ -33,11 +33,11 @@ from fabstir.primitives.errors import (
 from fabstir.protocol.crypto import Crypto
 from fabstir.s5.portals._conclude import conclude
 from fabstir.s5.portals.groups import has_groups, read_groups
-from fabstir.s5.portals.health import Backoff, Health, HealthReport
+from fabstir.s5.portals.health import Backoff, Health, PortalHealth
 from fabstir.s5.portals.http import outcome_of
 from fabstir.s5.portals.portal import Portal
 from fabstir.s5.portals.registry import PoolRegistry
-from fabstir.s5.portals.source import Source, bytes_source, spooled_source
+from fabstir.s5.portals.source import UploadSource, bytes_source, spooled_source
 from fabstir.s5.portals.spool import open_spool
 from fabstir.s5.verified.tree import GroupTree
 
@@ -71,7 +71,7 @@ class PortalUsage:
 
 
 class PortalPool:
-    """`ports.Blobs` over portals; `registry` is `ports.Registry` over the same ones.
+    """`ports.Blobs` over portals; `registry` is `ports.EntryRegistry` over the same ones.
 
     Attributes:
         name: for logs.
@@ -107,7 +107,7 @@ class PortalPool:
         self._health = {portal.url: Health(backoff, clock, random) for portal in portals}
         self.registry = PoolRegistry(self.portals, self.guarded)
 
-    def health(self) -> list[HealthReport]:
+    def health(self) -> list[PortalHealth]:
         """How each portal does, the best first."""
         return [self._health[portal.url].report(portal.url) for portal in self._ordered()]
 
@@ -125,7 +125,7 @@ class PortalPool:
         async with spooled_source(data, self._spool_folder) as source:
             return await self.upload(source)
 
-    async def upload(self, source: Source) -> BlobId:
+    async def upload(self, source: UploadSource) -> BlobId:
         """Store what can be read again from any offset. As `put`."""
         candidates = iter(self._ordered())
         stored: list[str] = []

@@ -40,11 +40,11 @@ from fabstir.s5.portals.groups import (
     read_groups,
     verified_run,
 )
-from fabstir.s5.portals.http import Answer, PortalHttp
+from fabstir.s5.portals.http import PortalAnswer, PortalHttp
 from fabstir.s5.portals.retrying import keep_trying
 from fabstir.s5.portals.revisions import Revisions
-from fabstir.s5.portals.session import Session
-from fabstir.s5.portals.source import OnProgress, Source, bytes_source
+from fabstir.s5.portals.session import PortalSession
+from fabstir.s5.portals.source import OnProgress, UploadSource, bytes_source
 from fabstir.s5.portals.spool import Spool, open_spool
 from fabstir.s5.portals.tus import OnLocation, TusUpload
 from fabstir.s5.portals.upload import PlainUpload
@@ -68,7 +68,7 @@ class Portal:
         self,
         http: PortalHttp,
         crypto: Crypto,
-        session: Session | None = None,
+        session: PortalSession | None = None,
         *,
         spool_folder: Path | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class Portal:
         """
         self.url = http.url
         self.http = http
-        self.session = session or Session(http, crypto)
+        self.session = session or PortalSession(http, crypto)
         self._crypto = crypto
         self._spool_folder = spool_folder
         self._revisions = Revisions()
@@ -107,7 +107,7 @@ class Portal:
 
     async def upload(
         self,
-        source: Source | bytes,
+        source: UploadSource | bytes,
         *,
         location: str | None = None,
         on_location: OnLocation | None = None,
@@ -355,7 +355,7 @@ class Portal:
         *,
         params: Mapping[str, str] | None = None,
         content: bytes | None = None,
-    ) -> Answer:
+    ) -> PortalAnswer:
         """A small request in the account's name."""
         headers = {} if content is None else {"Content-Type": "application/json"}
         return await self.session.run(

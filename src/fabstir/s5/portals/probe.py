@@ -17,14 +17,14 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.s5.formats.multikey import encode_multikey
 from fabstir.s5.formats.registry import sign_entry
 from fabstir.s5.portals.answers import encode_base64url, parse_challenge
-from fabstir.s5.portals.http import Patience, PortalHttp
+from fabstir.s5.portals.http import PortalHttp, PortalPatience
 from fabstir.s5.portals.portal import Portal
-from fabstir.s5.portals.session import Session
+from fabstir.s5.portals.session import PortalSession
 from fabstir.s5.portals.source import bytes_source
 from fabstir.s5.portals.tus import TUS_PATH, TUS_VERSION, TusUpload
 from fabstir.web.reach import STRANGERS
 
-PROBE_PATIENCE: Final = Patience(
+PROBE_PATIENCE: Final = PortalPatience(
     connect_timeout=5.0, stall_timeout=10.0, answer_timeout=15.0, max_failures=1
 )
 
@@ -74,7 +74,7 @@ async def probe(
     *,
     token: str | None = None,
     random_bytes: Callable[[int], bytes] = secrets.token_bytes,
-    patience: Patience = PROBE_PATIENCE,
+    patience: PortalPatience = PROBE_PATIENCE,
     seconds: float = PROBE_SECONDS,
 ) -> PortalReport:
     """Try everything once. A portal that fails, lies or stalls is reported, never raised.
@@ -89,7 +89,7 @@ async def probe(
         ConfigError: `url` is not `http(s)://host[:port]`.
     """
     http = PortalHttp(url, client, patience=patience)
-    portal = Portal(http, crypto, Session(http, crypto, token=token))
+    portal = Portal(http, crypto, PortalSession(http, crypto, token=token))
     task = _Probe(portal, crypto, random_bytes)
     with anyio.move_on_after(seconds):
         await task.run()

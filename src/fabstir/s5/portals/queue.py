@@ -29,7 +29,7 @@ from fabstir.primitives.errors import (
 from fabstir.s5.portals.health import Backoff
 from fabstir.s5.portals.http import shown
 from fabstir.s5.portals.portal import Portal
-from fabstir.s5.portals.source import Source
+from fabstir.s5.portals.source import UploadSource
 from fabstir.s5.store import BlobStore
 from fabstir.s5.tables.blobs import find_blob
 from fabstir.s5.tables.uploads import (
@@ -308,8 +308,8 @@ class _Line:
         row = await self._queue.store.db.read(lambda c: find_blob(c, blob.multihash))
         return row is not None and row.num_pins > 0
 
-    def _source(self, blob: BlobId) -> Source:
-        return Source(blob, lambda start: self._queue.store.read(blob.multihash, start))
+    def _source(self, blob: BlobId) -> UploadSource:
+        return UploadSource(blob, lambda start: self._queue.store.read(blob.multihash, start))
 
     async def _keep_location(self, row: UploadRow, location: str | None) -> None:
         await self._queue.store.db.write(lambda c: save_location(c, row, location), durable=False)

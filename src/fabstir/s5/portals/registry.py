@@ -36,7 +36,7 @@ class Guarded(Protocol):
 
 
 class PoolRegistry:
-    """`ports.Registry` over portals."""
+    """`ports.EntryRegistry` over portals."""
 
     def __init__(self, portals: Sequence[Portal], guarded: Guarded) -> None:
         self._portals = portals
@@ -44,8 +44,8 @@ class PoolRegistry:
         self._revisions = Revisions()
 
     async def get(self, public_key: bytes) -> SignedEntry | None:
-        """See `ports.Registry`. A fork (two entries of one revision) is logged with its portals;
-        every reader takes the same one of the two, that with the higher data.
+        """See `ports.EntryRegistry`. A fork (two entries of one revision) is logged with its
+        portals; every reader takes the same one of the two, that with the higher data.
 
         Raises:
             PortalLied: every portal that answers has less than this process has already seen.
@@ -69,7 +69,7 @@ class PoolRegistry:
         return newest
 
     async def set(self, entry: SignedEntry) -> None:
-        """See `ports.Registry`: at every portal; one is enough."""
+        """See `ports.EntryRegistry`: at every portal; one is enough."""
         conflicts: list[WriteConflict] = []
 
         async def publish(portal: Portal) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import anyio
 
 from fabstir.primitives.errors import PortalUnavailable
-from fabstir.s5.portals.http import Patience
+from fabstir.s5.portals.http import PortalPatience
 
 _LOG = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 async def keep_trying(
-    attempt: Callable[[], Awaitable[T]], reached: Callable[[], int], patience: Patience
+    attempt: Callable[[], Awaitable[T]], reached: Callable[[], int], patience: PortalPatience
 ) -> T:
     """Call `attempt` until it succeeds, or failed too often in a row without getting further.
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 OnToken = Callable[[str], Awaitable[None]]
 
 
-class Session:
+class PortalSession:
     """The account in whose name requests are made.
 
     Attributes:
@@ -123,7 +123,7 @@ class Session:
 
 async def load_session(
     http: PortalHttp, identity: Identity, file: AccountFile, *, label: str = "fabstir"
-) -> Session:
+) -> PortalSession:
     """The account that the file has for a portal, whose token is renewed by itself; or nobody's.
 
     Raises:
@@ -131,7 +131,7 @@ async def load_session(
     """
     account = await file.load(http.url)
     if account is None:
-        return Session(http, identity.crypto, label=label)
+        return PortalSession(http, identity.crypto, label=label)
     return _session_of(http, identity, file, account, label)
 
 
@@ -143,7 +143,7 @@ async def sign_in(
     random_bytes: Callable[[int], bytes],
     label: str = "fabstir",
     invite: str | None = None,
-) -> Session:
+) -> PortalSession:
     """Log in at a portal, with an account that is made if there is none yet.
 
     The new account's seed is in the file before the portal hears of its key: so a crash leaves no
@@ -176,11 +176,11 @@ async def sign_in(
 
 def _session_of(
     http: PortalHttp, identity: Identity, file: AccountFile, account: PortalAccount, label: str
-) -> Session:
+) -> PortalSession:
     async def keep(token: str) -> None:
         await file.save(PortalAccount(account.url, account.seed, token))
 
-    return Session(
+    return PortalSession(
         http,
         identity.crypto,
         token=account.token,

@@ -35,7 +35,7 @@ def new_hasher(hash_type: HashType) -> Hasher:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class UploadSource:
     """What is to be uploaded.
 
     Attributes:
@@ -76,20 +76,20 @@ async def _generator(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
             await pieces.aclose()
 
 
-def bytes_source(data: bytes, crypto: Crypto) -> Source:
+def bytes_source(data: bytes, crypto: Crypto) -> UploadSource:
     """Bytes in memory."""
 
     async def read(start: int) -> AsyncIterator[bytes]:
         for offset in range(start, len(data), PIECE_BYTES):
             yield data[offset : offset + PIECE_BYTES]
 
-    return Source(BlobId(crypto.blake3(data), len(data)), read)
+    return UploadSource(BlobId(crypto.blake3(data), len(data)), read)
 
 
 @asynccontextmanager
 async def spooled_source(
     data: AsyncIterable[bytes], folder: Path | None = None
-) -> AsyncGenerator[Source]:
+) -> AsyncGenerator[UploadSource]:
     """Take a stream that can be read only once, so that it can be sent more than once.
 
     Args:
@@ -108,4 +108,4 @@ async def spooled_source(
         def read(start: int) -> AsyncIterator[bytes]:
             return spool.read(start, size)
 
-        yield Source(BlobId(hasher.digest(), size), read)
+        yield UploadSource(BlobId(hasher.digest(), size), read)

@@ -18,7 +18,7 @@ from fabstir.primitives.errors import NotFound, PortalLied, PortalRefused, Porta
 from fabstir.s5.portals.answers import encode_base64url, is_same_blob, parse_cid
 from fabstir.s5.portals.http import PortalHttp
 from fabstir.s5.portals.retrying import keep_trying
-from fabstir.s5.portals.source import OnProgress, Source
+from fabstir.s5.portals.source import OnProgress, UploadSource
 
 TUS_VERSION: Final = "1.0.0"
 TUS_PATH: Final = "/s5/upload/tus"
@@ -43,7 +43,7 @@ class TusUpload:
         self,
         http: PortalHttp,
         token: str | None,
-        source: Source,
+        source: UploadSource,
         *,
         location: str | None = None,
         on_location: OnLocation | None = None,

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 
 from fabstir.primitives.errors import PortalLied, PortalRefused
 from fabstir.s5.portals.answers import is_same_blob, parse_uploaded
-from fabstir.s5.portals.http import Answer, PortalHttp
-from fabstir.s5.portals.source import OnProgress, Source
+from fabstir.s5.portals.http import PortalAnswer, PortalHttp
+from fabstir.s5.portals.source import OnProgress, UploadSource
 from fabstir.s5.portals.spool import SPOOL_MEMORY_BYTES
 
 _WANTS_A_FORM = frozenset({400, 415, 422})
@@ -20,7 +20,9 @@ class PlainUpload:
         self._http = http
         self._wants_forms = False
 
-    async def run(self, source: Source, token: str | None, on_progress: OnProgress | None) -> None:
+    async def run(
+        self, source: UploadSource, token: str | None, on_progress: OnProgress | None
+    ) -> None:
         """Send everything and compare the identifier that comes back.
 
         Raises:
@@ -38,7 +40,7 @@ class PlainUpload:
         if on_progress is not None:
             on_progress(source.blob.size, source.blob.size)
 
-    async def _post(self, source: Source, token: str | None) -> Answer:
+    async def _post(self, source: UploadSource, token: str | None) -> PortalAnswer:
         if not self._wants_forms:
             try:
                 return await self._send(source, token, "application/octet-stream", b"", b"")
@@ -56,8 +58,8 @@ class PlainUpload:
         return await self._send(source, token, kind, head.encode(), f"\r\n--{edge}--\r\n".encode())
 
     async def _send(
-        self, source: Source, token: str | None, kind: str, head: bytes, tail: bytes
-    ) -> Answer:
+        self, source: UploadSource, token: str | None, kind: str, head: bytes, tail: bytes
+    ) -> PortalAnswer:
         size = len(head) + source.blob.size + len(tail)
         content: bytes | AsyncGenerator[bytes] = _framed(source, head, tail)
         if source.blob.size <= SPOOL_MEMORY_BYTES:
@@ -74,7 +76,7 @@ class PlainUpload:
         )
 
 
-async def _framed(source: Source, head: bytes, tail: bytes) -> AsyncGenerator[bytes]:
+async def _framed(source: UploadSource, head: bytes, tail: bytes) -> AsyncGenerator[bytes]:
     if head:
         yield head
     async for piece in source.part(0, source.blob.size):

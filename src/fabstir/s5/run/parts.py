@@ -49,7 +49,7 @@ from fabstir.s5.portals import (
 )
 from fabstir.s5.store import BlobStore, LocalRegistry, open_store
 from fabstir.s5.tables.replicas import save_stored
-from fabstir.s5.transfer.node import NodeRegistry, S5Node
+from fabstir.s5.transfer.node import MergedRegistry, S5Node
 from fabstir.s5.transfer.replication import OwnRegistry, Replication
 from fabstir.s5.transfer.swarm import Swarm
 from fabstir.web.reach import Reach
@@ -86,8 +86,8 @@ class S5:
     node_key: bytes
     """32 bytes of ed25519: what peers know this node by."""
     node: S5Node
-    registry: NodeRegistry
-    open_registry: NodeRegistry
+    registry: MergedRegistry
+    open_registry: MergedRegistry
     files: FileSystem
     peers: Peers
     pool: PortalPool
@@ -287,8 +287,8 @@ async def open_s5_parts(
         others = [*([peers.registry] if s5.peers else []), *([pool.registry] if portals else [])]
         # Whoever dialled in is asked too, but that a stranger knows nothing says nothing.
         hints = [] if s5.peers else [peers.registry]
-        registry = NodeRegistry(local, others, hints, broadcast=peers.broadcast)
-        open_registry = NodeRegistry(open_local, others, hints, broadcast=peers.broadcast)
+        registry = MergedRegistry(local, others, hints, broadcast=peers.broadcast)
+        open_registry = MergedRegistry(open_local, others, hints, broadcast=peers.broadcast)
         uploads = await enter(
             open_upload_queue(
                 store,

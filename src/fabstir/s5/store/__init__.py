@@ -5,7 +5,7 @@ from fabstir.s5.store.local import LocalBlobs
 from fabstir.s5.store.registry import LocalRegistry
 from fabstir.s5.store.scrub import Fault, Finding, Scrubbed
 from fabstir.s5.store.store import BlobStore, Collected, open_store
-from fabstir.s5.tables.pins import Pin, Usage
+from fabstir.s5.tables.pins import Pin, StoreUsage
 from fabstir.s5.tables.scrubs import ScrubRound
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "Pin",
     "ScrubRound",
     "Scrubbed",
-    "Usage",
+    "StoreUsage",
     "export_archive",
     "import_archive",
     "open_store",

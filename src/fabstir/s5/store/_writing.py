@@ -34,7 +34,7 @@ from fabstir.s5.tables.blobs import (
 )
 from fabstir.s5.tables.pins import (
     WHOLE_STORE,
-    Usage,
+    StoreUsage,
     add_usage,
     insert_first_pin,
     insert_pin,
@@ -208,7 +208,7 @@ class BlobWriter:
         size, block = _size(first), first
         writing: asyncio.Future[None] | None = None
         self.check_room(size, may_use_reserve=wanted.may_use_reserve)
-        usage: Usage | None = None
+        usage: StoreUsage | None = None
         while following := await anext(rest, _END):
             usage = usage or await self.db.read(lambda c: load_usage(c, wanted.owner))
             size += _size(following)

@@ -40,7 +40,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.protocol.crypto import Crypto
 from fabstir.s5.formats.registry import SignedEntry, read_blob_pointer
-from fabstir.s5.ports import Registry
+from fabstir.s5.ports import EntryRegistry
 from fabstir.s5.store._files import disk_errors
 from fabstir.s5.store.store import BlobStore
 from fabstir.s5.tables.blobs import load_page, load_pinned
@@ -335,7 +335,7 @@ def _open_archive(file: Path) -> BinaryIO:
 async def import_archive(
     store: BlobStore,
     file: Path,
-    registry: Registry,
+    registry: EntryRegistry,
     *,
     owner: str,
     crypto: Crypto,
@@ -431,7 +431,7 @@ def _identifier(raw: bytes) -> BlobId:
     return blob
 
 
-async def _set(store: BlobStore, registry: Registry, entry: SignedEntry) -> bool:
+async def _set(store: BlobStore, registry: EntryRegistry, entry: SignedEntry) -> bool:
     """Whether it is the newest one of its key here now."""
     if entry.data:
         try:

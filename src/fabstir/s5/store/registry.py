@@ -34,7 +34,7 @@ class _Outcome(Enum):
 
 
 class LocalRegistry:
-    """Implements `ports.Registry` over the store's database.
+    """Implements `ports.EntryRegistry` over the store's database.
 
     Args:
         max_entries: keys that may have an entry, some 250 bytes of disk each; None: any number.

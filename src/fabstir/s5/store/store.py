@@ -43,7 +43,7 @@ from fabstir.s5.tables.blobs import BlobRow, count_damaged, delete_blobs, find_b
 from fabstir.s5.tables.pins import (
     WHOLE_STORE,
     Pin,
-    Usage,
+    StoreUsage,
     add_usage,
     delete_pin,
     insert_pin,
@@ -252,13 +252,13 @@ class BlobStore:
             if len(page) < _PAGE:
                 return
 
-    async def usage(self, owner: str | None = None) -> Usage:
+    async def usage(self, owner: str | None = None) -> StoreUsage:
         """What an owner keeps, exactly; None: all that is stored, pinned or not, each blob once."""
         name = WHOLE_STORE if owner is None else owner
         usage = await self.db.read(lambda connection: load_usage(connection, name))
         if owner is not None:
             return usage
-        return Usage(
+        return StoreUsage(
             num_blobs=usage.num_blobs,
             num_bytes=usage.num_bytes,
             max_bytes=self._writer.max_bytes,
@@ -268,7 +268,7 @@ class BlobStore:
         """Raises StorageFull: the whole store may not hold so much, or its disk is full."""
         self._writer.check_room(num_bytes)
 
-    async def owners(self) -> AsyncIterator[tuple[str, Usage]]:
+    async def owners(self) -> AsyncIterator[tuple[str, StoreUsage]]:
         """Everybody who ever kept something or has a quota, by name."""
         place = WHOLE_STORE
         while page := await self.db.read(lambda c, at=place: load_owners(c, at, _PAGE)):

@@ -77,7 +77,7 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class StoreUsage:
     """What somebody keeps.
 
     Attributes:
@@ -177,18 +177,18 @@ def relabel_pin(connection: Connection, owner: str, row: BlobRow, reason: str) -
     connection.execute(_RELABEL_PIN, {"of_owner": owner, "of_blob": row.id, "why": reason})
 
 
-def add_usage(connection: Connection, owner: str, num_blobs: int, num_bytes: int) -> Usage:
+def add_usage(connection: Connection, owner: str, num_blobs: int, num_bytes: int) -> StoreUsage:
     """Count more (or less) for an owner. Returns what it is now."""
     row = connection.execute(
         _ADD_USAGE, {"of_owner": owner, "more_blobs": num_blobs, "more_bytes": num_bytes}
     ).one_or_none()
     if row is not None:
-        return Usage(num_blobs=row[0], num_bytes=row[1], max_bytes=row[2])
+        return StoreUsage(num_blobs=row[0], num_bytes=row[1], max_bytes=row[2])
     connection.execute(insert(owners).values(owner=owner, num_blobs=num_blobs, num_bytes=num_bytes))
-    return Usage(num_blobs=num_blobs, num_bytes=num_bytes)
+    return StoreUsage(num_blobs=num_blobs, num_bytes=num_bytes)
 
 
-def load_usage(connection: Connection, owner: str) -> Usage:
+def load_usage(connection: Connection, owner: str) -> StoreUsage:
     """What an owner keeps, or WHOLE_STORE."""
     row = connection.execute(
         select(owners.c.num_blobs, owners.c.num_bytes, owners.c.max_bytes).where(
@@ -196,8 +196,8 @@ def load_usage(connection: Connection, owner: str) -> Usage:
         )
     ).one_or_none()
     if row is None:
-        return Usage(num_blobs=0, num_bytes=0)
-    return Usage(num_blobs=row[0], num_bytes=row[1], max_bytes=row[2])
+        return StoreUsage(num_blobs=0, num_bytes=0)
+    return StoreUsage(num_blobs=row[0], num_bytes=row[1], max_bytes=row[2])
 
 
 def save_quota(connection: Connection, owner: str, max_bytes: int | None) -> None:
@@ -206,7 +206,7 @@ def save_quota(connection: Connection, owner: str, max_bytes: int | None) -> Non
     connection.execute(update(owners).where(owners.c.owner == owner).values(max_bytes=max_bytes))
 
 
-def load_owners(connection: Connection, after: str, limit: int) -> list[tuple[str, Usage]]:
+def load_owners(connection: Connection, after: str, limit: int) -> list[tuple[str, StoreUsage]]:
     """Owners by name, a page at a time: those behind `after`."""
     rows = connection.execute(
         select(owners.c.owner, owners.c.num_blobs, owners.c.num_bytes, owners.c.max_bytes)
@@ -214,7 +214,7 @@ def load_owners(connection: Connection, after: str, limit: int) -> list[tuple[st
         .order_by(owners.c.owner)
         .limit(limit)
     )
-    return [(r[0], Usage(num_blobs=r[1], num_bytes=r[2], max_bytes=r[3])) for r in rows]
+    return [(r[0], StoreUsage(num_blobs=r[1], num_bytes=r[2], max_bytes=r[3])) for r in rows]
 
 
 def load_pins(

@@ -17,7 +17,7 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
     StorageError,
 )
-from fabstir.s5.portals.http import Patience
+from fabstir.s5.portals.http import PortalPatience
 from fabstir.s5.transfer._part import RUN_GROUPS, PartFile
 from fabstir.s5.transfer._runs import Runs
 from fabstir.s5.transfer._sources import NoRanges, SourceReader
@@ -69,7 +69,7 @@ class GroupFetch:
     """One blob's missing groups."""
 
     def __init__(
-        self, part: PartFile, tree: GroupTree, runs: Runs, report: Report, patience: Patience
+        self, part: PartFile, tree: GroupTree, runs: Runs, report: Report, patience: PortalPatience
     ) -> None:
         self._part = part
         self._tree = tree
@@ -128,7 +128,7 @@ class GroupFetch:
         return self._tree.blob.size
 
     @property
-    def patience(self) -> Patience:
+    def patience(self) -> PortalPatience:
         """How long a source is waited for."""
         return self._patience
 

@@ -26,7 +26,7 @@ from fabstir.s5.portals.download import (
     read_content_range,
     routes_of,
 )
-from fabstir.s5.portals.http import Patience, PortalHttp, parse_origin
+from fabstir.s5.portals.http import PortalHttp, PortalPatience, parse_origin
 from fabstir.s5.verified.tree import MAX_TREE_BYTES, GroupTree, outboard_size
 
 OUTBOARD_SUFFIX: Final = ".obao"
@@ -113,7 +113,7 @@ class SourceReader:
     """Asks one source for one blob."""
 
     def __init__(
-        self, source: BlobSource, blob: BlobId, client: httpx.AsyncClient, patience: Patience
+        self, source: BlobSource, blob: BlobId, client: httpx.AsyncClient, patience: PortalPatience
     ) -> None:
         self.name = source.name
         self.origin = source.origin

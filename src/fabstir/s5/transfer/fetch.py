@@ -30,7 +30,7 @@ from fabstir.primitives.errors import (
     StorageError,
 )
 from fabstir.protocol.crypto import Crypto
-from fabstir.s5.portals.http import DEFAULT_PATIENCE, Patience
+from fabstir.s5.portals.http import DEFAULT_PATIENCE, PortalPatience
 from fabstir.s5.portals.retrying import keep_trying
 from fabstir.s5.transfer._group_fetch import GroupFetch, Report
 from fabstir.s5.transfer._part import PartFile, open_part
@@ -74,7 +74,7 @@ async def fetch_blob(
     target: Path,
     *,
     client: httpx.AsyncClient,
-    patience: Patience = DEFAULT_PATIENCE,
+    patience: PortalPatience = DEFAULT_PATIENCE,
     on_progress: OnProgress | None = None,
     on_dropped: OnDropped | None = None,
 ) -> Fetched:
@@ -108,7 +108,7 @@ async def read_whole(
     *,
     client: httpx.AsyncClient,
     crypto: Crypto,
-    patience: Patience = DEFAULT_PATIENCE,
+    patience: PortalPatience = DEFAULT_PATIENCE,
 ) -> bytes:
     """A short blob in memory, from one source.
 
@@ -130,7 +130,7 @@ class _Fetch:
         part: PartFile,
         readers: Sequence[SourceReader],
         report: Report,
-        patience: Patience,
+        patience: PortalPatience,
     ) -> None:
         self._part = part
         self._blob = part.blob

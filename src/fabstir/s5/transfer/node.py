@@ -36,7 +36,7 @@ from fabstir.primitives.errors import (
     WriteConflict,
 )
 from fabstir.s5.formats.registry import SignedEntry
-from fabstir.s5.ports import Registry
+from fabstir.s5.ports import EntryRegistry
 from fabstir.s5.store import BlobStore, LocalRegistry
 
 K = TypeVar("K", bound=Hashable)
@@ -61,7 +61,7 @@ REGISTRY_TIMEOUT = 5.0
 MAX_FRESH = 4096
 
 
-class Source(Protocol):
+class RemoteBlobs(Protocol):
     """Where else a blob may be: peers or portals. What it gives is verified."""
 
     async def get(self, blob: Multihash, *, max_bytes: int) -> bytes:
@@ -74,7 +74,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class FileSource(Source, Protocol):
+class FileSource(RemoteBlobs, Protocol):
     """A source that has some blobs as files, which the store takes over without a copy."""
 
     async def fetch(self, blob: BlobId) -> Path | None:
@@ -92,7 +92,7 @@ class S5Node:
     def __init__(
         self,
         store: BlobStore,
-        sources: Sequence[Source],
+        sources: Sequence[RemoteBlobs],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -220,7 +220,7 @@ class S5Node:
         except (StorageFull, QuotaExceeded) as error:
             _logger.warning("no room to keep what was fetched", extra={"reason": str(error)})
 
-    async def _take(self, blob: BlobId, source: Source) -> None:
+    async def _take(self, blob: BlobId, source: RemoteBlobs) -> None:
         file = await source.fetch(blob) if isinstance(source, FileSource) else None
         if file is None:
             await self._put(blob.multihash, source.read(blob), max_bytes=blob.size)
@@ -277,8 +277,8 @@ class NodeBlobs:
         await self._node.store.relabel(self.owner, blobs, reason=reason)
 
 
-class NodeRegistry:
-    """`ports.Registry` over a node: what is here, unless others have something newer.
+class MergedRegistry:
+    """`ports.EntryRegistry` over a node: what is here, unless others have something newer.
 
     Attributes:
         local: what is here only.
@@ -287,8 +287,8 @@ class NodeRegistry:
     def __init__(
         self,
         local: LocalRegistry,
-        others: Sequence[Registry],
-        hints: Sequence[Registry] = (),
+        others: Sequence[EntryRegistry],
+        hints: Sequence[EntryRegistry] = (),
         *,
         broadcast: Callable[[SignedEntry], object] = lambda _entry: None,
         clock: Callable[[], float] = time.monotonic,
@@ -307,7 +307,7 @@ class NodeRegistry:
         self._fresh = _Recent[bytes](MAX_FRESH, FRESH_SECONDS, clock)
 
     async def get(self, public_key: bytes) -> SignedEntry | None:
-        """See `ports.Registry`. Where others fail, what is here is used."""
+        """See `ports.EntryRegistry`. Where others fail, what is here is used."""
         ours = await self.local.get(public_key)
         if not (self._others or self._hints) or public_key in self._fresh:
             return ours
@@ -325,7 +325,7 @@ class NodeRegistry:
         return ours
 
     async def set(self, entry: SignedEntry) -> None:
-        """See `ports.Registry`; durable here, and told to peers."""
+        """See `ports.EntryRegistry`; durable here, and told to peers."""
         await self.local.set(entry)
         self._broadcast(entry)
 
@@ -343,7 +343,7 @@ class NodeRegistry:
         found: list[SignedEntry] = []
         failures: list[StorageError] = []
 
-        async def ask(other: Registry, failures: list[StorageError]) -> None:
+        async def ask(other: EntryRegistry, failures: list[StorageError]) -> None:
             try:
                 with anyio.fail_after(REGISTRY_TIMEOUT):
                     entry = await other.get(public_key)
@@ -391,7 +391,7 @@ class _Failures:
         self._damaged = damaged
         self._first: StorageError | None = None
 
-    def add(self, source: Source, error: StorageError) -> None:
+    def add(self, source: RemoteBlobs, error: StorageError) -> None:
         """One more source failed."""
         _logger.info("not fetched", extra={"source": type(source).__name__, "reason": str(error)})
         if isinstance(error, CorruptBlob):

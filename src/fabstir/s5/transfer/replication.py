@@ -35,7 +35,7 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.s5.formats.registry import SignedEntry, read_blob_pointer
 from fabstir.s5.portals import Portal, PortalPool
 from fabstir.s5.portals.queue import UploadQueue
-from fabstir.s5.ports import Registry
+from fabstir.s5.ports import EntryRegistry
 from fabstir.s5.store import LocalRegistry
 from fabstir.s5.tables.publications import (
     is_own_key,
@@ -476,7 +476,7 @@ class Replication:
 
 
 class OwnRegistry:
-    """`ports.Registry` of the node's own file system: portals get what is set here, too.
+    """`ports.EntryRegistry` of the node's own file system: portals get what is set here, too.
 
     Once the tree's root is here, or where the identity was made, this disk decides what is not
     known: so files can be written while every portal and peer is away. On a machine that an
@@ -485,7 +485,11 @@ class OwnRegistry:
     """
 
     def __init__(
-        self, registry: Registry, local: Registry, replication: Replication, root_key: bytes
+        self,
+        registry: EntryRegistry,
+        local: EntryRegistry,
+        replication: Replication,
+        root_key: bytes,
     ) -> None:
         self._registry = registry
         self._local = local
@@ -493,7 +497,7 @@ class OwnRegistry:
         self._root_key = root_key
 
     async def get(self, public_key: bytes) -> SignedEntry | None:
-        """See `ports.Registry`."""
+        """See `ports.EntryRegistry`."""
         try:
             return await self._registry.get(public_key)
         except PortalError as error:
@@ -508,7 +512,7 @@ class OwnRegistry:
             ) from error
 
     async def set(self, entry: SignedEntry) -> None:
-        """See `ports.Registry`."""
+        """See `ports.EntryRegistry`."""
         # Noted first: a kill in between leaves a note without an entry, which costs a look.
         await self._replication.note_entry(entry)
         await self._registry.set(entry)

@@ -19,7 +19,7 @@ from fabstir.crypto import NATIVE
 from fabstir.s5.formats.cbor import encode_canonical
 from fabstir.s5.formats.collation import locale_key
 from fabstir.s5.formats.dialects import MAGIC, encode_directory
-from fabstir.s5.formats.directory import Cbor, Dialect, Directory, Entry
+from fabstir.s5.formats.directory import Cbor, Directory, DirectoryDialect, Entry
 from fabstir.s5.formats.hamt import build
 from fabstir.s5.formats.hamt_nodes import HamtConfig
 
@@ -79,7 +79,10 @@ def test_any_value(values: list[Cbor]) -> None:
 @given(st.lists(directories, min_size=10, max_size=10))
 def test_directories(values: list[Directory]) -> None:
     assert_written_the_same(
-        [encode_directory(value, Dialect.CANONICAL).removeprefix(MAGIC) for value in values]
+        [
+            encode_directory(value, DirectoryDialect.CANONICAL).removeprefix(MAGIC)
+            for value in values
+        ]
     )
 
 

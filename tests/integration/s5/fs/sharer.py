@@ -9,7 +9,7 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
 from fabstir.s5.formats.derivation import child_directory
 from fabstir.s5.formats.dialects import decode_directory, encode_directory
-from fabstir.s5.formats.directory import Dialect, Directory, DirRef, FileRef, LinkKind
+from fabstir.s5.formats.directory import Directory, DirectoryDialect, DirRef, FileRef, LinkKind
 from fabstir.s5.formats.directory_cid import Capability, DirectoryCid
 from fabstir.s5.formats.encryption import NONCE_BYTES, open_mutable, seal_mutable
 from fabstir.s5.formats.registry import blob_pointer, read_blob_pointer, sign_entry
@@ -72,7 +72,7 @@ class Sharer:
         )
 
     async def publish(self, directory: Directory) -> None:
-        await self.publish_bytes(encode_directory(directory, Dialect.CANONICAL))
+        await self.publish_bytes(encode_directory(directory, DirectoryDialect.CANONICAL))
 
     async def publish_bytes(self, data: bytes) -> None:
         key = self.capability.cid.encryption_key

@@ -22,8 +22,8 @@ from fabstir.primitives.errors import (
 from fabstir.s5.formats.derivation import child_directory
 from fabstir.s5.formats.dialects import encode_directory
 from fabstir.s5.formats.directory import (
-    Dialect,
     Directory,
+    DirectoryDialect,
     DirRef,
     FileEncryption,
     FileRef,
@@ -66,7 +66,7 @@ class Writer:
         sharding: Sharding | None = None,
     ) -> None:
         directory = Directory(files=files or {}, dirs=dirs or {}, sharding=sharding)
-        await self.publish(encode_directory(directory, Dialect.S5JS))
+        await self.publish(encode_directory(directory, DirectoryDialect.S5JS))
 
     def file_system(self) -> FileSystem:
         return FileSystem(self.blobs, self.registry, Capability(self.cid, SEED), NATIVE)
@@ -135,7 +135,7 @@ async def test_a_capability_that_leads_nowhere(blobs: LocalBlobs, registry: Loca
         b"",
         b"no directory",
         b"\x5f\x5d",
-        encode_directory(Directory(files={}, dirs={}), Dialect.CANONICAL)[:-1],
+        encode_directory(Directory(files={}, dirs={}), DirectoryDialect.CANONICAL)[:-1],
         b"\x5f\x5d\x9f" * 5000,
         bytes(100_000),
     ],
@@ -225,7 +225,7 @@ async def test_one_name_does_not_take_its_directory_along(writer: Writer, name: 
     inside = child_directory(SEED, "dir", NATIVE)
     child = DirRef(kind=LinkKind.MUTABLE, link=inside.public_key)
     await writer.write(files={name: file, "good": file}, dirs={"dir": child})
-    below = encode_directory(Directory(files={name: file}, dirs={}), Dialect.S5JS)
+    below = encode_directory(Directory(files={name: file}, dirs={}), DirectoryDialect.S5JS)
     pointer = blob_pointer((await writer.blobs.put(below, reason="test")).multihash)
     await writer.registry.set(sign_entry(inside.write_key, 1, pointer, NATIVE))
     fs = writer.file_system()
@@ -278,7 +278,7 @@ async def test_what_s5js_writes_beside_a_hamt_is_read_and_goes_into_it(
     )
     key = big.capability.cid.encryption_key
     assert key is not None
-    sealed = seal_mutable(encode_directory(theirs, Dialect.S5JS), key, bytes(24), NATIVE)
+    sealed = seal_mutable(encode_directory(theirs, DirectoryDialect.S5JS), key, bytes(24), NATIVE)
     stored = await writer.blobs.put(sealed, reason="test")
     assert big.capability.write_key is not None
     pointer = blob_pointer(stored.multihash)
@@ -320,7 +320,7 @@ async def test_a_childs_key_that_s5js_dropped_is_derived(
     )
     assert root.cid.encryption_key is not None
     assert root.write_key is not None
-    data = encode_directory(theirs, Dialect.S5JS)
+    data = encode_directory(theirs, DirectoryDialect.S5JS)
     stored = await blobs.put(
         seal_mutable(data, root.cid.encryption_key, bytes(24), NATIVE), reason="t"
     )

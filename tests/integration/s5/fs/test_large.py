@@ -17,7 +17,7 @@ from tests.integration.s5.fs.crash_child import say
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
-from fabstir.s5.formats.directory import Dialect, Directory, FileEncryption, FileRef
+from fabstir.s5.formats.directory import Directory, DirectoryDialect, FileEncryption, FileRef
 from fabstir.s5.formats.directory_cid import Capability
 from fabstir.s5.formats.limits import HAMT_LEAF_ENTRIES
 from fabstir.s5.fs import FileSystem
@@ -118,7 +118,7 @@ async def measure_rewriting(
         registry,
         NATIVE,
         random=secrets.token_bytes,
-        dialect=Dialect.CANONICAL,
+        dialect=DirectoryDialect.CANONICAL,
         label="built",
         cache_bytes=1 << 20,
     )

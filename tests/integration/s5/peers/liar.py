@@ -18,10 +18,10 @@ from websockets.http11 import Request, Response
 from fabstir.crypto import NATIVE
 from fabstir.s5.formats.limits import MAX_WIRE_BYTES
 from fabstir.s5.formats.wire import (
-    Handshake,
     HandshakeDone,
     HashQuery,
     LocationType,
+    PeerHandshake,
     StorageLocation,
     decode_message,
     sign_location,
@@ -81,7 +81,7 @@ class Liar:
 
     async def talk(self, websocket: Connection) -> None:
         self.num_connections += 1
-        await websocket.send(Handshake(challenge=b"\x01" * 64).encode())
+        await websocket.send(PeerHandshake(challenge=b"\x01" * 64).encode())
         try:
             async for frame in websocket:
                 assert isinstance(frame, bytes)
@@ -92,7 +92,7 @@ class Liar:
 
     async def _answer(self, websocket: Connection, frame: bytes) -> None:
         message = decode_message(frame, NATIVE)
-        if isinstance(message, Handshake):
+        if isinstance(message, PeerHandshake):
             done = HandshakeDone(challenge=message.challenge)
             await websocket.send(sign_message(self._key, done, NATIVE).encode())
         elif isinstance(message, HashQuery):

@@ -11,9 +11,9 @@ from websockets.exceptions import ConnectionClosed
 from fabstir.crypto import NATIVE
 from fabstir.s5.formats.wire import (
     AnnouncePeers,
-    Handshake,
     HandshakeDone,
     Message,
+    PeerHandshake,
     Signed,
     decode_message,
     sign_message,
@@ -43,12 +43,12 @@ class RawPeer:
     async def challenge(self) -> bytes:
         """What the other side begins with."""
         message = await self.receive()
-        assert isinstance(message, Handshake)
+        assert isinstance(message, PeerHandshake)
         return message.challenge
 
     async def shake_hands(self) -> None:
         """As S5.js does: it asks, answers, and takes the announcement of peers."""
-        await self.send(Handshake(challenge=b"\x01" * 64).encode())
+        await self.send(PeerHandshake(challenge=b"\x01" * 64).encode())
         await self.send(done(await self.challenge()))
         answered = await self.receive()
         assert isinstance(answered, Signed)

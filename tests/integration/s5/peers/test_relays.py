@@ -19,8 +19,8 @@ from fabstir.primitives.errors import NotFound, PortalUnavailable
 from fabstir.s5.formats.registry import SignedEntry, sign_entry
 from fabstir.s5.formats.wire import (
     Absent,
-    Handshake,
     HashQuery,
+    PeerHandshake,
     RegistryQuery,
     StorageLocation,
     Trace,
@@ -153,7 +153,7 @@ async def test_a_question_that_was_seen_is_answered_with_nothing(tmp_path: Path)
 
 async def shake_hands_as_stranger(peer: RawPeer) -> None:
     await peer.send(
-        Handshake(challenge=b"\x01" * 64).encode(),
+        PeerHandshake(challenge=b"\x01" * 64).encode(),
         done(await peer.challenge(), seed=b"\x56" * 32),
     )
     await peer.receive()
@@ -162,7 +162,7 @@ async def shake_hands_as_stranger(peer: RawPeer) -> None:
 
 async def shake_hands_as_ours(peer: RawPeer) -> None:
     await peer.send(
-        Handshake(challenge=b"\x01" * 64).encode(), done(await peer.challenge(), extensions=3)
+        PeerHandshake(challenge=b"\x01" * 64).encode(), done(await peer.challenge(), extensions=3)
     )
     await peer.receive()
     await peer.receive()
@@ -193,7 +193,7 @@ async def test_many_questions_of_one_peer_do_not_wait_for_each_other(tmp_path: P
     ):
         await silent.shake_hands()
         await peer.send(
-            Handshake(challenge=b"\x01" * 64).encode(),
+            PeerHandshake(challenge=b"\x01" * 64).encode(),
             done(await peer.challenge(), extensions=1, seed=b"\x56" * 32),
         )
         await peer.receive()

@@ -20,9 +20,9 @@ from fabstir.s5.formats.registry import SignedEntry, sign_entry
 from fabstir.s5.formats.wire import (
     Absent,
     AnnouncePeers,
-    Handshake,
     HashQuery,
     LocationType,
+    PeerHandshake,
     PeerInfo,
     RegistryQuery,
     StorageLocation,
@@ -36,7 +36,7 @@ from fabstir.web.reach import STRANGERS
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 SOON = 10.0
-OPENING = Handshake(challenge=b"\x01" * 64).encode()
+OPENING = PeerHandshake(challenge=b"\x01" * 64).encode()
 MISSING = Multihash(b"\x07" * 32)
 
 
@@ -159,7 +159,7 @@ async def _is_dropped(peer: RawPeer) -> bool:
         [done(b"\x01" * 32)],
         [OPENING, *[b"\x63"] * 17],
         [b"\x63" * 2_000_000],
-        [Handshake(challenge=b"\x01", network="another").encode()],
+        [PeerHandshake(challenge=b"\x01", network="another").encode()],
     ],
     ids=["another challenge", "talk without an answer", "a frame too long", "another network"],
 )

@@ -9,9 +9,9 @@ import httpx
 from tests.integration.s5.portals.faulty import FaultyPortal
 
 from fabstir.crypto import NATIVE
-from fabstir.s5.portals import OnRequest, Patience, Portal, PortalHttp
+from fabstir.s5.portals import OnRequest, Portal, PortalHttp, PortalPatience
 
-PATIENCE = Patience(
+PATIENCE = PortalPatience(
     connect_timeout=5,
     stall_timeout=5,
     answer_timeout=5,
@@ -19,7 +19,7 @@ PATIENCE = Patience(
     first_delay=0.001,
     max_delay=0.01,
 )
-HASTY = Patience(
+HASTY = PortalPatience(
     connect_timeout=0.2,
     stall_timeout=0.2,
     answer_timeout=0.2,
@@ -37,7 +37,7 @@ LARGE = random.Random(7).randbytes(5 * 1024 * 1024)
 def client_of(
     faulty: FaultyPortal,
     client: httpx.AsyncClient,
-    patience: Patience = PATIENCE,
+    patience: PortalPatience = PATIENCE,
     on_request: OnRequest | None = None,
 ) -> Portal:
     http = PortalHttp(faulty.url, client, patience=patience, on_request=on_request)

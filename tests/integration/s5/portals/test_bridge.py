@@ -29,7 +29,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.s5.fs import DirectoryInfo, FileInfo
 from fabstir.s5.identities.node_secrets import load_owner_token
-from fabstir.s5.portals import Bridge, PortalHttp
+from fabstir.s5.portals import BridgeClient, PortalHttp
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -43,16 +43,16 @@ async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Door]
 
 
 @pytest.fixture
-def bridge(door: Door, http_client: httpx.AsyncClient) -> Bridge:
+def bridge(door: Door, http_client: httpx.AsyncClient) -> BridgeClient:
     http = PortalHttp(door.url, http_client, patience=PATIENCE)
-    return Bridge(http, token=load_owner_token(door.folder))
+    return BridgeClient(http, token=load_owner_token(door.folder))
 
 
 async def joined(stream: AsyncGenerator[bytes]) -> bytes:
     return b"".join([piece async for piece in stream])
 
 
-async def test_files_are_written_read_listed_and_deleted(bridge: Bridge) -> None:
+async def test_files_are_written_read_listed_and_deleted(bridge: BridgeClient) -> None:
     put = await bridge.put("notes/ä b%2f.txt", b"hello")
     info = await bridge.stat("notes/ä b%2f.txt")
     page = await bridge.list("notes")
@@ -68,7 +68,7 @@ async def test_files_are_written_read_listed_and_deleted(bridge: Bridge) -> None
     assert not await bridge.exists("notes/ä b%2f.txt")
 
 
-async def test_long_files_stream_both_ways_and_in_ranges(bridge: Bridge) -> None:
+async def test_long_files_stream_both_ways_and_in_ranges(bridge: BridgeClient) -> None:
     await bridge.put("long.bin", pieces(LONG))
     await bridge.put("clear.bin", pieces(LONG), encrypt=False)
 
@@ -81,7 +81,7 @@ async def test_long_files_stream_both_ways_and_in_ranges(bridge: Bridge) -> None
         await bridge.get("long.bin", 100)
 
 
-async def test_conditions_hold(bridge: Bridge) -> None:
+async def test_conditions_hold(bridge: BridgeClient) -> None:
     first = await bridge.put("c.txt", b"1")
     second = await bridge.put("c.txt", b"2", if_match=first.cid)
 
@@ -96,7 +96,7 @@ async def test_conditions_hold(bridge: Bridge) -> None:
         await bridge.get("c.txt", 10, version=first.cid)
 
 
-async def test_directories_are_made_listed_page_by_page_and_deleted(bridge: Bridge) -> None:
+async def test_directories_are_made_listed_page_by_page_and_deleted(bridge: BridgeClient) -> None:
     await bridge.make_directory("d/inner")
     for n in range(5):
         await bridge.put(f"d/{n}", b"x")
@@ -116,9 +116,9 @@ async def test_directories_are_made_listed_page_by_page_and_deleted(bridge: Brid
 
 
 async def test_what_is_missing_or_not_allowed_has_a_name(
-    bridge: Bridge, door: Door, http_client: httpx.AsyncClient
+    bridge: BridgeClient, door: Door, http_client: httpx.AsyncClient
 ) -> None:
-    stranger = Bridge(PortalHttp(door.url, http_client, patience=PATIENCE))
+    stranger = BridgeClient(PortalHttp(door.url, http_client, patience=PATIENCE))
 
     for call in (bridge.stat("no"), bridge.get("no", 1), bridge.delete("no"), bridge.list("no")):
         with pytest.raises(NotFound):
@@ -166,13 +166,13 @@ async def original(request: Request) -> Answer:
 
 
 @pytest.fixture
-async def old(http_client: httpx.AsyncClient) -> AsyncGenerator[tuple[Bridge, Server]]:
+async def old(http_client: httpx.AsyncClient) -> AsyncGenerator[tuple[BridgeClient, Server]]:
     async with open_server(original) as server:
-        yield Bridge(PortalHttp(server.url, http_client, patience=PATIENCE)), server
+        yield BridgeClient(PortalHttp(server.url, http_client, patience=PATIENCE)), server
 
 
 async def test_the_original_nodes_bridge_is_understood(
-    old: tuple[Bridge, Server], caplog: pytest.LogCaptureFixture
+    old: tuple[BridgeClient, Server], caplog: pytest.LogCaptureFixture
 ) -> None:
     bridge, _ = old
 
@@ -212,7 +212,7 @@ async def test_the_original_nodes_bridge_is_understood(
     ],
 )
 async def test_every_answer_to_a_write_has_its_error(
-    old: tuple[Bridge, Server], answer: Answer, error: type[StorageError]
+    old: tuple[BridgeClient, Server], answer: Answer, error: type[StorageError]
 ) -> None:
     bridge, server = old
     server.faults["PUT"] = [Refuse(answer)]
@@ -239,7 +239,7 @@ ENTRY = {"name": "x", "type": "file", "size": 1, "cid": CID.encode()}
         [],
     ],
 )
-async def test_a_list_that_is_none_is_named(old: tuple[Bridge, Server], body: object) -> None:
+async def test_a_list_that_is_none_is_named(old: tuple[BridgeClient, Server], body: object) -> None:
     bridge, server = old
     server.faults["GET"] = [Refuse(json_answer(body))]
 
@@ -247,7 +247,7 @@ async def test_a_list_that_is_none_is_named(old: tuple[Bridge, Server], body: ob
         await bridge.list("a", limit=2)
 
 
-async def test_names_that_are_not_allowed_are_counted(old: tuple[Bridge, Server]) -> None:
+async def test_names_that_are_not_allowed_are_counted(old: tuple[BridgeClient, Server]) -> None:
     bridge, server = old
     names = ["..", "a/b", "", "ok", "\u202e"]
     entries = [ENTRY | {"name": name} for name in names]
@@ -275,7 +275,7 @@ def file_answers(data: bytes, cid: BlobId, lie: str = "") -> Handler:
 async def test_a_file_in_clear_is_verified(http_client: httpx.AsyncClient) -> None:
     wrong = BlobId(NATIVE.blake3(b"other"), len(LONG))
     async with open_server(file_answers(LONG, wrong)) as server:
-        bridge = Bridge(PortalHttp(server.url, http_client, patience=PATIENCE))
+        bridge = BridgeClient(PortalHttp(server.url, http_client, patience=PATIENCE))
 
         with pytest.raises(PortalLied, match="other bytes"):
             await bridge.get("a", len(LONG))
@@ -291,7 +291,7 @@ async def test_a_read_goes_on_after_a_cut_and_ends_when_the_file_changes(
 ) -> None:
     cid = BlobId(bytes(32), len(LONG) + 500)  # of something encrypted
     async with open_server(file_answers(LONG, cid)) as server:
-        bridge = Bridge(PortalHttp(server.url, http_client, patience=PATIENCE))
+        bridge = BridgeClient(PortalHttp(server.url, http_client, patience=PATIENCE))
         server.faults["GET"] = [Cut(100), Cut()]
 
         assert await joined(bridge.read("a")) == LONG
@@ -308,7 +308,7 @@ async def test_a_bridge_that_sends_another_range_is_named(http_client: httpx.Asy
     cid = BlobId(bytes(32), len(LONG) + 500)
     handle = file_answers(LONG, cid, "bytes 0-9/10")
     async with open_server(handle) as server:
-        bridge = Bridge(PortalHttp(server.url, http_client, patience=PATIENCE))
+        bridge = BridgeClient(PortalHttp(server.url, http_client, patience=PATIENCE))
 
         with pytest.raises(PortalLied, match="another range"):
             await joined(bridge.read("a", 5, 100))

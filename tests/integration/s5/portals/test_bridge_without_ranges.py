@@ -12,7 +12,7 @@ from tests.integration.s5.portals.raw_http import Answer, Request, Server, open_
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import PortalLied, PortalUnavailable, WriteConflict
-from fabstir.s5.portals import Bridge, PortalHttp
+from fabstir.s5.portals import BridgeClient, PortalHttp
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -54,7 +54,7 @@ class Moody:
 
 
 async def read(server: Server, client: httpx.AsyncClient, *extent: int) -> bytes:
-    bridge = Bridge(PortalHttp(server.url, client, patience=PATIENCE))
+    bridge = BridgeClient(PortalHttp(server.url, client, patience=PATIENCE))
     stream: AsyncGenerator[bytes] = bridge.read("a", *extent)
     return b"".join([piece async for piece in stream])
 

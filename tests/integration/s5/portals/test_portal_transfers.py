@@ -31,7 +31,7 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
     StorageError,
 )
-from fabstir.s5.portals import Portal, PortalPool, Source, bytes_source, spooled_source
+from fabstir.s5.portals import Portal, PortalPool, UploadSource, bytes_source, spooled_source
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -431,7 +431,7 @@ async def test_an_upload_whose_length_changes_ends(faulty: FaultyPortal, portal:
 
 async def test_a_source_that_shrinks_is_named(portal: Portal) -> None:
     whole = bytes_source(LARGE, NATIVE)
-    short = Source(whole.blob, lambda start: pieces(LARGE[start:HALF]))
+    short = UploadSource(whole.blob, lambda start: pieces(LARGE[start:HALF]))
 
     with pytest.raises(StorageError, match="was changed while it was uploaded"):
         await portal.upload(short)

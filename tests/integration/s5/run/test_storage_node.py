@@ -10,10 +10,10 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.errors import CorruptBlob, NotFound, PortalUnavailable
 from fabstir.s5.formats.registry import SignedEntry, sign_entry
-from fabstir.s5.ports import Registry
+from fabstir.s5.ports import EntryRegistry
 from fabstir.s5.store import BlobStore, LocalBlobs, LocalRegistry, open_store
 from fabstir.s5.transfer import node as storage_node
-from fabstir.s5.transfer.node import NodeRegistry, S5Node
+from fabstir.s5.transfer.node import MergedRegistry, S5Node
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -252,8 +252,8 @@ async def test_the_newest_entry_wins_and_is_kept(
     ours: LocalRegistry, theirs: LocalRegistry
 ) -> None:
     now = [0.0]
-    others: list[Registry] = [DeadRegistry(), theirs]
-    registry = NodeRegistry(ours, others, clock=lambda: now[0])
+    others: list[EntryRegistry] = [DeadRegistry(), theirs]
+    registry = MergedRegistry(ours, others, clock=lambda: now[0])
     key = entry(0).public_key
 
     await registry.set(entry(1))
@@ -271,7 +271,7 @@ async def test_a_full_registry_passes_on_what_it_cannot_keep(
     local = LocalRegistry(store, NATIVE, max_entries=1)
     await local.set(sign_entry(b"\1" * 32, 1, b"fills it", NATIVE))
     await theirs.set(entry(1))
-    registry = NodeRegistry(local, [theirs])
+    registry = MergedRegistry(local, [theirs])
     key = entry(0).public_key
 
     found = [await registry.get(key) for _ in range(2)]
@@ -283,7 +283,7 @@ async def test_a_full_registry_passes_on_what_it_cannot_keep(
 async def test_without_an_answer_ours_is_used_and_without_ours_it_is_said(
     ours: LocalRegistry,
 ) -> None:
-    registry = NodeRegistry(ours, [DeadRegistry()])
+    registry = MergedRegistry(ours, [DeadRegistry()])
     key = entry(0).public_key
 
     with pytest.raises(PortalUnavailable):
@@ -297,7 +297,7 @@ async def test_silence_is_an_answer_that_did_not_come(
     ours: LocalRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_node, "REGISTRY_TIMEOUT", 0.05)
-    registry = NodeRegistry(ours, [SilentRegistry()])
+    registry = MergedRegistry(ours, [SilentRegistry()])
     key = entry(0).public_key
 
     # What the node's own files take as "not known", so that they can be written meanwhile.

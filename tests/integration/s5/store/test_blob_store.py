@@ -34,7 +34,7 @@ from fabstir.primitives.errors import (
     StorageError,
     StorageFull,
 )
-from fabstir.s5.store import BlobStore, Collected, LocalBlobs, Usage, open_store
+from fabstir.s5.store import BlobStore, Collected, LocalBlobs, StoreUsage, open_store
 from fabstir.s5.store.store import DEFAULT_GRACE_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -88,8 +88,10 @@ async def test_the_same_bytes_are_stored_once(store: BlobStore, folder: Path) ->
 
     assert len(set(blobs)) == 1
     assert len(files(folder)) == 1
-    assert await store.usage() == Usage(num_blobs=1, num_bytes=LARGE)
-    assert await store.usage("a") == await store.usage("b") == Usage(num_blobs=1, num_bytes=LARGE)
+    assert await store.usage() == StoreUsage(num_blobs=1, num_bytes=LARGE)
+    assert (
+        await store.usage("a") == await store.usage("b") == StoreUsage(num_blobs=1, num_bytes=LARGE)
+    )
 
 
 @pytest.mark.parametrize("size", [10, LARGE])
@@ -118,7 +120,7 @@ async def test_other_bytes_than_announced_are_not_kept(
         await store.put(content(6, size), owner="a", reason="test", expected=announced)
 
     assert files(folder) == []
-    assert await store.usage() == Usage(num_blobs=0, num_bytes=0)
+    assert await store.usage() == StoreUsage(num_blobs=0, num_bytes=0)
 
 
 @pytest.mark.parametrize("size", [10, LARGE, 3_000_000])
@@ -225,7 +227,7 @@ async def test_pinning_is_all_or_nothing(store: BlobStore) -> None:
     with pytest.raises(NotFound, match="b cannot pin 0101"):
         await store.pin("b", [blob.multihash, Multihash(b"\1" * 32)], reason="test")
 
-    assert await store.usage("b") == Usage(num_blobs=0, num_bytes=0)
+    assert await store.usage("b") == StoreUsage(num_blobs=0, num_bytes=0)
 
 
 async def test_an_owner_has_a_name(store: BlobStore) -> None:
@@ -250,7 +252,7 @@ async def test_a_quota_holds_for_every_way_of_pinning(store: BlobStore, folder: 
         await store.pin("a", [foreign.multihash], reason="test")
     assert await store.put(content(11, 600_000), owner="a", reason="again") == mine
 
-    assert await store.usage("a") == Usage(num_blobs=1, num_bytes=600_000, max_bytes=1_000_000)
+    assert await store.usage("a") == StoreUsage(num_blobs=1, num_bytes=600_000, max_bytes=1_000_000)
     assert len(files(folder)) == 2
     await store.set_quota("a", None)
     await store.pin("a", [foreign.multihash], reason="test")
@@ -268,7 +270,7 @@ async def test_the_whole_store_has_a_limit(folder: Path, clock: Clock) -> None:
         await store.collect(grace_seconds=0)
         await store.put(content(14, LARGE), owner="b", reason="test")
 
-        assert await store.usage() == Usage(num_blobs=1, num_bytes=LARGE, max_bytes=400_000)
+        assert await store.usage() == StoreUsage(num_blobs=1, num_bytes=LARGE, max_bytes=400_000)
 
 
 async def test_what_nobody_pins_is_collected_after_its_grace(
@@ -292,7 +294,7 @@ async def test_what_nobody_pins_is_collected_after_its_grace(
     await store.unpin("b", [both.multihash, both.multihash])
     assert await store.collect(grace_seconds=0) == Collected(num_blobs=1, num_bytes=LARGE)
     assert len(files(folder)) == 1
-    assert await store.usage() == Usage(num_blobs=1, num_bytes=LARGE)
+    assert await store.usage() == StoreUsage(num_blobs=1, num_bytes=LARGE)
 
 
 async def test_many_are_collected_in_several_steps(store: BlobStore, folder: Path) -> None:
@@ -368,7 +370,7 @@ async def test_puts_pins_and_collections_of_one_blob_at_once(
     assert lost == 0
     await store.collect(grace_seconds=0)
     assert files(folder) == []
-    assert await store.usage() == Usage(num_blobs=0, num_bytes=0)
+    assert await store.usage() == StoreUsage(num_blobs=0, num_bytes=0)
 
 
 async def test_files_are_their_owners_alone(store: BlobStore, folder: Path) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import ConfigError
-from fabstir.s5.store import BlobStore, Usage, open_store
+from fabstir.s5.store import BlobStore, StoreUsage, open_store
 from fabstir.s5.tables.blobs import doom, load_doomed
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -51,7 +51,7 @@ async def start_up(folder: Path, num_blobs: int) -> float:
     async with open_store(folder, NATIVE) as store:
         name = Multihash(f"{num_blobs:032}".encode())
         assert await store.size(name) == 20
-        assert await store.usage("a") == Usage(num_blobs=num_blobs, num_bytes=20 * num_blobs)
+        assert await store.usage("a") == StoreUsage(num_blobs=num_blobs, num_bytes=20 * num_blobs)
         return time.perf_counter() - begun
 
 

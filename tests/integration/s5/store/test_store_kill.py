@@ -25,7 +25,7 @@ from tests.integration.s5.store.store_child import (
 
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import Multihash
-from fabstir.s5.store import BlobStore, Usage, open_store
+from fabstir.s5.store import BlobStore, StoreUsage, open_store
 from fabstir.s5.tables.tus import list_uploads
 from fabstir.s5.transfer.resumable import ResumableUploads, open_resumable_uploads
 
@@ -102,10 +102,12 @@ class Model:
             for number in pinned:
                 assert await get(store, NAMES[number]) == CONTENTS[number]
             num_bytes = sum(len(CONTENTS[number]) for number in pinned)
-            assert await store.usage(owner) == Usage(num_blobs=len(pinned), num_bytes=num_bytes)
+            assert await store.usage(owner) == StoreUsage(
+                num_blobs=len(pinned), num_bytes=num_bytes
+            )
         kept = [number for number in range(NUM_CONTENTS) if await store.size(NAMES[number])]
         num_bytes = sum(len(CONTENTS[number]) for number in kept)
-        assert await store.usage() == Usage(num_blobs=len(kept), num_bytes=num_bytes)
+        assert await store.usage() == StoreUsage(num_blobs=len(kept), num_bytes=num_bytes)
         assert len(files(folder)) == sum(len(CONTENTS[number]) >= 131_072 for number in kept)
         assert await findings(store) == []
 

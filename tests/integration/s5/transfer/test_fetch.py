@@ -25,7 +25,7 @@ from fabstir.primitives.errors import (
     StorageFull,
     WriteConflict,
 )
-from fabstir.s5.portals.http import Patience, open_client
+from fabstir.s5.portals.http import PortalPatience, open_client
 from fabstir.s5.transfer._group_fetch import STREAMS_PER_ORIGIN
 from fabstir.s5.transfer.fetch import BlobSource, Fetched, fetch_blob
 from fabstir.s5.verified.tree import GROUP_BYTES
@@ -37,8 +37,8 @@ ROOT = Path(__file__).resolve().parents[4]
 RUN = 16 * GROUP_BYTES
 SAMPLE = Sample.of(noise(5 * RUN + 3 * GROUP_BYTES + 1000))
 """24 MiB: six runs, the last of them short."""
-PATIENCE = Patience(stall_timeout=20, max_failures=2, first_delay=0.001, max_delay=0.01)
-QUICK = Patience(stall_timeout=0.3, max_failures=1, first_delay=0.001, max_delay=0.01)
+PATIENCE = PortalPatience(stall_timeout=20, max_failures=2, first_delay=0.001, max_delay=0.01)
+QUICK = PortalPatience(stall_timeout=0.3, max_failures=1, first_delay=0.001, max_delay=0.01)
 
 
 @pytest.fixture
@@ -62,7 +62,10 @@ class Fetching:
         self.progress: list[tuple[int, int]] = []
 
     async def run(
-        self, *sources: Server | BlobSource, sample: Sample = SAMPLE, patience: Patience = PATIENCE
+        self,
+        *sources: Server | BlobSource,
+        sample: Sample = SAMPLE,
+        patience: PortalPatience = PATIENCE,
     ) -> Fetched:
         places = [place.source if isinstance(place, Server) else place for place in sources]
         with anyio.fail_after(60):

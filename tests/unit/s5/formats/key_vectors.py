@@ -27,10 +27,10 @@ from fabstir.s5.formats.seed_phrase import encode_bip39_phrase, encode_s5_phrase
 from fabstir.s5.formats.wire import (
     Absent,
     AnnouncePeers,
-    Handshake,
     HandshakeDone,
     HashQuery,
     LocationType,
+    PeerHandshake,
     PeerInfo,
     RegistryQuery,
     StreamQuery,
@@ -157,7 +157,7 @@ def _query(given: Inputs) -> HashQuery:
 
 def handshake(given: Inputs) -> str:
     challenge = _hex(given["challenge"])
-    return Handshake(challenge=challenge, network=given["network"]).encode().hex()
+    return PeerHandshake(challenge=challenge, network=given["network"]).encode().hex()
 
 
 def handshake_done(given: Inputs) -> str:

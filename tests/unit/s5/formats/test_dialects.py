@@ -17,8 +17,8 @@ from fabstir.s5.formats.cbor import PlainObject, decode_cbor, encode_canonical, 
 from fabstir.s5.formats.dialects import MAGIC, decode_directory, encode_directory
 from fabstir.s5.formats.directory import (
     Cbor,
-    Dialect,
     Directory,
+    DirectoryDialect,
     DirRef,
     FileEncryption,
     FileRef,
@@ -80,7 +80,7 @@ A_DIR = DirRef(kind=LinkKind.FIXED, link=content(2))
 def test_golden_directories(name: str) -> None:
     golden = bytes.fromhex(json.loads(GOLDEN.read_text(encoding="utf-8"))["dir"][name])
 
-    assert encode_directory(OF_S5JS[name], Dialect.S5JS) == golden
+    assert encode_directory(OF_S5JS[name], DirectoryDialect.S5JS) == golden
     assert decode_directory(golden) == OF_S5JS[name]
 
 
@@ -90,8 +90,8 @@ def test_every_golden_directory_is_tested() -> None:
 
 
 @settings(max_examples=25)
-@given(directories, st.sampled_from(Dialect))
-def test_nothing_is_lost(value: Directory, dialect: Dialect) -> None:
+@given(directories, st.sampled_from(DirectoryDialect))
+def test_nothing_is_lost(value: Directory, dialect: DirectoryDialect) -> None:
     assert decode_directory(encode_directory(value, dialect)) == value
 
 
@@ -109,7 +109,9 @@ def test_the_canonical_form_does_not_depend_on_order(value: Directory) -> None:
         header=backwards(value.header),
     )
 
-    assert encode_directory(other, Dialect.CANONICAL) == encode_directory(value, Dialect.CANONICAL)
+    assert encode_directory(other, DirectoryDialect.CANONICAL) == encode_directory(
+        value, DirectoryDialect.CANONICAL
+    )
 
 
 @settings(max_examples=25)
@@ -117,21 +119,21 @@ def test_the_canonical_form_does_not_depend_on_order(value: Directory) -> None:
 def test_altered_bytes_give_a_directory_or_one_error(
     value: Directory, place: int, noise: bytes
 ) -> None:
-    written = encode_directory(value, Dialect.CANONICAL)
+    written = encode_directory(value, DirectoryDialect.CANONICAL)
     place %= len(written)
     for data in (written[:place], written[:place] + noise + written[place + len(noise) :]):
         try:
             read = decode_directory(data)
         except RemoteProtocolError:
             continue
-        encode_directory(read, Dialect.S5JS)
+        encode_directory(read, DirectoryDialect.S5JS)
 
 
 def test_names_are_in_the_order_of_s5js() -> None:
     names = ["_x", "10", "2", "a", "ä", "b", "B", "é", "z", "Z"]
     written = encode_directory(
         directory(dict.fromkeys(sorted(names), A_FILE), dict.fromkeys(sorted(names), A_DIR)),
-        Dialect.S5JS,
+        DirectoryDialect.S5JS,
     )
 
     read = decode_directory(written)
@@ -150,7 +152,8 @@ def test_sharding_is_an_object_for_s5js() -> None:
     )
 
     written = encode_directory(
-        Directory(files={}, dirs={}, sharding=sharding, header={"title": "x"}), Dialect.S5JS
+        Directory(files={}, dirs={}, sharding=sharding, header={"title": "x"}),
+        DirectoryDialect.S5JS,
     )
 
     config: dict[Cbor, Cbor] = {
@@ -187,7 +190,7 @@ def test_sharding_that_never_happened_is_kept_as_it_is() -> None:
     read = decode_directory(data)
 
     assert read.sharding is None
-    assert encode_directory(read, Dialect.CANONICAL) == MAGIC + data
+    assert encode_directory(read, DirectoryDialect.CANONICAL) == MAGIC + data
 
 
 def test_the_keys_of_our_own_are_where_s5js_does_not_look() -> None:
@@ -197,7 +200,7 @@ def test_the_keys_of_our_own_are_where_s5js_does_not_look() -> None:
 
     body = encode_directory(
         directory({"f": FileRef(hash=content(2), size=1, encryption=encryption)}, {"d": sub}),
-        Dialect.CANONICAL,
+        DirectoryDialect.CANONICAL,
     )[2:]
 
     cipher = {"algorithm": "xchacha20-poly1305", "key": key}
@@ -224,7 +227,7 @@ def test_what_older_writers_put_elsewhere_is_read_and_kept() -> None:
 
     assert read.dirs["d"] == DirRef(kind=LinkKind.FIXED, link=content(2))
     assert read.files["f"] == FileRef(hash=content(1), size=5, extra={22: 31, 40: ["x"]})
-    assert decode_directory(encode_directory(read, Dialect.S5JS)) == read
+    assert decode_directory(encode_directory(read, DirectoryDialect.S5JS)) == read
 
 
 # -- foreign dialects -----------------------------------------------------------------------------
@@ -341,7 +344,7 @@ def test_names_that_lead_elsewhere_take_nothing_along(name: str) -> None:
     """One of them made its whole directory unreadable; whoever shows names checks them."""
     both = directory({name: A_FILE, "good": A_FILE}, dirs={name: A_DIR})
 
-    for dialect in Dialect:
+    for dialect in DirectoryDialect:
         assert decode_directory(encode_directory(both, dialect)) == both
 
 
@@ -357,7 +360,7 @@ def test_names_that_are_no_text_are_counted() -> None:
 def test_the_longest_name() -> None:
     longest = directory({"é" * (MAX_NAME_BYTES // 2): A_FILE})
 
-    assert decode_directory(encode_directory(longest, Dialect.CANONICAL)) == longest
+    assert decode_directory(encode_directory(longest, DirectoryDialect.CANONICAL)) == longest
 
 
 def test_a_directory_that_is_too_long() -> None:

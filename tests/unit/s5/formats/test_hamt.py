@@ -15,7 +15,7 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import LocalProtocolError, RemoteProtocolError
 from fabstir.protocol.crypto import Crypto
 from fabstir.s5.formats.cbor import decode_cbor, encode_canonical
-from fabstir.s5.formats.directory import Cbor, Dialect, DirRef, Entry, FileRef, LinkKind
+from fabstir.s5.formats.directory import Cbor, DirectoryDialect, DirRef, Entry, FileRef, LinkKind
 from fabstir.s5.formats.hamt import Updated, build, hash_key, update
 from fabstir.s5.formats.hamt_nodes import HamtConfig, read_entry, read_root
 from fabstir.s5.formats.limits import MAX_HAMT_DEPTH, MAX_HAMT_NODE_BYTES
@@ -37,13 +37,13 @@ def built(
     entries: Mapping[str, Entry],
     blobs: Blobs,
     config: HamtConfig = SMALL,
-    dialect: Dialect = Dialect.CANONICAL,
+    dialect: DirectoryDialect = DirectoryDialect.CANONICAL,
 ) -> Updated:
     return drive(build(entries, blobs.store, NATIVE, config=config, dialect=dialect))
 
 
 def changed(
-    root: bytes, changes: Mapping[str, Entry | None], blobs: Blobs, dialect: Dialect
+    root: bytes, changes: Mapping[str, Entry | None], blobs: Blobs, dialect: DirectoryDialect
 ) -> Updated:
     return drive(update(root, changes, blobs.load, blobs.store, NATIVE, dialect=dialect))
 
@@ -58,18 +58,18 @@ def test_golden_trees(count: int) -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))["hamt"][f"hf0_{count}"]
     blobs = Blobs()
 
-    tree = built(some(count), blobs, HamtConfig(max_leaf_entries=1000), Dialect.S5JS)
+    tree = built(some(count), blobs, HamtConfig(max_leaf_entries=1000), DirectoryDialect.S5JS)
 
     assert len(blobs[tree.root]) == golden["len"]
     assert NATIVE.blake3(blobs[tree.root]).hex() == golden["b3"]
     assert (tree.num_entries, tree.depth, tree.new) == (count, 0, (tree.root,))
 
 
-@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("dialect", DirectoryDialect)
 @settings(max_examples=20)
 @given(entries=tree_entries, config=hamt_configs)
 def test_everything_is_found_and_listed(
-    dialect: Dialect, entries: dict[str, Entry], config: HamtConfig
+    dialect: DirectoryDialect, entries: dict[str, Entry], config: HamtConfig
 ) -> None:
     blobs = Blobs()
 
@@ -98,7 +98,7 @@ def test_the_bytes_do_not_depend_on_the_history(
     expected = {k: v for k, v in {**entries, **changes}.items() if v is not None}
     before = built(entries, blobs)
 
-    after = changed(before.root, changes, blobs, Dialect.CANONICAL)
+    after = changed(before.root, changes, blobs, DirectoryDialect.CANONICAL)
 
     assert after.root == built(expected, Blobs()).root
     assert after.num_entries == len(expected)
@@ -108,10 +108,10 @@ def test_the_bytes_do_not_depend_on_the_history(
 @settings(max_examples=10)
 @given(
     st.lists(st.dictionaries(st.sampled_from([*some(30)]), st.none() | files), max_size=6),
-    st.sampled_from(Dialect),
+    st.sampled_from(DirectoryDialect),
 )
 def test_new_and_dropped_nodes_are_the_difference_of_two_trees(
-    steps: list[dict[str, Entry | None]], dialect: Dialect
+    steps: list[dict[str, Entry | None]], dialect: DirectoryDialect
 ) -> None:
     blobs = Blobs()
     tree = built({}, blobs, SMALL, dialect)
@@ -147,7 +147,7 @@ def test_a_cursor_survives_its_entry_and_every_split() -> None:
     order = drive(listed(built(entries, wide, HamtConfig(max_leaf_entries=1000)).root, wide.load))
     key = order[20][0]
 
-    tree = changed(built(entries, narrow).root, {key: None}, narrow, Dialect.CANONICAL)
+    tree = changed(built(entries, narrow).root, {key: None}, narrow, DirectoryDialect.CANONICAL)
 
     assert drive(listed(tree.root, narrow.load, key)) == order[21:]
 
@@ -168,7 +168,7 @@ def test_an_insert_writes_one_path() -> None:
     blobs.loaded.clear()
 
     after = changed(
-        tree.root, {"f:new": FileRef(hash=content(1), size=1)}, blobs, Dialect.CANONICAL
+        tree.root, {"f:new": FileRef(hash=content(1), size=1)}, blobs, DirectoryDialect.CANONICAL
     )
 
     assert len(after.new) == len(after.dropped) == len(blobs.loaded) <= 4
@@ -182,7 +182,7 @@ def test_a_change_of_nothing_writes_nothing(changes: dict[str, Entry | None]) ->
     tree = built(some(100), blobs)
     num_blobs = len(blobs)
 
-    after = changed(tree.root, changes, blobs, Dialect.CANONICAL)
+    after = changed(tree.root, changes, blobs, DirectoryDialect.CANONICAL)
 
     assert (after.root, after.new, after.dropped) == (tree.root, (), ())
     assert (len(blobs), after.num_entries) == (num_blobs, 100)
@@ -192,8 +192,8 @@ def test_a_tree_can_be_emptied_and_filled_again() -> None:
     blobs = Blobs()
     full = built(some(100), blobs)
 
-    empty = changed(full.root, dict.fromkeys(some(100)), blobs, Dialect.CANONICAL)
-    again = changed(empty.root, some(100), blobs, Dialect.CANONICAL)
+    empty = changed(full.root, dict.fromkeys(some(100)), blobs, DirectoryDialect.CANONICAL)
+    again = changed(empty.root, some(100), blobs, DirectoryDialect.CANONICAL)
 
     assert (empty.num_entries, set(empty.dropped)) == (0, set(full.new))
     assert drive(listed(empty.root, blobs.load)) == []
@@ -204,17 +204,17 @@ def test_a_tree_can_be_emptied_and_filled_again() -> None:
 def test_new_entries_of_s5js_come_last_in_their_leaf() -> None:
     blobs = Blobs()
     config = HamtConfig(max_leaf_entries=1000)
-    tree = built({}, blobs, config, Dialect.S5JS)
+    tree = built({}, blobs, config, DirectoryDialect.S5JS)
 
     for key, entry in some(20).items():
-        tree = changed(tree.root, {key: entry}, blobs, Dialect.S5JS)
+        tree = changed(tree.root, {key: entry}, blobs, DirectoryDialect.S5JS)
 
-    assert tree.root == built(some(20), blobs, config, Dialect.S5JS).root
+    assert tree.root == built(some(20), blobs, config, DirectoryDialect.S5JS).root
 
 
 @settings(max_examples=30)
-@given(files | dirs, st.sampled_from(Dialect))
-def test_leaves_keep_whole_references(entry: Entry, dialect: Dialect) -> None:
+@given(files | dirs, st.sampled_from(DirectoryDialect))
+def test_leaves_keep_whole_references(entry: Entry, dialect: DirectoryDialect) -> None:
     """S5.js keeps hash and size alone, and loses the key of an encrypted file."""
     blobs = Blobs()
     key = "f:a" if isinstance(entry, FileRef) else "d:a"
@@ -263,7 +263,7 @@ def test_a_node_of_s5js_is_never_longer_than_a_reader_takes() -> None:
     }
     blobs = Blobs()
 
-    tree = built(entries, blobs, HamtConfig(max_leaf_entries=1000), Dialect.S5JS)
+    tree = built(entries, blobs, HamtConfig(max_leaf_entries=1000), DirectoryDialect.S5JS)
 
     assert max(map(len, blobs.values())) <= MAX_HAMT_NODE_BYTES
     assert len(blobs) == 33
@@ -464,7 +464,7 @@ def test_the_broken_trees_of_s5js_are_read_as_far_as_they_go_and_mended() -> Non
     tree = drive(blobs.store(root(broken)))
 
     assert len(drive(listed(tree, blobs.load))) == 2
-    mended = changed(tree, dict.fromkeys(IN_SLOT_3[:1]), blobs, Dialect.CANONICAL)
+    mended = changed(tree, dict.fromkeys(IN_SLOT_3[:1]), blobs, DirectoryDialect.CANONICAL)
     assert mended.num_entries == 1
     assert len(drive(listed(mended.root, blobs.load))) == 1
 
@@ -480,7 +480,7 @@ def test_a_split_leaf_of_s5js_that_began_in_slot_0_is_read_and_mended() -> None:
 
     assert all(found(tree, key, blobs) for key in IN_SLOT_3[:2])
     added: dict[str, Entry] = {key: FileRef(hash=content(1), size=1) for key in IN_SLOT_3[2:9]}
-    mended = changed(tree, added, blobs, Dialect.CANONICAL)
+    mended = changed(tree, added, blobs, DirectoryDialect.CANONICAL)
     expected = {key: FileRef(hash=content(1), size=1) for key in IN_SLOT_3[:9]}
     assert mended.root == built(expected, Blobs()).root
 

@@ -20,10 +20,10 @@ from fabstir.s5.formats.wire import (
     MAX_HOPS,
     Absent,
     AnnouncePeers,
-    Handshake,
     HandshakeDone,
     HashQuery,
     LocationType,
+    PeerHandshake,
     PeerInfo,
     Refused,
     RegistryQuery,
@@ -31,7 +31,7 @@ from fabstir.s5.formats.wire import (
     StorageLocation,
     StreamQuery,
     Trace,
-    Unknown,
+    UnknownPeerMessage,
     decode_message,
     sign_location,
     sign_message,
@@ -83,7 +83,9 @@ def locations(draw: st.DrawFn) -> StorageLocation:
 
 
 messages = st.one_of(
-    st.builds(Handshake, challenge=challenges, network=st.one_of(st.none(), st.text(max_size=16))),
+    st.builds(
+        PeerHandshake, challenge=challenges, network=st.one_of(st.none(), st.text(max_size=16))
+    ),
     st.builds(sign_message, raw32, signed_bodies, st.just(NATIVE)),
     queries,
     locations(),
@@ -150,7 +152,7 @@ def test_what_s5js_sends_is_read() -> None:
     query = decode_message(pack(4, b"\x1e" + bytes(32), [3, 5]), NATIVE)
     done = decode_message(signed(2, challenge, 3, 0), NATIVE)
 
-    assert decode_message(pack(1, challenge), NATIVE) == Handshake(challenge=challenge)
+    assert decode_message(pack(1, challenge), NATIVE) == PeerHandshake(challenge=challenge)
     assert query == HashQuery(hash=Multihash(bytes(32)), types=(3, 5))
     assert isinstance(done, Signed)
     assert done.public_key == KEY
@@ -164,7 +166,7 @@ def test_what_dart_nodes_send_is_read() -> None:
     query = decode_message(pack(4, b"\x1f" + bytes(32), [5, 3]), NATIVE)
     stream = decode_message(pack(0x49, key, {1: 7}), NATIVE)
 
-    assert opening == Handshake(challenge=bytes(32), network="test")
+    assert opening == PeerHandshake(challenge=bytes(32), network="test")
     assert isinstance(announced, Signed)
     assert announced.message == AnnouncePeers(
         peers=(PeerInfo(public_key=bytes(32), is_connected=True, uris=("wss://a/s5/p2p",)),)
@@ -194,9 +196,9 @@ def test_a_hash_of_another_type_is_asked_for_as_such() -> None:
 def test_what_is_not_known_is_a_value() -> None:
     inner = decode_message(signed(99, "whatever", {"a": [1]}), NATIVE)
 
-    assert decode_message(pack(200, b"x"), NATIVE) == Unknown(method=200)
+    assert decode_message(pack(200, b"x"), NATIVE) == UnknownPeerMessage(method=200)
     assert isinstance(inner, Signed)
-    assert inner.message == Unknown(method=99)
+    assert inner.message == UnknownPeerMessage(method=99)
     assert decode_message(pack(0x49, MULTIKEY, {2: 7}), NATIVE) == StreamQuery(public_key=KEY)
 
 

@@ -11,8 +11,8 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, HashType
 from fabstir.s5.formats.dialects import decode_directory, encode_directory
 from fabstir.s5.formats.directory import (
-    Dialect,
     Directory,
+    DirectoryDialect,
     DirRef,
     Entry,
     FileEncryption,
@@ -88,7 +88,7 @@ def directory(given: Inputs) -> str:
         dirs={name: _dir(below) for name, below in given.get("dirs", {}).items()},
         sharding=_sharding(given["sharding"]) if "sharding" in given else None,
     )
-    written = encode_directory(value, Dialect[given["dialect"]])
+    written = encode_directory(value, DirectoryDialect[given["dialect"]])
     assert decode_directory(written) == value
     return written.hex()
 
@@ -105,7 +105,7 @@ def hamt_node(given: Inputs) -> str:
     entries.update({f"d:{name}": _dir(below) for name, below in given.get("dirs", {}).items()})
     blobs = Blobs()
     config = HamtConfig(max_leaf_entries=given["maxLeafEntries"])
-    dialect = Dialect[given["dialect"]]
+    dialect = DirectoryDialect[given["dialect"]]
     tree = drive(build(entries, blobs.store, NATIVE, config=config, dialect=dialect))
     for key, entry in entries.items():
         assert drive(lookup(tree.root, key, blobs.load, NATIVE)) == entry

@@ -11,7 +11,7 @@ from fabstir.s5.formats.dialects import (
     encode_canonical_directory,
     encode_directory,
 )
-from fabstir.s5.formats.directory import Dialect, Directory, FileRef
+from fabstir.s5.formats.directory import Directory, DirectoryDialect, FileRef
 
 
 @settings(max_examples=15)
@@ -25,10 +25,10 @@ def test_the_bytes_are_those_of_the_whole(first: Directory, second: Directory) -
     )
     before = encode_canonical_directory(first)
 
-    assert before.data == encode_directory(first, Dialect.CANONICAL)
+    assert before.data == encode_directory(first, DirectoryDialect.CANONICAL)
     for directory in (merged, second, first):
         after = encode_canonical_directory(directory, before)
-        assert after.data == encode_directory(directory, Dialect.CANONICAL)
+        assert after.data == encode_directory(directory, DirectoryDialect.CANONICAL)
 
 
 @given(st.sampled_from(["", ".", "..", "a/b", "a\0", "x" * 2000]))

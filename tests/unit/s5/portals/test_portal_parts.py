@@ -30,7 +30,7 @@ from fabstir.primitives.errors import (
     WriteConflict,
 )
 from fabstir.s5.formats.registry import sign_entry
-from fabstir.s5.portals import AccountFile, Backoff, Patience, PortalAccount, expand
+from fabstir.s5.portals import AccountFile, Backoff, PortalAccount, PortalPatience, expand
 from fabstir.s5.portals.answers import (
     is_same_blob,
     parse_account,
@@ -354,7 +354,7 @@ def test_the_healthy_and_fast_come_first() -> None:
 @given(st.integers(0, 10_000))
 def test_delays_are_bounded(failures: int) -> None:
     assert 0 < Backoff().delay(failures, lambda: 0.5) <= Backoff().most
-    assert 0 < Patience().delay(failures) <= Patience().max_delay
+    assert 0 < PortalPatience().delay(failures) <= PortalPatience().max_delay
 
 
 @pytest.mark.anyio
