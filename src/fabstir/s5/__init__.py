@@ -1,1 +1,1 @@
-"""Content-addressed storage on S5: its formats, a store, peers, portals, and the node of them."""
+"""Content-addressed storage on S5: formats, a store, peers, portals, and a node made of them."""

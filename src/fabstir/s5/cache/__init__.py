@@ -1,1 +1,1 @@
-"""What is kept for a while and may be lost: results by path, and the trees of large blobs."""
+"""Caches, which may lose anything: results by path, and the trees of large blobs."""

@@ -1,4 +1,4 @@
-"""The verification trees of blobs that this node serves, made when somebody first asks.
+"""Verification trees of the blobs that this node serves, built on first request.
 
 Those of large blobs outlive the process in the cache of results: making one reads the whole blob.
 """

@@ -1,4 +1,4 @@
-"""Results by path, for a while and up to a size: encrypted blobs, the least used first out.
+"""A cache of results by path: encrypted blobs with a lifetime and a size limit, evicted LRU.
 
 Each value is a blob that this cache pins under its own owner, so evicting one takes nothing from
 anybody else who pins the same bytes. An entry is a row of the store's database. The blob is stored

@@ -1,4 +1,4 @@
-"""Accounts over HTTP: register, log in, what one has. As S5's portals do it."""
+"""Accounts over HTTP, as S5 portals have them: register, log in, show usage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ASGI application of an S5 node: every route, and what is around all of them."""
+"""The ASGI application of an S5 node: its routes and the middleware around them."""
 
 from __future__ import annotations
 

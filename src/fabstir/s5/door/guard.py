@@ -1,4 +1,4 @@
-"""Who is calling, how often, and from which page: asked once for every request, before any door.
+"""Checks every request before its route: who calls, how often, and from which page.
 
 The rules:
 

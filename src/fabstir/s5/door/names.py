@@ -1,4 +1,4 @@
-"""What stands in a URL: names of blobs, and paths of files. Decoded once, strictly.
+"""Blob names and file paths in URLs, decoded once and strictly.
 
 Nothing here does I/O. Whatever the text, one error comes out of each function.
 """

@@ -1,4 +1,4 @@
-"""The door /s5/p2p: binary frames to messages, nothing else."""
+"""The WebSocket route /s5/p2p: turns binary frames into messages, nothing else."""
 
 from __future__ import annotations
 

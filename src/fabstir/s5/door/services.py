@@ -1,4 +1,4 @@
-"""What the doors of the S5 node translate to."""
+"""The services that the routes of an S5 node call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an account at a portal is made and entered: a signed answer to a challenge.
+"""Registering and logging in at a portal: a signed answer to a challenge.
 
 The answer is `01 (register) or 02 (login) | challenge32 | BLAKE3(host[:port])`, 65 bytes, signed by
 the account's key. The portal's name in it stops one portal from using what was signed for another.

@@ -1,4 +1,4 @@
-"""CBOR as S5 uses it: one reader for what strangers wrote, and two writers.
+"""CBOR as S5 uses it: one reader for untrusted input, and two writers.
 
 The reader is our own, in Python, rather than cbor2, which is some six times as fast (ADR 0009):
 cbor2 follows tags (shared references that make cycles, regular expressions), takes arrays as keys,

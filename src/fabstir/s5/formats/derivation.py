@@ -1,4 +1,4 @@
-"""The keys that one identity of 16 bytes has: every other key is a hash of the one above it.
+"""The keys derived from a 16-byte identity: each is a hash of the one above it.
 
     root    = BLAKE3(entropy)
     main    = int(root, 0)

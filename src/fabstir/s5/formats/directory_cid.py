@@ -1,4 +1,4 @@
-"""Directory CIDs: what gives somebody a directory, to read or also to write.
+"""Directory CIDs: capabilities to read a directory, or also to write it.
 
     5d ed key32                       mutable, in clear: its registry entry says where its bytes are
     5d 1e hash32                      fixed, in clear: these bytes, for ever

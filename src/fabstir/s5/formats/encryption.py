@@ -1,4 +1,4 @@
-"""How S5 seals blobs: small ones that change, and large ones that never do.
+"""Encryption of blobs: small mutable ones, and large immutable ones.
 
 A mutable blob is `8d 01 | nonce24 | XChaCha20-Poly1305(length (u32 LE) | data | zeros)`, padded so
 that its whole size says little. An immutable one is a sequence of chunks of 256 KiB, each sealed

@@ -1,4 +1,4 @@
-"""References to files and directories as CBOR: the integer keys of S5.js.
+"""References to files and directories in CBOR, with the integer keys of S5.js.
 
 File: 3 hash, 4 size, 6 media type, 7 seconds, 8 nanoseconds, 9 locations, 22 extra, 23 previous.
 Directory: 2 link (type byte and 32 bytes), 7 seconds, 8 nanoseconds, and 22 extra, which is ours:

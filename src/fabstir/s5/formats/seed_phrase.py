@@ -1,4 +1,4 @@
-"""Sixteen bytes as words: S5's fifteen, and the twelve of BIP-39.
+"""Seed phrases for 16 bytes: the fifteen words of S5 and the twelve of BIP-39.
 
 S5's phrase is 13 words (twelve of 10 bits, the last of 8) and two words of checksum, the first 20
 bits of BLAKE3 of the entropy; of every word only the first three letters count. BIP-39's is twelve

@@ -1,4 +1,4 @@
-"""What nodes of S5 say to each other over `/s5/p2p`, one message a WebSocket frame.
+"""The messages between S5 nodes over `/s5/p2p`, one in each WebSocket frame.
 
 Questions and the handshake are msgpack values, one after another; storage locations (05), registry
 entries (07) and stream messages (08) are fixed binary forms that carry their own signature. The

@@ -1,4 +1,4 @@
-"""Who wrote a directory, so that nobody else decides what of ours is thrown away.
+"""Who wrote a directory, so that nobody else can decide which of our blobs are deleted.
 
 Whoever may write a directory can name any blob in it: another directory's, a private file's, twelve
 of them as history. So what a version no longer names is released at once only if this tree wrote

@@ -1,4 +1,4 @@
-"""What was read a moment ago, up to a number of bytes."""
+"""A cache of recent reads, bounded in bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a writer wants of one name in a directory, as a rule that can be applied again.
+"""A change to one name in a directory, as a rule that can be applied again after a conflict.
 
 A change says what becomes of whatever is there now, so that after a conflict it is simply applied
 to what somebody else wrote meanwhile. Two writers of different names never disturb each other.

@@ -1,4 +1,4 @@
-"""Writing directories: read the newest, apply, publish the next revision, or do it again.
+"""Writing directories: read the newest, apply the changes, publish the next revision; else retry.
 
 The registry takes each revision once, so of two writers one is told no; it reads what the other
 wrote and applies its own changes to that. No clock is looked at. Every directory that is touched

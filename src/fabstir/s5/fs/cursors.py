@@ -1,4 +1,4 @@
-"""Where a list goes on: opaque text for the caller, a key and its order for us."""
+"""List cursors: opaque text for the caller, a key and a sort order for us."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which keys a directory in a directory has.
+"""The keys of a directory inside another.
 
 As S5.js derives them: the write key from the parent's write key and the name, the encryption key
 from the write key. Where that write key has been used before (a directory of this name was deleted

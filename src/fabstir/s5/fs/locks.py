@@ -1,4 +1,4 @@
-"""One lock a key, there while somebody wants it."""
+"""One lock for each key, kept only while somebody wants it."""
 
 from __future__ import annotations
 

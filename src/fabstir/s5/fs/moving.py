@@ -1,4 +1,4 @@
-"""Giving files and directories another path.
+"""Moving and renaming files and directories.
 
 Within one directory a move is one revision. Across directories it is three: what is at the source
 is marked, so that deleting it later leaves alone what the target names; the target is published;

@@ -1,4 +1,4 @@
-"""Which blobs one entry alone can name, so that they may go with it."""
+"""Which blobs only one entry can name, so that they may be deleted with it."""
 
 from __future__ import annotations
 

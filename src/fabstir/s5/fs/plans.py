@@ -1,4 +1,4 @@
-"""What is to change where: a tree of directories, each with changes by name."""
+"""The plan of a batch: a tree of directories, each with its changes by name."""
 
 from __future__ import annotations
 

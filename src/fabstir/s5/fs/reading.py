@@ -1,4 +1,4 @@
-"""How much of what somebody else wrote one request reads, and where it is decoded.
+"""Limits on how much of others' data one request reads, and where it is decoded.
 
 A node of a HAMT has up to 4 MiB, whose decoding takes seconds in Python. Long ones are decoded in a
 thread, few at a time, and one request reads only so many bytes of them.

@@ -1,4 +1,4 @@
-"""Deleting directories so that no acknowledged write into them is lost on the way.
+"""Deleting directories without losing an acknowledged write into them.
 
 A directory that is deleted gets a last registry entry without data, published only if nothing was
 written to it meanwhile; then its name goes. Whoever comes with a write between the two finds the

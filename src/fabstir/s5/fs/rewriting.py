@@ -1,4 +1,4 @@
-"""A directory with some names changed: flat maps as long as it is small, a HAMT from then on."""
+"""Rewriting a directory with some names changed: flat maps while it is small, then a HAMT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which writes of this process are under way, so that nobody collects under their hands."""
+"""Writes in progress in this process, so that a collection does not take their blobs."""
 
 from __future__ import annotations
 

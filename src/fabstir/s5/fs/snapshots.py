@@ -1,4 +1,4 @@
-"""Directories as they were: copied under keys of their own, kept in an index beside the tree.
+"""Snapshots: directories copied under keys of their own, listed in an index beside the tree.
 
 A snapshot has its own directories and HAMT nodes, so that its key opens nothing that is written
 later; the files' blobs it shares with the tree. While there is a snapshot, or one is being made,

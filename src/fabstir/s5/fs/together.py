@@ -1,4 +1,4 @@
-"""Storing many blobs with one wait."""
+"""Storing many blobs concurrently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From content to the change that names it."""
+"""Storing content, and making the change that names it."""
 
 from __future__ import annotations
 

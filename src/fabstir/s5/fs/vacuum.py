@@ -1,4 +1,4 @@
-"""Finding what nothing names any more: what crashes left, dropped snapshots, shared blobs.
+"""Finding blobs that nothing names any more: left by crashes, dropped snapshots or shares.
 
 What is pinned and old enough is a candidate; everything that the tree, its history and its
 snapshots name is taken off the list; the rest is released. Writers go on meanwhile: a file that is

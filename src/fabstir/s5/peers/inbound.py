@@ -1,4 +1,4 @@
-"""The places of peers that dialled in: how many, whose, and which of them gives way.
+"""Slots for peers that dial in: how many, for whom, and which of them gives way.
 
 An idle connection costs a stranger nothing, so none is kept for it: who has said nothing yet gives
 way at once, longest first, and who was of use once gives way when that is long ago. An address has

@@ -1,4 +1,4 @@
-"""Questions to all peers, and those of peers that are passed on: where they end.
+"""Queries to all peers, and peers' queries passed on: where they stop.
 
 A question goes to every peer but the one that asked, at most MAX_HOPS times. It carries an id, and
 who has seen that answers at once that it has nothing, so none goes round. Nodes that know no ids

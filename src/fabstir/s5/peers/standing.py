@@ -1,4 +1,4 @@
-"""Who is avoided, and until when.
+"""Which peers are avoided, and until when.
 
 Only what is attributable counts against a node's key: a location that it signed. Nothing ties a
 connection to the key that its handshake named (whoever passes challenges on can borrow one), so

@@ -1,4 +1,4 @@
-"""One error for those of several portals."""
+"""Combining the errors of several portals into one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a portal does, and when it is left alone."""
+"""The health of a portal, and how long to back off from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP towards a portal that may do anything: everything is bounded, every failure has a name.
+"""An HTTP client for untrusted portals: everything is bounded, every failure is named.
 
 No answer is decompressed, no cookie is kept, and no redirect is followed but where a blob is
 fetched: so a portal can neither blow up an answer nor learn what another one said.

@@ -1,4 +1,4 @@
-"""Uploads that finish by themselves: queued durably, tried until the portal has the blob.
+"""A durable queue of uploads, retried until the portal has the blob.
 
 A row first, then the upload, then the row goes, in one commit with whatever records the copy. So a
 kill at any moment loses no upload; one that it interrupts goes on where the portal has it, and the

@@ -1,4 +1,4 @@
-"""The registry as several portals know it: the highest revision that is really signed."""
+"""A registry over several portals: the highest revision with a valid signature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trying again what may be tried again, for as long as it gets further."""
+"""Retrying what may be retried, for as long as it makes progress."""
 
 from __future__ import annotations
 

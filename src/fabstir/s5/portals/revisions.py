@@ -1,4 +1,4 @@
-"""What revisions of registry entries this process has seen."""
+"""The revisions of registry entries that this process has seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Being somebody at a portal: the token, and a new one by a signed challenge when it is refused."""
+"""A logged-in session at a portal: its token, renewed by a signed challenge when refused."""
 
 from __future__ import annotations
 

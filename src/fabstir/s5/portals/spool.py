@@ -1,4 +1,4 @@
-"""A temporary place for bytes that are not verified yet, or that must be read twice.
+"""A spool for bytes that are not verified yet, or that must be read twice.
 
 Short ones stay in memory; longer ones go to a file without a name, so that not even SIGKILL leaves
 any of it behind.

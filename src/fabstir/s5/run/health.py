@@ -1,4 +1,4 @@
-"""How an S5 node does: checks with reasons a person can act on, and the gauges of its metrics."""
+"""Health of an S5 node: checks with reasons an operator can act on, and its gauges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a text of a command names: a blob, a path of the node's own files, or one in a share.
+"""What a command's argument names: a blob, a path of the node's files, or one in a share.
 
 Capabilities are secrets: they are taken apart here, and no error repeats one.
 """

@@ -1,4 +1,4 @@
-"""Everything that is computed of a blob while it passes by once."""
+"""Hashing a blob in a single pass: every hash that the store needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry entries that a store was asked for, or was given, a moment ago."""
+"""A cache of the registry entries most recently read or set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading: nothing leaves the store that was not compared with a hash first."""
+"""Reading: nothing leaves the store before its hash is checked."""
 
 from __future__ import annotations
 

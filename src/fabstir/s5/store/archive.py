@@ -1,4 +1,4 @@
-"""One file that holds a store: to move it, or to keep a copy elsewhere (`.s5car`).
+"""A store in one file (`.s5car`), to move it or to keep a copy elsewhere.
 
     archive    = magic, (blob | entry)*, end
     magic      = 53 35 43 41 52 0d 0a 01            "S5CAR", a line end, version 1

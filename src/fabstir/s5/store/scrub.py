@@ -1,4 +1,4 @@
-"""Reading everything that is stored, slowly, to find what has rotted before somebody needs it."""
+"""Scrubbing: reads the whole store slowly, to find rot before somebody needs the data."""
 
 from __future__ import annotations
 

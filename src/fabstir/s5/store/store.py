@@ -1,4 +1,4 @@
-"""The local store: content by its hash, kept for as long as somebody pins it.
+"""The local content-addressed store: a blob is kept for as long as somebody pins it.
 
 What it promises:
 

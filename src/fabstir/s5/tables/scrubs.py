@@ -1,4 +1,4 @@
-"""How far the round of scrubbing is that goes on through restarts, and when the last one ended."""
+"""Progress of the current scrub, which survives restarts, and when the last one ended."""
 
 from __future__ import annotations
 

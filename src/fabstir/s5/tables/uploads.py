@@ -1,4 +1,4 @@
-"""Blobs on their way to portals: what is to go where, and how far it is."""
+"""The upload queue: which blob goes to which portal, and its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept by whom and why, added up for people."""
+"""Usage summed by owner and reason, for people to read."""
 
 from __future__ import annotations
 

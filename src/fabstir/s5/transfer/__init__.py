@@ -1,1 +1,1 @@
-"""Blobs on their way here and elsewhere: fetching, resumable uploads, copies kept."""
+"""Moving blobs: fetching, resumable uploads, and copies kept elsewhere."""

@@ -1,4 +1,4 @@
-"""Fetching what is missing of a blob from all sources at once, every group verified as it comes."""
+"""Fetches the missing groups of a blob from all sources at once, verifying each as it comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was fetched of a blob so far: a sparse file, and beside it what says which groups are in it.
+"""A partly fetched blob: a sparse file, and beside it a record of the groups that it has.
 
     .NAME.DIGEST.part    the blob's bytes where they are verified, holes elsewhere; locked
     .NAME.DIGEST.obao    the blob's outboard, once some source gave a right one

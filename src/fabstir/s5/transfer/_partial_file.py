@@ -1,4 +1,4 @@
-"""The bytes of an upload that is not whole yet: one file, written and flushed in worker threads."""
+"""The file of an unfinished upload, written and flushed in worker threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of a blob is fetched from whom.
+"""Which part of a blob is fetched from which source.
 
 No part is fetched from two, until nothing else is left to do: then everybody joins in what others
 are slow with, so that the slowest of them, or one that drips on purpose, holds up nobody.

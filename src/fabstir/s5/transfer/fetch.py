@@ -1,4 +1,4 @@
-"""One large blob from several places at once, none of which is believed.
+"""Fetches one large blob from several untrusted places at once.
 
 Ranges come from all sources in parallel, and every group of 256 KiB is verified against the blob's
 hash before it counts (`verified`): a source that lies is found out at its first wrong group and

@@ -1,4 +1,4 @@
-"""Copies of pinned blobs elsewhere: made, looked at, made again where they are lost, taken back.
+"""Copies of pinned blobs elsewhere: made, checked, restored where lost, and released.
 
 What only a cache pins gets none: it is made again more cheaply than it is kept.
 

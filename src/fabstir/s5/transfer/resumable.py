@@ -1,4 +1,4 @@
-"""Uploads that go on where they were cut off, over days and restarts.
+"""Resumable uploads, which continue where they were cut off, over days and restarts.
 
 What is acknowledged of one is on disk: its bytes are flushed, then its row says how many. A kill
 loses what came after the last of these steps (SYNC_BYTES at most), which nobody was told. When the

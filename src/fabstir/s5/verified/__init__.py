@@ -1,1 +1,1 @@
-"""BLAKE3 trees: any part of a blob is checked alone."""
+"""BLAKE3 trees, with which any part of a blob can be verified alone."""
