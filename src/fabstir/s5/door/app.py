@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Route
 
 from fabstir.primitives.encoding import encode_multibase
 from fabstir.primitives.errors import FabstirError
@@ -61,7 +61,7 @@ def create_s5_app(services: S5Services) -> Starlette:
         *RegistryDoors(services).routes(),
         *BridgeDoors(services).routes(),
         *blobs.routes(),
-        WebSocketRoute("/s5/p2p", PeerDoor(services).serve),
+        *PeerDoor(services).routes(),
         *blobs.root_routes(),
     ]
     # Any page may ask, and write with a token that it holds itself; cookies are never let through.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import anyio
+from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from fabstir.primitives.errors import RemoteProtocolError
@@ -22,6 +23,9 @@ class PeerDoor:
 
     def __init__(self, services: S5Services) -> None:
         self._services = services
+
+    def routes(self) -> list[WebSocketRoute]:
+        return [WebSocketRoute("/s5/p2p", self.serve)]
 
     async def serve(self, socket: WebSocket) -> None:
         """One socket, from open to close."""
