@@ -27,6 +27,7 @@ from fabstir.db import Database
 from fabstir.db.cursors import Cursor, SeenBlock, load_cursor, save_cursor
 from fabstir.primitives.errors import ChainError, RpcRefused
 from fabstir.telemetry.background import running
+from fabstir.telemetry.waiting import Wakeup
 from fabstir.web.sockets import connect_websocket
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class LogFollower:
         self._poll_interval = poll_interval
         self._max_range = self._range = max_range
         self._num_failures = 0
-        self._wake = anyio.Event()
+        self._wakeup = Wakeup()
 
     def __aiter__(self) -> Self:
         return self
@@ -121,13 +122,11 @@ class LogFollower:
                 self._num_failures += 1
                 level = logging.ERROR if self._num_failures == _MANY_REFUSALS else logging.WARNING
                 logger.log(level, "events wait for the chain", extra={"reason": str(exc)})
-            with anyio.move_on_after(self._poll_interval):
-                await self._wake.wait()
-            self._wake = anyio.Event()
+            await self._wakeup.sleep(self._poll_interval)
 
     def wake(self) -> None:
         """Look now instead of at the next poll."""
-        self._wake.set()
+        self._wakeup.wake()
 
     def save(self, connection: Connection, cursor: Cursor) -> None:
         """Store a cursor under this follower's name."""

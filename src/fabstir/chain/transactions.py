@@ -46,6 +46,7 @@ from fabstir.primitives.errors import (
 from fabstir.primitives.ids import Hash32
 from fabstir.primitives.units import Wei
 from fabstir.telemetry.background import running, to_its_end
+from fabstir.telemetry.waiting import Wakeup
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class TransactionQueue:
             on_change=self._notify,
         )
         self._waiters: dict[int, anyio.Event] = {}
-        self._wake = anyio.Event()
+        self._wakeup = Wakeup()
 
     async def send(self, key: str, call: ContractCall) -> MinedTransaction:
         """Do `call` once, whatever happens, and return when it is in the chain.
@@ -179,7 +180,7 @@ class TransactionQueue:
 
         # Shielded: a row that is stored while its sender is cancelled must be broadcast, too.
         row = await to_its_end(self._db.write(insert, durable=True))
-        self._wake.set()
+        self._wakeup.wake()
         return row
 
     async def _gas_limit(self, call: ContractCall, fees: Fees) -> int:
@@ -230,11 +231,8 @@ class TransactionQueue:
                 # The node is down, syncing, or counts our requests; or the disk is full.
                 logger.warning("the outbox waits", extra={"reason": str(exc)})
                 is_idle, pause = False, self._options.poll_interval
-            with anyio.move_on_after(None if is_idle else pause):
-                await self._wake.wait()
-            woken = self._wake.is_set()
-            self._wake = anyio.Event()
-            pause = _FIRST_POLL_SECONDS if woken else min(2 * pause, self._options.poll_interval)
+            is_woken = await self._wakeup.sleep(None if is_idle else pause)
+            pause = _FIRST_POLL_SECONDS if is_woken else min(2 * pause, self._options.poll_interval)
 
 
 @asynccontextmanager

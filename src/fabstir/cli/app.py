@@ -20,6 +20,7 @@ from fabstir.cli.context import Invocation
 from fabstir.cli.output import note, output_closed, say, show_error, show_uncaught
 from fabstir.cli.streams import complete_standard_streams
 from fabstir.primitives.errors import ConfigError, FabstirError
+from fabstir.primitives.groups import leaves
 from fabstir.telemetry import LogLevel, configure_logging
 
 _HELP = """A market for LLM inference without a middleman.
@@ -218,20 +219,13 @@ def _report_usage(error: ClickException) -> int:
 
 def _report(error: FabstirError | BaseExceptionGroup[BaseException]) -> int:
     """Show every error of ours once, and choose the exit code; anything else is raised again."""
-    leaves = list(_leaves(error))
-    ours = [leaf for leaf in leaves if isinstance(leaf, FabstirError)]
-    interrupted = any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves)
-    if len(ours) + interrupted < len(leaves):
+    found = leaves(error)
+    ours = [leaf for leaf in found if isinstance(leaf, FabstirError)]
+    interrupted = any(isinstance(leaf, KeyboardInterrupt) for leaf in found)
+    if len(ours) + interrupted < len(found):
         raise error
     for text in dict.fromkeys(str(leaf) for leaf in ours):
         show_error(text)
     if not ours:
         return EXIT_INTERRUPTED
     return EXIT_USAGE if all(isinstance(leaf, ConfigError) for leaf in ours) else EXIT_FAILED
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
-    return [error]

@@ -10,12 +10,13 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import anyio
 import trio
 
 from fabstir.primitives.errors import PeerError
+from fabstir.primitives.groups import only_error
 
 ServiceT = TypeVar("ServiceT")
 ResultT = TypeVar("ResultT")
@@ -87,7 +88,7 @@ class Bridge(Generic[ServiceT]):
         try:
             anyio.run(self._main, backend="trio")
         except BaseException as exc:  # noqa: BLE001 - raised again out of open_bridge
-            error = _only_cause(exc)
+            error = only_error(exc) or exc
         self._loop.call_soon_threadsafe(self._end, error)
 
     async def _main(self) -> None:
@@ -170,12 +171,3 @@ def _settle(future: asyncio.Future[Any], result: object, error: BaseException | 
         future.set_result(result)
     else:
         future.set_exception(error)
-
-
-def _only_cause(error: BaseException) -> BaseException:
-    """Take the groups off a single error: trio's nurseries wrap whatever passes through them."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    group = cast("BaseExceptionGroup[BaseException]", error)
-    first, *others = group.exceptions
-    return group if others else _only_cause(first)

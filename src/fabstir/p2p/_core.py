@@ -68,6 +68,7 @@ from fabstir.primitives.errors import (
 from fabstir.primitives.ids import ModelId, PeerId
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.host_record import HostRecord
+from fabstir.telemetry.waiting import Changes
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +118,8 @@ class P2PCore:
         self._crypto = crypto
         self._clock = clock
         self._named = named
-        self._learned = anyio.Event()
-        workarounds.learn_servers_only(host, dht, self._on_learned)
+        self._learned = Changes()
+        workarounds.learn_servers_only(host, dht, self._learned.tell)
 
     @property
     def peer_id(self) -> PeerId:
@@ -145,12 +146,8 @@ class P2PCore:
             num_evicted=admission.num_evicted,
         )
 
-    def _on_learned(self) -> None:
-        self._learned.set()
-
     async def wait_for_peers(self) -> None:
         while self.dht.get_routing_table_size() == 0:
-            self._learned = anyio.Event()
             await self._learned.wait()
 
     async def provide(self, model_id: ModelId, budget: float) -> int:

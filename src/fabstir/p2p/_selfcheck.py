@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import trio
 import trio_websocket
@@ -34,6 +33,7 @@ from fabstir.p2p.limits import (
     SELF_CHECK_RETRY,
     SELF_CHECK_TIMEOUT,
 )
+from fabstir.primitives.groups import leaves
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,5 @@ async def _ping(address: Multiaddr, expected: ID) -> None:
 
 def _reason(error: BaseException) -> str:
     """The first cause in a nursery's group, in words."""
-    if isinstance(error, BaseExceptionGroup):
-        first, *_ = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        return _reason(first)
-    return str(error) or type(error).__name__
+    first, *_ = leaves(error)
+    return str(first) or type(first).__name__

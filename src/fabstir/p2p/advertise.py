@@ -20,6 +20,7 @@ from fabstir.p2p.limits import (
 from fabstir.p2p.node import P2PNode
 from fabstir.primitives.errors import HostRecordInvalid, PeerError
 from fabstir.primitives.ids import ModelId
+from fabstir.telemetry.waiting import Changes
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Advertiser:
         self._sequence = 0
         self._retry = ADVERTISE_FIRST_RETRY
         self._asked = anyio.Event()
-        self._changed = anyio.Event()
+        self._publications = Changes()
         self.status = AdvertiserStatus()
 
     def publish_now(self) -> None:
@@ -106,7 +107,7 @@ class Advertiser:
 
     async def wait_published(self) -> AdvertiserStatus:
         """The status after the next publication, good or bad."""
-        await self._changed.wait()
+        await self._publications.wait()
         return self.status
 
     def complaints(self) -> tuple[str, ...]:
@@ -117,8 +118,7 @@ class Advertiser:
         while True:
             self._asked = anyio.Event()
             await self._publish()
-            self._changed.set()
-            self._changed = anyio.Event()
+            self._publications.tell()
             if self.status.last_error is None:
                 self._retry = ADVERTISE_FIRST_RETRY
                 is_complete = self.status.num_keepers and self.status.num_informed

@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import cast
 
 import anyio
 
@@ -21,6 +20,7 @@ from fabstir.config import Settings
 from fabstir.crypto import NATIVE as NATIVE_CRYPTO
 from fabstir.db import make_data_folder, open_journal, open_journal_reader
 from fabstir.p2p import P2PConfig, open_p2p
+from fabstir.primitives.groups import only_error
 from fabstir.s5.portals import expand
 from fabstir.s5.portals import open_client as open_portal_client
 from fabstir.sdk.checkpoints import CheckpointReader
@@ -54,18 +54,10 @@ async def open_client(
             yield client
     except BaseExceptionGroup as group:
         # The parts run in task groups, which wrap whatever the app raises in its block.
-        error = _only_error(group)
+        error = only_error(group)
         if error is None:
             raise
         raise error from error.__cause__
-
-
-def _only_error(error: BaseException) -> BaseException | None:
-    """The one error that a group holds, however deep; None if there are several."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
-    return _only_error(inner[0]) if len(inner) == 1 else None
 
 
 @asynccontextmanager

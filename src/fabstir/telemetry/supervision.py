@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 
 from fabstir.primitives.errors import FabstirError
+from fabstir.primitives.groups import leaves
 from fabstir.telemetry.health import CheckResult
 
 _logger = logging.getLogger(__name__)
@@ -74,17 +75,10 @@ class Supervision:
         return CheckResult(status, "; ".join(complaints), is_private=True)
 
 
-async def _failure_of(task: Callable[[], Awaitable[None]]) -> Exception | None:
-    failures: list[Exception] = []
+async def _failure_of(task: Callable[[], Awaitable[None]]) -> BaseException | None:
+    failures: list[BaseException] = []
     try:
         await task()
     except* (OSError, FabstirError) as group:
-        failures = _leaves(group)
+        failures = leaves(group)
     return failures[0] if failures else None
-
-
-def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
-    found: list[Exception] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

@@ -22,6 +22,7 @@ from fabstir.primitives.errors import (
 from fabstir.s5.cache.results import MAX_VALUE_BYTES, ResultCache
 from fabstir.s5.store import BlobStore
 from fabstir.s5.verified.tree import build_tree
+from fabstir.telemetry.waiting import KeyedLocks
 
 MAX_CACHED_BYTES: Final = 64 << 20
 """Trees kept in memory: of 256 GB of blobs, at 256 bytes for each MiB."""
@@ -41,7 +42,7 @@ class Outboards:
         self._results = results
         self._cached: OrderedDict[BlobId, bytes] = OrderedDict()
         self._num_bytes = 0
-        self._building: dict[BlobId, anyio.Lock] = {}
+        self._building = KeyedLocks()
         self._limiter = anyio.CapacityLimiter(MAX_BUILDING)
 
     async def get(self, blob: BlobId) -> bytes:
@@ -53,17 +54,12 @@ class Outboards:
         """
         if blob.type is not HashType.BLAKE3:
             raise NotFound("only blobs with a BLAKE3 hash have an outboard")
-        lock = self._building.setdefault(blob, anyio.Lock())
-        try:
-            async with lock:
-                if (outboard := self._cached.get(blob)) is None:
-                    outboard = await self._load(blob)
-                    self._keep(blob, outboard)
-                self._cached.move_to_end(blob)
-                return outboard
-        finally:
-            if not lock.statistics().tasks_waiting and not lock.locked():
-                self._building.pop(blob, None)
+        async with self._building.hold(blob):
+            if (outboard := self._cached.get(blob)) is None:
+                outboard = await self._load(blob)
+                self._keep(blob, outboard)
+            self._cached.move_to_end(blob)
+            return outboard
 
     async def _load(self, blob: BlobId) -> bytes:
         if blob.size < MIN_KEPT_BYTES:

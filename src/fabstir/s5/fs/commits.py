@@ -38,13 +38,13 @@ from fabstir.s5.fs.keys import (
     random_child,
     sealed_write_key,
 )
-from fabstir.s5.fs.locks import KeyedLocks
 from fabstir.s5.fs.looks import Looks
 from fabstir.s5.fs.ownership import named_blobs, own_blobs
 from fabstir.s5.fs.paths import Segments, format_path
 from fabstir.s5.fs.plans import Plan
 from fabstir.s5.fs.rewriting import Rewriting, Rewritten
 from fabstir.s5.fs.values import split_time
+from fabstir.telemetry.waiting import KeyedLocks
 
 MAX_ATTEMPTS: Final = 40
 """How often one directory is tried: each failure is some other writer's success."""

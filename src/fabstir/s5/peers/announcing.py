@@ -20,6 +20,7 @@ from fabstir.s5.formats.registry import SignedEntry
 from fabstir.s5.peers.limits import PeerLimits
 from fabstir.s5.peers.network import Network
 from fabstir.s5.peers.session import PeerSession
+from fabstir.telemetry.waiting import Wakeup
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Announcements:
         self._pending: OrderedDict[bytes, tuple[SignedEntry, bytes | None]] = OrderedDict()
         self._held: OrderedDict[bytes, tuple[SignedEntry, bytes | None]] = OrderedDict()
         self._recent: OrderedDict[bytes, SignedEntry] = OrderedDict()
-        self._has_more = anyio.Event()
+        self._has_more = Wakeup()
 
     def announce(self, entry: SignedEntry, *, but: bytes | None = None) -> None:
         """Tell peers soon.
@@ -64,7 +65,7 @@ class Announcements:
             self._hold(entry, but)
         self._pending[entry.public_key] = (entry, but)
         self._pending.move_to_end(entry.public_key)
-        self._has_more.set()
+        self._has_more.wake()
 
     def tell_recent(self, session: PeerSession) -> None:
         """Tell a new peer what it missed: entries that were told to others a while ago."""
@@ -87,8 +88,7 @@ class Announcements:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._look_again)
             while True:
-                await self._has_more.wait()
-                self._has_more = anyio.Event()
+                await self._has_more.sleep()
                 while self._pending:
                     now = [self._pending.popitem(last=False)[1] for _ in range(self._num_next())]
                     await self._try_all(now)

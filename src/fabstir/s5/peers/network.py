@@ -23,6 +23,7 @@ from fabstir.s5.peers.limits import PeerLimits
 from fabstir.s5.peers.session import OwnNode, PeerSession, remote_address
 from fabstir.s5.peers.standing import Standing
 from fabstir.s5.peers.urls import PeerUrl, http_origin, node_id, parse_peer_url
+from fabstir.telemetry.waiting import Changes
 from fabstir.web.addresses import parse_strangers_url
 from fabstir.web.reach import Reach
 from fabstir.web.sockets import WEBSOCKET_SCHEMES
@@ -93,7 +94,7 @@ class Network:
         """Those whose handshake is done; True: it dialled us."""
         self._dialled: dict[str, PeerUrl] = {}
         self._num_discovered = 0
-        self._became_ready = anyio.Event()
+        self._arrivals = Changes()
         self._found_in, self._found = anyio.create_memory_object_stream[PeerUrl](
             limits.max_discovered
         )
@@ -138,7 +139,7 @@ class Network:
     async def wait_connected(self, num_peers: int) -> None:
         """Wait until so many connections are there."""
         while len(self._sessions) < num_peers:
-            await self._became_ready.wait()
+            await self._arrivals.wait()
 
     def one_each(self, *, but: bytes | None = None) -> list[PeerSession]:
         """A connection of every peer, however often it is connected.
@@ -289,8 +290,7 @@ class Network:
         if session.place:
             self._places[session.peer_key] = session.place
         _logger.info("a peer is connected", extra={"peer": node_id(session.peer_key)})
-        self._became_ready.set()
-        self._became_ready = anyio.Event()
+        self._arrivals.tell()
 
     def _announcement(self) -> bytes:
         """The peers that can be dialled."""

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 import anyio
 
+from fabstir.telemetry.waiting import Changes
+
 Key = TypeVar("Key", bound=Hashable)
 Answer = TypeVar("Answer")
 
@@ -34,15 +36,14 @@ class Search(Generic[Answer]):
         self._max_answers = max_answers
         self._on_silent = on_silent
         self._is_over = False
-        self._changed = anyio.Event()
+        self._changes = Changes()
 
     def add(self, who: object, answer: Answer | None) -> None:
         """What `who` says; None: it has nothing, or is gone."""
         self._waiting.discard(who)
         if answer is not None and len(self.answers) < self._max_answers:
             self.answers.append(answer)
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._changes.tell()
 
     async def answer(self, index: int, until: float) -> Answer | None:
         """The answer number `index`; None: nobody else can have one, or it took too long.
@@ -52,7 +53,7 @@ class Search(Generic[Answer]):
         """
         while len(self.answers) <= index and self._waiting:
             with anyio.move_on_at(until) as scope:
-                await self._changed.wait()
+                await self._changes.wait()
             if scope.cancelled_caught:
                 if not self.answers:  # after the first one, nobody waited long for the others
                     self._give_up()

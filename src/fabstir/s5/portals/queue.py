@@ -47,6 +47,7 @@ from fabstir.s5.tables.uploads import (
     save_location,
 )
 from fabstir.telemetry.background import running
+from fabstir.telemetry.waiting import Changes
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class UploadQueue:
         }
         self._clock = clock
         self._on_stored = on_stored
-        self._changed = anyio.Event()
+        self._changes = Changes()
 
     async def enqueue(self, blob: BlobId, portals: Iterable[str] | None = None) -> None:
         """Have a pinned blob uploaded; it is queued durably when this returns, and begun at once.
@@ -149,7 +150,7 @@ class UploadQueue:
     async def wait_until_done(self) -> None:
         """Until every configured portal has everything."""
         while True:
-            changed = self._changed
+            changed = self._changes.next
             backlog = await self.backlog()
             if not any(url in self._lines for url in backlog):
                 return
@@ -157,8 +158,7 @@ class UploadQueue:
 
     def wake(self) -> None:
         """Look again, whoever waits."""
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._changes.tell()
 
     @property
     def store(self) -> BlobStore:
@@ -171,7 +171,7 @@ class UploadQueue:
     @property
     def changed(self) -> anyio.Event:
         """Set with the next change, and then replaced."""
-        return self._changed
+        return self._changes.next
 
     async def run(self, workers: int) -> None:
         """Upload until cancelled."""

@@ -17,6 +17,7 @@ import anyio
 from fabstir.primitives.cid import BlobId
 from fabstir.s5.transfer._part import RUN_GROUPS
 from fabstir.s5.verified.tree import group_extent, num_groups
+from fabstir.telemetry.waiting import Changes
 
 SLOW_SECONDS: Final = 0.5
 """How long one source may be at a run before an idle one fetches it too: 4 MiB in this time are
@@ -49,7 +50,7 @@ class Runs:
         runs = range(-(-len(self._done) // RUN_GROUPS))
         self._pending = deque(run for run in runs if self.missing(run) is not None)
         self._held: dict[int, _Held] = {}
-        self._changed = anyio.Event()
+        self._changes = Changes()
 
     @property
     def is_complete(self) -> bool:
@@ -80,7 +81,7 @@ class Runs:
             if held := self._held.get(run):
                 for scope in held.scopes.values():
                     scope.cancel()
-            self._wake()
+            self._changes.tell()
         return size
 
     async def take(self, source: str, scope: anyio.CancelScope) -> int | None:
@@ -98,7 +99,7 @@ class Runs:
                 held.scopes[source] = scope
                 return run
             # Looked up before waiting: the event is replaced whenever something changes.
-            changed = self._changed
+            changed = self._changes.next
             with anyio.CancelScope(deadline=at):
                 await changed.wait()
         return None
@@ -111,7 +112,7 @@ class Runs:
             del self._held[run]
             if self.missing(run) is not None:
                 self._pending.appendleft(run)
-        self._wake()
+        self._changes.tell()
 
     def _choose(self, source: str) -> tuple[int | None, float]:
         """A run, and from when on it may be taken."""
@@ -130,7 +131,3 @@ class Runs:
     def _size(self, group: int) -> int:
         start, end = group_extent(self._blob.size, group)
         return end - start
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
