@@ -73,7 +73,7 @@ from fabstir.protocol.payloads import (
 from fabstir.protocol.receipts import Acknowledgement, Receipt
 from fabstir.protocol.request import ChatRequest, RequestPlaintext
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk.connection import websocket_url
+from fabstir.sdk.websocket import websocket_url
 
 RECEIVE_TIMEOUT = 45.0
 """Seconds; the longest silence of a host is 30 s, in which it waits for an acknowledgement."""

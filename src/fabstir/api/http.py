@@ -12,9 +12,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from fabstir.api.host_guard import HostGuard
-from fabstir.api.websocket import WebSocketDoor
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import (
@@ -52,7 +52,7 @@ _WRITE_TIMEOUT = 60.0
 class HttpServices:
     """What the HTTP doors translate to."""
 
-    websocket: WebSocketDoor
+    session_door: Callable[[WebSocket], Awaitable[None]]
     blobs: Blobs
     checkpoint_index: Callable[[JobId], Awaitable[bytes | None]]
     health: Callable[[], Awaitable[Json]]
@@ -77,7 +77,7 @@ def create_app(services: HttpServices) -> Starlette:
         Route("/v1/auth/challenge", doors.challenge, methods=["POST"]),
         Route("/v1/checkpoints/{session_id}", doors.checkpoints),
         Route("/s5/blob/{cid}", doors.blob),
-        WebSocketRoute("/v1/ws", services.websocket.serve),
+        WebSocketRoute("/v1/ws", services.session_door),
     ]
     # Any page may ask: nothing here is protected by cookies, and browsers are renters too.
     cors = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"])

@@ -17,6 +17,7 @@ from fabstir.chain.follower import follow_logs
 from fabstir.chain.identity import confirm_chain_identity
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
+from fabstir.doors.websocket import serve_websocket
 from fabstir.engines import EngineState
 from fabstir.node.market import HostMarket, open_market
 from fabstir.node.metrics import HostMetrics
@@ -121,7 +122,7 @@ async def open_host(
             Strangers(on_refused=doors.on_refused("api")),
         )
         services = HttpServices(
-            websocket=work.door,
+            session_door=partial(serve_websocket, door=work.door),
             blobs=work.blobs,
             checkpoint_index=work.checkpoints.index,
             health=_health(market, models, s5, supervision, reachability),

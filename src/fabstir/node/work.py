@@ -7,35 +7,35 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from anyio.abc import TaskGroup
-
 from fabstir.api.errors import error_message
 from fabstir.api.strangers import Strangers
-from fabstir.api.websocket import WebSocketDoor
 from fabstir.chain.contracts import MarketplaceTerms
 from fabstir.chain.gas_price import watch_gas_price
 from fabstir.chain.identity import confirm_chain_identity
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
-from fabstir.jobs.answer import AnswerServices
-from fabstir.jobs.book import SessionBook
-from fabstir.jobs.checkpoint_files import CheckpointFiles
-from fabstir.jobs.checkpoints import Checkpoints
-from fabstir.jobs.claims import Claimer
-from fabstir.jobs.connection import ClientConnection
-from fabstir.jobs.follower import SessionFollower
-from fabstir.jobs.gate import Gate
-from fabstir.jobs.records import ChainRecords
-from fabstir.jobs.settler import Settler
+from fabstir.doors.session import SessionDoor, SessionServices
 from fabstir.market.ledger import HostLedger
 from fabstir.market.worth import HostTerms
 from fabstir.node.market import HostMarket
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.models import host_prices, model_prices
-from fabstir.primitives.ids import NATIVE_TOKEN, Address, JobId
+from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.protocol.eip712 import Domain
+from fabstir.protocol.exchange.handshake import Party
+from fabstir.rails.session_job.admission import JobAdmission
+from fabstir.rails.session_job.checkpoint_files import CheckpointFiles
+from fabstir.rails.session_job.checkpoints import Checkpoints
+from fabstir.rails.session_job.claims import Claimer
+from fabstir.rails.session_job.follower import SessionFollower
+from fabstir.rails.session_job.rail import SessionJobRail
+from fabstir.rails.session_job.records import ChainRecords
+from fabstir.rails.session_job.settler import Settler
 from fabstir.s5.fs import FileSystem
 from fabstir.s5.ports import Blobs
+from fabstir.serving.answer import AnswerServices
+from fabstir.serving.book import SessionBook
+from fabstir.serving.gate import Gate
 from fabstir.serving.models import ServedModels
 
 
@@ -50,7 +50,7 @@ class HostWork:
     checkpoint_files: CheckpointFiles
     settler: Settler
     follower: SessionFollower
-    door: WebSocketDoor
+    door: SessionDoor
 
 
 async def build_work(
@@ -78,32 +78,16 @@ async def build_work(
     terms = host_terms(settings, contract_terms, usdc=market.contracts.usdc.address)
     gas_price = await watch_gas_price(market.chain, time.monotonic)
 
-    def forget(job_id: JobId) -> None:
-        book.forget(job_id)
-
+    party = Party(domain=domain, host=host, crypto=NATIVE)
+    book = SessionBook(ledger, secrets.token_bytes)
     records = ChainRecords(
         marketplace=marketplace,
         ledger=ledger,
         domain=domain,
         clock=time.time,
         check_chain=lambda: confirm_chain_identity(market.chain, market.db),
-        on_restart=forget,
+        on_restart=book.forget,
     )
-    gate = Gate(
-        marketplace=marketplace,
-        records=records,
-        ledger=ledger,
-        terms=terms,
-        gas_price=gas_price,
-        domain=domain,
-        host=host,
-        models=models,
-        encryption_secret=encryption_secret,
-        crypto=NATIVE,
-        chain_time=chain_time,
-        clock=time.time,
-    )
-    book = SessionBook(gate, ledger, secrets.token_bytes)
     checkpoints = Checkpoints(
         blobs=blobs,
         ledger=ledger,
@@ -121,7 +105,7 @@ async def build_work(
         terms=terms,
         gas_price=gas_price,
         queue=market.queue,
-        book=book,
+        live=book,
         observe=metrics.tokens_proven.inc,
         on_mined=checkpoint_files.changed,
     )
@@ -133,7 +117,7 @@ async def build_work(
         terms=terms,
         gas_price=gas_price,
         queue=market.queue,
-        book=book,
+        live=book,
         dispute_window=contract_terms.dispute_window,
         reconnect_grace=settings.host.reconnect_grace_seconds,
         chain_time=chain_time,
@@ -141,32 +125,46 @@ async def build_work(
         serving_since=time.time(),
         poll_seconds=settings.chain.poll_seconds,
     )
-    services = AnswerServices(
+    admission = JobAdmission(
+        marketplace=marketplace,
+        records=records,
+        terms=terms,
+        gas_price=gas_price,
+        host=host,
+        chain_time=chain_time,
+        clock=time.time,
+    )
+    rail = SessionJobRail(admission=admission, settler=settler)
+    gate = Gate(
+        party=party,
+        rail=rail,
+        ledger=ledger,
+        models=models,
+        encryption_secret=encryption_secret,
+    )
+    answers = AnswerServices(
         ledger=ledger,
         domain=domain,
         crypto=NATIVE,
         wallet_secret=wallet_secret,
         acknowledgement_timeout=settings.host.acknowledgement_timeout_seconds,
-        max_unproven=lambda session: settler.max_unproven(session.row),
-        claim_soon=settler.claim_soon,
+        rail=rail,
         random=secrets.token_bytes,
         observe_first_token=lambda name, seconds: metrics.first_token_seconds.labels(name).observe(
             seconds
         ),
         observe_tokens=lambda name, num: metrics.tokens_delivered.labels(name).inc(num),
     )
-
-    def connect(tasks: TaskGroup) -> ClientConnection:
-        return ClientConnection(
-            services=services,
+    door = SessionDoor(
+        SessionServices(
+            answers=answers,
+            gate=gate,
             book=book,
-            host=host,
-            close_session=settler.close,
+            party=party,
+            strangers=strangers,
             describe_error=error_message,
-            tasks=tasks,
         )
-
-    door = WebSocketDoor(connect, strangers)
+    )
     metrics.watch(models)
     metrics.live_sessions.set_function(lambda: len(book))
     metrics.sockets.set_function(lambda: len(door))

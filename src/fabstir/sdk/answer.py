@@ -8,24 +8,22 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
-from fabstir.primitives.errors import FabstirError, HostUnresponsive, RemoteProtocolError
+from fabstir.primitives.errors import FabstirError, HostUnresponsive
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.additions import Addition
 from fabstir.protocol.answers import AnswerContent
-from fabstir.protocol.client_messages import EncryptedAck, StreamCancel
-from fabstir.protocol.host_messages import (
-    EncryptedChunk,
-    EncryptedReceipt,
-    EncryptedResponse,
-    ErrorMessage,
-    HostMessage,
-    StreamEnd,
+from fabstir.protocol.exchange.renter import (
+    AnswerOver,
+    EndReceived,
+    PieceReceived,
+    ReceiptReceived,
+    RenterEvent,
 )
-from fabstir.protocol.payloads import ChunkPlaintext, EndPlaintext, ReceiptPlaintext
+from fabstir.protocol.exchange.verification import AnswerVerifier, SessionFacts, Verified
+from fabstir.protocol.payloads import EndPlaintext
 from fabstir.protocol.receipts import SignedAcknowledgement
-from fabstir.sdk.connection import HostConnection, error_of
+from fabstir.sdk.connection import HostConnection
 from fabstir.sdk.events import AnswerEvent, Finished, ReceiptVerified, Text
-from fabstir.sdk.verification import AnswerVerifier, SessionFacts, Verified
 
 _logger = logging.getLogger(__name__)
 
@@ -53,17 +51,14 @@ class Answer:
         connection: HostConnection,
         verifier: AnswerVerifier,
         facts: SessionFacts,
-        request_id: str,
         agree: Agree,
     ) -> None:
         self._connection = connection
         self._verifier = verifier
         self._facts = facts
-        self._id = request_id
         self._agree = agree
         self._events: deque[AnswerEvent] = deque()
         self._patience = FIRST_TOKEN_TIMEOUT
-        self._budget = connection.begin_reading()
         self.end: EndPlaintext | None = None
         self.is_over = False
         self._has_failed = False
@@ -109,10 +104,7 @@ class Answer:
 
     async def cancel(self) -> None:
         """Ask the host to stop. What it has delivered is still receipted: go on iterating."""
-        session_id = str(self._facts.job_id)
-        await self._connection.send(
-            StreamCancel(session_id=session_id, reason="cancelled by the renter", id=self._id)
-        )
+        await self._connection.send(self._connection.exchange.cancel())
 
     async def finish(self) -> None:
         """Cancel the answer if it still runs, and take in what was delivered."""
@@ -132,65 +124,53 @@ class Answer:
             self._has_failed = True
             raise
 
-    async def _receive(self) -> HostMessage:
-        """The next frame. Only our waiting counts: an app may be slow to read what has come."""
+    async def _receive(self) -> RenterEvent:
+        """The next event. Only our waiting counts: an app may be slow to read what has come."""
         if self._patience <= 0:
             raise HostUnresponsive(
                 f"host {self._facts.host} sends frames, but for too long none that brings its "
                 "answer on: a token, a receipt or its end"
             )
         started = time.monotonic()
-        message = await self._connection.receive(self._patience)
+        event = await self._connection.receive(self._patience)
         self._patience -= time.monotonic() - started
-        return message
+        return event
 
-    async def _take(self, message: HostMessage) -> None:
-        match message:
-            case EncryptedChunk():
-                self._take_chunk(message)
-            case EncryptedReceipt():
-                await self._take_receipt(message)
-            case EncryptedResponse():
-                plaintext = self._connection.open("encrypted_response", self._id, message.payload)
-                self.end = EndPlaintext.decode(plaintext)
-                self._verifier.check_end(self.end)
+    async def _take(self, event: RenterEvent) -> None:
+        match event:
+            case PieceReceived(chunk):
+                if chunk.token_ids:
+                    self._patience = PROGRESS_TIMEOUT
+                self._events.append(
+                    Text(
+                        text=chunk.text,
+                        num_tokens=TokenCount(len(chunk.token_ids)),
+                        reasoning=chunk.reasoning,
+                        tool_calls=chunk.tool_calls,
+                        logprobs=chunk.logprobs,
+                    )
+                )
+            case ReceiptReceived(verified):
                 self._patience = PROGRESS_TIMEOUT
-            case StreamEnd(id=self._id):
-                self._take_stream_end(message)
-            case ErrorMessage(id=self._id | None):
-                raise error_of(message)
+                await self._take_receipt(verified)
+            case EndReceived(end):
+                self._patience = PROGRESS_TIMEOUT
+                self.end = end
+            case AnswerOver(end):
+                self.is_over = True
+                self._events.append(
+                    Finished(
+                        finish_reason=end.finish_reason,
+                        num_prompt_tokens=end.num_prompt_tokens,
+                        num_completion_tokens=end.num_completion_tokens,
+                    )
+                )
             case _:
-                pass  # a mined claim, or the end of an answer that failed before this one
+                raise AssertionError(f"{event} while answering: the exchange allows it not")
 
-    def _take_chunk(self, message: EncryptedChunk) -> None:
-        plaintext = self._connection.open("encrypted_chunk", self._id, message.payload)
-        chunk = ChunkPlaintext.decode(plaintext)
-        before = self._verifier.num_tokens
-        self._verifier.add_chunk(message.index, chunk)
-        num_tokens = TokenCount(self._verifier.num_tokens - before)
-        if num_tokens:
-            self._patience = PROGRESS_TIMEOUT
-            self._budget.earn(num_tokens)
-        self._events.append(
-            Text(
-                text=chunk.text,
-                num_tokens=num_tokens,
-                reasoning=chunk.reasoning,
-                tool_calls=chunk.tool_calls,
-                logprobs=chunk.logprobs,
-            )
-        )
-
-    async def _take_receipt(self, message: EncryptedReceipt) -> None:
-        plaintext = self._connection.open("encrypted_receipt", self._id, message.payload)
-        verified = self._verifier.check_receipt(ReceiptPlaintext.decode(plaintext))
-        self._patience = PROGRESS_TIMEOUT
+    async def _take_receipt(self, verified: Verified) -> None:
         signed = await self._agree(verified)
-        sealed = self._connection.seal("encrypted_ack", self._id, signed.encode())
-        session_id = str(self._facts.job_id)
-        await self._connection.send(
-            EncryptedAck(session_id=session_id, id=self._id, payload=sealed)
-        )
+        await self._connection.send(self._connection.exchange.acknowledge(verified, signed))
         receipt = verified.receipt
         self._events.append(
             ReceiptVerified(
@@ -199,19 +179,5 @@ class Answer:
                 cost=receipt.cumulative_cost,
                 deposit_left=Wei(self._facts.deposit - receipt.cumulative_cost),
                 additions=self._verifier.additions,
-            )
-        )
-
-    def _take_stream_end(self, message: StreamEnd) -> None:
-        if self.end is None:
-            raise RemoteProtocolError(
-                f"the host ended the answer ({message.reason}) without saying why"
-            )
-        self.is_over = True
-        self._events.append(
-            Finished(
-                finish_reason=self.end.finish_reason,
-                num_prompt_tokens=self.end.num_prompt_tokens,
-                num_completion_tokens=self.end.num_completion_tokens,
             )
         )

@@ -33,6 +33,7 @@ from fabstir.sdk.money import NATIVE, PaymentToken, read_token
 from fabstir.sdk.renter import FabstirClient
 from fabstir.sdk.session import SessionServices
 from fabstir.sdk.watcher import Watcher
+from fabstir.sdk.websocket import WebSocketDialer
 from fabstir.web.reach import Reach
 
 
@@ -97,7 +98,7 @@ async def _open_parts(
             journal=journal,
             watcher=watcher,
             nodes=contracts.nodes,
-            reach=reach,
+            dialer=WebSocketDialer(reach),
             crypto=NATIVE_CRYPTO,
             clock=clock,
             random=secrets.token_bytes,

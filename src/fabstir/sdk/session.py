@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
@@ -19,14 +19,15 @@ from fabstir.chain.contracts import NodeRegistry
 from fabstir.chain.keystore import Signer
 from fabstir.db.renter import RenterSession, RenterState
 from fabstir.primitives.errors import FabstirError, HostUnresponsive, LocalProtocolError
-from fabstir.primitives.ids import Hash32
 from fabstir.primitives.units import TokenCount, Wei, cost_of
 from fabstir.protocol.authorization import SessionKeyAuthorization
-from fabstir.protocol.client_messages import EncryptedClose, EncryptedMessage
 from fabstir.protocol.content import Message, Tool
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.eip712 import Domain
-from fabstir.protocol.host_messages import ErrorMessage, SessionClosed
+from fabstir.protocol.exchange.handshake import Introduction
+from fabstir.protocol.exchange.renter import Closed, RenterExchange
+from fabstir.protocol.exchange.streams import Dialer
+from fabstir.protocol.exchange.verification import SessionFacts, Verified, head_after
 from fabstir.protocol.limits import MAX_AUTHORIZATION_LIFETIME
 from fabstir.protocol.payloads import ClosedPlaintext
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
@@ -39,18 +40,10 @@ from fabstir.protocol.request import (
 )
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk.answer import Answer
-from fabstir.sdk.connection import Handshake, HostConnection, error_of, open_connection
+from fabstir.sdk.connection import HostConnection, open_connection
 from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.money import PaymentToken, Settlement
-from fabstir.sdk.verification import (
-    AnswerVerifier,
-    SessionFacts,
-    Verified,
-    check_terms,
-    head_after,
-)
 from fabstir.sdk.watcher import Watcher
-from fabstir.web.reach import Reach
 
 _logger = logging.getLogger(__name__)
 
@@ -74,7 +67,7 @@ class SessionServices:
     journal: RenterJournal
     watcher: Watcher
     nodes: NodeRegistry
-    reach: Reach
+    dialer: Dialer
     crypto: Crypto
     clock: Callable[[], float]
     random: Callable[[int], bytes]
@@ -102,9 +95,7 @@ class Session:
         self._services = services
         self._stack = stack
         self._connection: HostConnection | None = None
-        self._seed_commitment: Hash32 | None = None
         self._head = ChainHead()
-        self._num_requests = 0
         self._is_answering = False
         self._facts = SessionFacts(
             job_id=row.job_id,
@@ -220,25 +211,17 @@ class Session:
             salt=random(32),
             client_nonce=random(32) if request.sampling.seed is None else None,
         )
-        assert self._seed_commitment is not None, "a connection has terms"
-        terms = replace(connection.terms, seed_commitment=self._seed_commitment)
-        verifier = AnswerVerifier(self._facts, terms, self._head, asked)
-        self._num_requests += 1
-        request_id = str(self._num_requests)
-        sealed = connection.seal("encrypted_message", request_id, asked.encode())
-        await connection.send(
-            EncryptedMessage(session_id=str(self.job_id), id=request_id, payload=sealed)
-        )
-        return Answer(connection, verifier, self._facts, request_id, self._agree)
+        exchange = connection.exchange
+        await connection.send(exchange.ask(asked))
+        assert exchange.verifier is not None, "a request is out"
+        return Answer(connection, exchange.verifier, self._facts, self._agree)
 
     async def _finish(self, answer: Answer) -> None:
         """Leave host and renter agreed, however the block ended; else without a connection."""
         with anyio.move_on_after(CANCEL_TIMEOUT, shield=True):
             await answer.finish()
-        if answer.end is None or not answer.is_over:
+        if not answer.is_over:
             await self.leave()
-        else:
-            self._seed_commitment = answer.end.seed_commitment
 
     async def _agree(self, verified: Verified) -> SignedAcknowledgement:
         """Journal, then act: the acknowledgement goes out only after it is stored."""
@@ -253,11 +236,7 @@ class Session:
         """The host's last word, after its last claim; None if it does not say it."""
         try:
             connection = await self._connected()
-            connection.begin_reading()
-            sealed = connection.seal("encrypted_close", "close", b"{}")
-            await connection.send(
-                EncryptedClose(session_id=str(self.job_id), id="close", payload=sealed)
-            )
+            await connection.send(connection.exchange.close())
             return await self._hear_closed(connection)
         except FabstirError as error:
             extra = {"job_id": self.job_id, "reason": str(error)}
@@ -265,17 +244,9 @@ class Session:
             return None
 
     async def _hear_closed(self, connection: HostConnection) -> ClosedPlaintext:
-        with anyio.move_on_after(CLOSE_TIMEOUT):
-            while True:
-                match await connection.receive(CLOSE_TIMEOUT):
-                    case SessionClosed(payload=payload):
-                        opened = connection.open("session_closed", "close", payload)
-                        return ClosedPlaintext.decode(opened)
-                    case ErrorMessage(id="close" | None) as message:
-                        raise error_of(message)
-                    case _:
-                        pass  # a mined claim, or the end of an answer that was given up
-        raise HostUnresponsive(f"host {self.row.host} did not close in {CLOSE_TIMEOUT:g} s")
+        event = await connection.receive(CLOSE_TIMEOUT)
+        assert isinstance(event, Closed), "nothing else is legal"
+        return event.closed
 
     def _what_is_kept(self) -> str:
         money, row = self.token.format, self.row
@@ -300,30 +271,30 @@ class Session:
         if self._connection is None:
             last = await self._services.journal.last_acknowledgement(self.row)
             self._head = head_after(last)
-            connection = await self._dial(self._handshake(last))
-            try:
-                check_terms(connection.terms, self._facts, self._head)
-            except FabstirError:
-                await self.leave()
-                raise
-            self._connection = connection
-            self._seed_commitment = connection.terms.seed_commitment
+            self._connection = await self._open(last)
             await self._services.journal.touch(self.row)
         return self._connection
 
-    async def _dial(self, handshake: Handshake) -> HostConnection:
+    async def _open(self, last: SignedAcknowledgement | None) -> HostConnection:
         """Connect where the host was, and if it is not there, where the registry says it is now."""
+        services = self._services
         try:
-            return await self._stack.enter_async_context(open_connection(handshake))
+            return await self._open_at(self.row.api_url, last)
         except HostUnresponsive:
-            node = await self._services.nodes.node(self.row.host)
+            node = await services.nodes.node(self.row.host)
             if node is None or node.api_url in {"", self.row.api_url}:
                 raise
-        self.row = await self._services.journal.update(self.row, api_url=node.api_url)
-        moved = replace(handshake, api_url=node.api_url)
-        return await self._stack.enter_async_context(open_connection(moved))
+        self.row = await services.journal.update(self.row, api_url=node.api_url)
+        return await self._open_at(node.api_url, last)
 
-    def _handshake(self, last: SignedAcknowledgement | None) -> Handshake:
+    async def _open_at(self, api_url: str, last: SignedAcknowledgement | None) -> HostConnection:
+        services = self._services
+        exchange = RenterExchange(self._facts, self._head)
+        greeting = exchange.greet(self._introduction(last), services.random)
+        stream = await services.dialer.dial(api_url, f"host {self.row.host} at {api_url}")
+        return await self._stack.enter_async_context(open_connection(stream, exchange, greeting))
+
+    def _introduction(self, last: SignedAcknowledgement | None) -> Introduction:
         row, services = self.row, self._services
         crypto = services.crypto
         lifetime = min(row.max_duration, MAX_AUTHORIZATION_LIFETIME // 2)
@@ -333,10 +304,7 @@ class Session:
             session_key=crypto.address_of(crypto.public_key(row.session_secret)),
             expires_at=int(services.clock()) + lifetime,
         )
-        return Handshake(
-            facts=self._facts,
-            api_url=row.api_url,
-            reach=services.reach,
+        return Introduction(
             host_public_key=row.host_public_key,
             model_name=row.model_name,
             session_secret=row.session_secret,
@@ -345,5 +313,4 @@ class Session:
                 services.wallet.secret_key, self._facts.domain, crypto
             ),
             last_acknowledgement=last,
-            random=services.random,
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from fabstir.protocol.content import Message
 from fabstir.protocol.era_c import EraCRequest
+from fabstir.protocol.request import RequestPlaintext
 
 _CHATML_START = "<|im_start|>"
 _CHATML_TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
@@ -54,8 +55,10 @@ class Conversation:
         return prompt[answered + len(answer) :]
 
 
-def is_self_contained(request: EraCRequest) -> bool:
+def is_self_contained(request: EraCRequest | RequestPlaintext) -> bool:
     """Whether a request brings all that was said before, so that nobody else has to know it."""
+    if isinstance(request, RequestPlaintext):
+        return True
     return bool(request.messages) or _CHATML_START in request.prompt
 
 

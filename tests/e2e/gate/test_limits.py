@@ -23,10 +23,10 @@ from tests.e2e.raw_client import Answer, RawClient, Refused, open_raw_client
 
 from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess
-from fabstir.jobs.session import MAX_LOST_TOKENS
 from fabstir.primitives.ids import JobId
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.client_messages import StreamCancel
+from fabstir.protocol.exchange.account import MAX_LOST_TOKENS
 from fabstir.protocol.host_messages import EncryptedChunk, EncryptedResponse, StreamEnd
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
 

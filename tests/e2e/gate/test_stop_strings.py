@@ -10,9 +10,9 @@ from tests.e2e.harness import Wallet
 from tests.e2e.raw_client import Answer, RawClient
 
 from fabstir.cli.host_process import HostProcess
-from fabstir.jobs.answer import PATIENCE
 from fabstir.protocol.host_messages import EncryptedChunk
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
+from fabstir.serving.answer import PATIENCE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 

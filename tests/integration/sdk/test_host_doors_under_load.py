@@ -17,7 +17,7 @@ from fabstir.api import http as doors
 from fabstir.api.host_guard import CHALLENGE_BURST
 from fabstir.api.strangers import StrangerLimits
 from fabstir.node.build import Host
-from fabstir.sdk.connection import websocket_url
+from fabstir.sdk.websocket import websocket_url
 from fabstir.web.bodies import MAX_JSON_BYTES, BodyLimits
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.slow]

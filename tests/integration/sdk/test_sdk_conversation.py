@@ -19,7 +19,6 @@ from fabstir.chain.devnet import Devnet
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.db.renter import RenterSession
-from fabstir.jobs.checkpoint_files import CheckpointFiles
 from fabstir.node.build import Host
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import NotFound
@@ -28,6 +27,7 @@ from fabstir.primitives.units import Wei
 from fabstir.protocol.checkpoint import index_path
 from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
+from fabstir.rails.session_job.checkpoint_files import CheckpointFiles
 from fabstir.s5.portals import open_client as open_portal_client
 from fabstir.sdk import Conversation, FabstirClient, open_client
 from fabstir.sdk.checkpoints import CheckpointReader

@@ -11,7 +11,7 @@ from dataclasses import replace
 import anyio
 import pytest
 from tests.integration.sdk.scripted_host import Line, ScriptedHost, open_scripted_host
-from tests.unit.sdk.answering import DIGEST, DOMAIN, FACTS, HOST_SECRET, asking_for
+from tests.unit.protocol.exchange.answering import DIGEST, DOMAIN, FACTS, HOST_SECRET, asking_for
 from websockets.exceptions import ConnectionClosed
 
 from fabstir.crypto import NATIVE
@@ -23,7 +23,10 @@ from fabstir.primitives.errors import (
     SessionRefused,
 )
 from fabstir.protocol.authorization import SessionKeyAuthorization
-from fabstir.protocol.client_messages import EncryptedMessage
+from fabstir.protocol.exchange.budget import BYTES_PER_TOKEN, FREE_BYTES, HANDSHAKE_BYTES
+from fabstir.protocol.exchange.handshake import Introduction
+from fabstir.protocol.exchange.renter import RenterExchange
+from fabstir.protocol.exchange.verification import SessionFacts, Verified
 from fabstir.protocol.limits import MAX_HOST_FRAME_BYTES, MAX_TOKEN_TEXT_BYTES
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
 from fabstir.protocol.request import RequestPlaintext
@@ -31,13 +34,8 @@ from fabstir.sdk import answer as answer_module
 from fabstir.sdk import connection as connection_module
 from fabstir.sdk.answer import Answer
 from fabstir.sdk.bounded_socket import MAX_UNREAD_BYTES
-from fabstir.sdk.budget import BYTES_PER_TOKEN, FREE_BYTES, HANDSHAKE_BYTES
-from fabstir.sdk.connection import (
-    Handshake,
-    HostConnection,
-    open_connection,
-)
-from fabstir.sdk.verification import AnswerVerifier, SessionFacts, Verified
+from fabstir.sdk.connection import HostConnection, open_connection
+from fabstir.sdk.websocket import WebSocketDialer
 from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -67,25 +65,31 @@ def facts(host: ScriptedHost) -> SessionFacts:
     return replace(FACTS, host=host.address)
 
 
-def handshake(host: ScriptedHost, facts: SessionFacts) -> Handshake:
+def introduction(host: ScriptedHost, facts: SessionFacts) -> Introduction:
     authorization = SessionKeyAuthorization(
         job_id=facts.job_id,
         host=facts.host,
         session_key=NATIVE.address_of(NATIVE.public_key(SESSION_SECRET)),
         expires_at=int(time.time()) + 600,
     )
-    return Handshake(
-        facts=facts,
-        api_url=host.api_url,
-        reach=Reach(allow_private=True),
+    return Introduction(
         host_public_key=host.public_key,
         model_name="repo:file",
         session_secret=SESSION_SECRET,
         recovery_public_key=NATIVE.public_key(SESSION_SECRET),
         authorization=authorization.sign(WALLET_SECRET, DOMAIN, NATIVE),
         last_acknowledgement=None,
-        random=lambda size: bytes([4]) * size,
     )
+
+
+@asynccontextmanager
+async def connected(host: ScriptedHost, facts: SessionFacts) -> AsyncGenerator[HostConnection]:
+    exchange = RenterExchange(facts, ChainHead())
+    greeting = exchange.greet(introduction(host, facts), lambda size: bytes([4]) * size)
+    dialer = WebSocketDialer(Reach(allow_private=True))
+    stream = await dialer.dial(host.api_url, f"host {facts.host} at {host.api_url}")
+    async with open_connection(stream, exchange, greeting) as connection:
+        yield connection
 
 
 async def agree(verified: Verified) -> SignedAcknowledgement:
@@ -97,14 +101,11 @@ async def asked(
     host: ScriptedHost, facts: SessionFacts, request: RequestPlaintext = FOUR_TOKENS
 ) -> AsyncGenerator[Answer]:
     """A request is on its way; nothing of its answer is read yet."""
-    async with open_connection(handshake(host, facts)) as connection:
-        verifier = AnswerVerifier(facts, connection.terms, ChainHead(), request)
-        sealed = connection.seal("encrypted_message", "1", request.encode())
-        answer = Answer(connection, verifier, facts, "1", agree)
-        await connection.send(
-            EncryptedMessage(session_id=str(facts.job_id), id="1", payload=sealed)
-        )
-        yield answer
+    async with connected(host, facts) as connection:
+        await connection.send(connection.exchange.ask(request))
+        verifier = connection.exchange.verifier
+        assert verifier is not None
+        yield Answer(connection, verifier, facts, agree)
 
 
 async def until_cut(line: Line, say: Callable[[Line], Awaitable[None]]) -> int:
@@ -299,7 +300,7 @@ async def test_frames_that_bring_nothing_buy_no_time(
 
 
 async def shaken(host: ScriptedHost, facts: SessionFacts) -> HostConnection:
-    async with open_connection(handshake(host, facts)) as connection:
+    async with connected(host, facts) as connection:
         return connection
 
 

@@ -12,7 +12,8 @@ from fabstir.primitives.errors import (
 from fabstir.primitives.ids import Hash32, ModelId
 from fabstir.protocol.host_messages import ErrorMessage
 from fabstir.sdk import Model
-from fabstir.sdk.connection import error_of, websocket_url
+from fabstir.sdk.connection import error_of
+from fabstir.sdk.websocket import websocket_url
 
 MODEL = Model(
     model_id=ModelId("0x" + "12" * 32),

@@ -9,7 +9,7 @@ import pytest
 from fabstir.telemetry import LogLevel, configure_logging
 from fabstir.telemetry.logs import REDACTED, SECRET_WORDS
 
-logger = logging.getLogger("fabstir.jobs.session")
+logger = logging.getLogger("fabstir.serving.session")
 
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -47,7 +47,7 @@ def test_json_lines_hold_every_value() -> None:
     assert fields.pop("time").endswith("+00:00")
     assert fields == {
         "level": "info",
-        "logger": "fabstir.jobs.session",
+        "logger": "fabstir.serving.session",
         "message": "session settled",
         "job_id": 7,
         "refund": 10**20,

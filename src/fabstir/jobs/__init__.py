@@ -1,1 +1,0 @@
-"""One paid piece of work, from its request to its settlement: where serving meets the market."""
