@@ -27,7 +27,7 @@ def test_people_read_message_and_values_on_one_line() -> None:
     logger.warning("proof late", extra={"job_id": 7, "reason": "no gas"})
 
     line = stream.getvalue()
-    assert line[8:] == ' WARNING jobs.session: proof late  job_id=7 reason="no gas"\n'
+    assert line[8:] == ' WARNING serving.session: proof late  job_id=7 reason="no gas"\n'
 
 
 def test_a_value_cannot_forge_a_line() -> None:

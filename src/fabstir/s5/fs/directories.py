@@ -583,10 +583,11 @@ def _sealed_limit(max_bytes: int) -> int:
 
 
 async def _in_order(directory: Directory, after: str | None) -> AsyncGenerator[tuple[str, Entry]]:
-    everything = inline_entries(directory)
-    for key in sorted(everything, key=name_order):
-        if after is None or name_order(key) > name_order(after):
-            yield key, everything[key]
+    """By name, as code points are ordered; of one name the directory first."""
+    entries = inline_entries(directory)
+    for name, key in sorted((key[len(FILE_KEY) :], key) for key in entries):
+        if after is None or (name, key) > (after[len(FILE_KEY) :], after):
+            yield key, entries[key]
 
 
 def inline_entries(directory: Directory) -> dict[str, Entry]:
@@ -595,8 +596,3 @@ def inline_entries(directory: Directory) -> dict[str, Entry]:
         **{FILE_KEY + name: file for name, file in directory.files.items()},
         **{DIRECTORY_KEY + name: ref for name, ref in directory.dirs.items()},
     }
-
-
-def name_order(key: str) -> tuple[str, str]:
-    """By name, as code points are ordered; of one name the directory first."""
-    return key[len(FILE_KEY) :], key
