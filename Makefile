@@ -4,6 +4,7 @@
 # make gate-packages   Debian's packages that single tests need; `make test GATE=1` fails without
 # make bench   our host against the same engine asked directly
 # make test-s5   every test of the storage, also those that take minutes
+# make test-engines   the language model's process, also what measures it for minutes
 # make test-hostile   a host under attack: what an honest renter notices, memory, open files
 # make bench-s5  the storage against cp and b3sum, in one directory, through a portal
 #
@@ -26,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 .DEFAULT_GOAL := check
-.PHONY: demo test check static unit bench test-hostile test-s5 bench-s5 setup gate-packages
+.PHONY: test-engines demo test check static unit bench test-hostile test-s5 bench-s5 setup gate-packages
 
 demo: setup
 	$(BIN)/fabstir demo
@@ -60,6 +61,10 @@ bench: setup
 test-s5: setup
 	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --heavy --durations=15 \
 	  tests/unit/s5 tests/integration/s5 tests/e2e/s5 tests/fuzz
+
+test-engines: setup
+	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --heavy --durations=15 \
+	  tests/unit/engines tests/integration/engines
 
 test-hostile: setup
 	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --heavy tests/e2e/hostile

@@ -21,8 +21,9 @@ from anyio.abc import SocketStream
 
 from fabstir.primitives.errors import EngineCrashed, EngineUnavailable
 
-CONNECT_TIMEOUT = 2.0
-"""Seconds; the child is on this machine."""
+CONNECT_TIMEOUT = 15.0
+"""Seconds. The child is on this machine, and one that is gone refuses at once: what takes long is
+this process, on a machine that is too busy to run it."""
 
 REQUEST_TIMEOUT = 30.0
 """Seconds for an unstreamed answer: tokenizing a million tokens takes a few."""

@@ -58,7 +58,7 @@ def first(demo_model: Path) -> TestModel:
     return TestModel(spec=DEMO_MODEL, path=demo_model)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def second(demo_model: Path, anyio_backend: str) -> TestModel:
     spec, path = await second_model(demo_model, user_cache_path("fabstir") / "models")
     return TestModel(spec=spec, path=path)

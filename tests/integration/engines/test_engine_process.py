@@ -181,6 +181,7 @@ async def test_threads_are_measured_once(make_config: MakeConfig) -> None:
     assert len(said) == len(choice.reason.split(","))
 
 
+@pytest.mark.heavy  # the rule itself: tests/unit/engines/test_speed_check.py
 async def test_what_a_busy_machine_measured_is_measured_again(make_config: MakeConfig) -> None:
     config = make_config(num_threads=None, max_model_len=512, num_slots=1, calibration_timeout=60)
     await choose_threads(config, quietly)

@@ -203,7 +203,7 @@ async def test_an_answer_stops_when_the_deposit_is_used_up(client: FabstirClient
     affordable = (await client.quote(offer, deposit)).max_tokens
 
     async with client.open_session(offer, deposit=deposit) as session:
-        async with session.chat(LONG, sampling=at_most(400)) as answer:
+        async with session.chat(LONG, sampling=SamplingParams(max_tokens=400, seed=5)) as answer:
             await answer.complete()
         with pytest.raises(DepositExhausted, match="used up"):
             async with session.chat(HELLO) as refused:
