@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 
 from fabstir.protocol.frames import Frame, encode_frame
+from fabstir.telemetry.waiting import Wakeup
 
 ROOM_CHARS: Final = 64 * 1024
 """More than this waiting: an answer makes no further piece. Some 200 pieces; a client that reads at
@@ -43,7 +44,7 @@ class Outgoing:
         self._waiting: deque[str] = deque()
         self._num_chars = 0
         self._is_closed = False
-        self._changed = anyio.Event()
+        self._wakeup = Wakeup()
 
     @property
     def has_room(self) -> bool:
@@ -65,12 +66,12 @@ class Outgoing:
         if self._num_chars > MAX_CHARS:
             self.close()
             raise anyio.BrokenResourceError
-        self._changed.set()
+        self._wakeup.wake()
 
     def close(self) -> None:
         """Take nothing any more: `run` ends."""
         self._is_closed = True
-        self._changed.set()
+        self._wakeup.wake()
         self._on_room()
 
     async def run(self, write: Write) -> None:
@@ -81,8 +82,7 @@ class Outgoing:
         """
         try:
             while not self._is_closed:
-                await self._changed.wait()
-                self._changed = anyio.Event()
+                await self._wakeup.sleep()
                 await self._write_waiting(write)
             raise anyio.BrokenResourceError
         except TimeoutError as error:

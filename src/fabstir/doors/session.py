@@ -56,7 +56,7 @@ GREETING: Final = "fabstir host: encrypted_session_init opens a session"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionServices:
+class DoorServices:
     """What every connection needs.
 
     Attributes:
@@ -75,7 +75,7 @@ class SessionServices:
 class SessionDoor:
     """Serves streams for the length of the server, whatever transport they come from."""
 
-    def __init__(self, services: SessionServices) -> None:
+    def __init__(self, services: DoorServices) -> None:
         self._services = services
         self._connections: set[_Connection] = set()
 
@@ -136,7 +136,7 @@ class _Connection:
         outgoing: what waits to be written to the client.
     """
 
-    def __init__(self, services: SessionServices, stream: CallerStream, tasks: TaskGroup) -> None:
+    def __init__(self, services: DoorServices, stream: CallerStream, tasks: TaskGroup) -> None:
         self._services = services
         self._book = services.book
         self._stream = stream

@@ -14,7 +14,7 @@ from fabstir.chain.gas_price import watch_gas_price
 from fabstir.chain.identity import confirm_chain_identity
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
-from fabstir.doors.session import SessionDoor, SessionServices
+from fabstir.doors.session import DoorServices, SessionDoor
 from fabstir.market.ledger import HostLedger
 from fabstir.market.worth import HostTerms
 from fabstir.node.market import HostMarket
@@ -156,7 +156,7 @@ async def build_work(
         observe_tokens=lambda name, num: metrics.tokens_delivered.labels(name).inc(num),
     )
     door = SessionDoor(
-        SessionServices(
+        DoorServices(
             answers=answers,
             gate=gate,
             book=book,

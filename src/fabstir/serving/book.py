@@ -19,6 +19,7 @@ from fabstir.rails.rail import Said
 from fabstir.serving.gate import Admission
 from fabstir.serving.models import ServedModel
 from fabstir.serving.session import LiveSession
+from fabstir.telemetry.waiting import KeyedLocks
 
 Evict = Callable[[], Awaitable[None]]
 """Tells the former connection that the session is no longer its own."""
@@ -37,12 +38,8 @@ class SessionBook:
         self._live: dict[JobId, LiveSession] = {}
         self._evict: dict[JobId, Evict] = {}
         self._holders: dict[JobId, object] = {}
-        self._handovers: dict[JobId, anyio.Lock] = {}
+        self._handovers = KeyedLocks()
         self.is_draining = False
-
-    def get(self, job_id: JobId) -> LiveSession | None:
-        """A session that was opened since this process started."""
-        return self._live.get(job_id)
 
     def __len__(self) -> int:
         return sum(1 for session in self._live.values() if session.account.is_held)
@@ -61,7 +58,7 @@ class SessionBook:
         """
         # One handover at a time: a second connection of the same renter waits until the first
         # has the session, and then takes it over.
-        async with self._handovers.setdefault(admission.row.job_id, anyio.Lock()):
+        async with self._handovers.hold(admission.row.job_id):
             return await self._hand_over(admission, holder, evict)
 
     def require_serving(self) -> None:
@@ -125,13 +122,12 @@ class SessionBook:
             session.has_forgotten = row.tokens_reserved > 0
         return session
 
-    def release(self, holder: object) -> list[LiveSession]:
+    def release(self, holder: object) -> None:
         """A connection closed: its sessions wait for the renter to come back."""
-        held = [each for each in self._live.values() if each.account.holder is holder]
-        for session in held:
-            session.account.release()
-            session.on_proof = session.on_over = None
-        return held
+        for session in self._live.values():
+            if session.account.holder is holder:
+                session.account.release()
+                session.on_proof = session.on_over = None
 
     # -- for the rails: see rails.rail.LiveSessions ---------------------------------------------
 
@@ -178,4 +174,3 @@ class SessionBook:
                 session.on_over()
         self._evict.pop(job_id, None)
         self._holders.pop(job_id, None)
-        self._handovers.pop(job_id, None)

@@ -16,6 +16,7 @@ from fabstir.protocol.exchange.account import HostAccount
 from fabstir.protocol.host_messages import ProofSubmitted
 from fabstir.serving.conversation import Conversation
 from fabstir.serving.models import ServedModel
+from fabstir.telemetry.waiting import Changes
 
 MAX_TRANSCRIPT_CHARS: Final = 256 * 1024
 """What is kept of a conversation for the next checkpoint: the newest of it. Prompts cost nothing on
@@ -46,18 +47,17 @@ class LiveSession:
     has_forgotten: bool = False
     on_proof: Callable[[ProofSubmitted], None] | None = None
     on_over: Callable[[], None] | None = None
-    _changed: anyio.Event = field(default_factory=anyio.Event)
+    _changes: Changes = field(default_factory=Changes)
 
     def changed(self) -> None:
         """Wake whoever waits for an acknowledgement or a proof."""
-        event, self._changed = self._changed, anyio.Event()
-        event.set()
+        self._changes.tell()
 
     async def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Whether `condition` came true within `timeout` seconds."""
         with anyio.move_on_after(timeout):
             while not condition():
-                await self._changed.wait()
+                await self._changes.wait()
         return condition()
 
     def require_memory(self, *, is_self_contained: bool) -> None:

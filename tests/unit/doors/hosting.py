@@ -30,7 +30,7 @@ from fabstir.api.strangers import Strangers
 from fabstir.crypto import NATIVE
 from fabstir.db import open_database
 from fabstir.db.host_sessions import SessionRow
-from fabstir.doors.session import SessionDoor, SessionServices
+from fabstir.doors.session import DoorServices, SessionDoor
 from fabstir.engines import (
     EngineInfo,
     EnginePool,
@@ -265,7 +265,7 @@ async def open_door(
             models=ServedModels([model]),
             encryption_secret=ENCRYPTION_SECRET,
         )
-        services = SessionServices(
+        services = DoorServices(
             answers=answers,
             gate=gate,
             book=book,

@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-import anyio
-
 from fabstir.primitives.errors import CorruptBlob, NotFound, StorageError
 from fabstir.primitives.ids import JobId
 from fabstir.protocol.checkpoint import index_path
 from fabstir.protocol.limits import MAX_FRAME_BYTES
 from fabstir.rails.session_job.checkpoints import Checkpoints
 from fabstir.s5.fs import FileSystem
+from fabstir.telemetry.waiting import Wakeup
 
 _logger = logging.getLogger(__name__)
 
@@ -42,12 +41,12 @@ class CheckpointFiles:
         self._first_delay = first_delay
         self._max_delay = max_delay
         self._stale: dict[JobId, None] = {}
-        self._changed = anyio.Event()
+        self._wakeup = Wakeup()
 
     def changed(self, job_id: JobId) -> None:
         """A claim of this session was mined. Waits for nothing, and never fails."""
         self._stale[job_id] = None
-        self._changed.set()
+        self._wakeup.wake()
 
     async def run(self) -> None:
         """Write what is stale, for as long as the host serves; first look at every session."""
@@ -55,14 +54,12 @@ class CheckpointFiles:
             self.changed(row.job_id)
         delay = self._first_delay
         while True:
-            await self._changed.wait()
-            self._changed = anyio.Event()
+            await self._wakeup.sleep()
             if await self.write_stale():
                 delay = self._first_delay
             else:
-                with anyio.move_on_after(delay):
-                    await self._changed.wait()
-                self._changed.set()
+                await self._wakeup.sleep(delay)
+                self._wakeup.wake()
                 delay = min(self._max_delay, 2 * delay)
 
     async def write_stale(self) -> bool:

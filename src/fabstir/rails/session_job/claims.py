@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import anyio
 
 from fabstir.chain.contracts import Marketplace, SessionStatus
 from fabstir.chain.gas_price import GasPrice
@@ -30,6 +27,7 @@ from fabstir.protocol.host_messages import ProofSubmitted
 from fabstir.rails.rail import LiveSessions, Said
 from fabstir.rails.session_job.checkpoints import Checkpoints
 from fabstir.rails.session_job.records import ChainRecords
+from fabstir.telemetry.waiting import KeyedLocks
 
 _logger = logging.getLogger(__name__)
 
@@ -53,9 +51,7 @@ class Claimer:
     live: LiveSessions
     observe: Callable[[int], None]
     on_mined: Callable[[JobId], None]
-    _locks: defaultdict[JobId, anyio.Lock] = field(
-        default_factory=lambda: defaultdict[JobId, anyio.Lock](anyio.Lock)
-    )
+    _locks: KeyedLocks = field(default_factory=KeyedLocks)
 
     async def claim(self, job_id: JobId) -> TokenCount:
         """Claim all that is agreed to, if it is worth its gas; returns the tokens on chain then.
@@ -63,7 +59,7 @@ class Claimer:
         Raises:
             ChainError: the transaction could not be sent; the plan stays and is tried again.
         """
-        async with self._locks[job_id]:
+        async with self._locks.hold(job_id):
             job = await self.marketplace.session(job_id)
             if job is None:
                 raise ChainError(f"the chain does not know session {job_id} (any more)")
@@ -81,11 +77,6 @@ class Claimer:
                 extra = {"job_id": job_id, "tokens": balance.claimable}
                 _logger.info("remainder is not worth a claim", extra=extra)
             return balance.proven
-
-    def forget(self, job_id: JobId) -> None:
-        """The session is over."""
-        if not self._locks[job_id].locked():
-            del self._locks[job_id]
 
     async def min_claim(self, row: SessionRow, balance: Balance) -> int:
         """The fewest tokens for which a claim of the session is sent now. Raises ChainError."""

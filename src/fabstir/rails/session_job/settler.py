@@ -28,6 +28,7 @@ from fabstir.primitives.units import TokenCount, Wei
 from fabstir.rails.rail import Closing, LiveSessions
 from fabstir.rails.session_job.claims import Claimer
 from fabstir.rails.session_job.records import ChainRecords
+from fabstir.telemetry.waiting import Changes
 
 _logger = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class Settler:
     clock: Callable[[], float]
     serving_since: float
     poll_seconds: float
-    _wake: list[anyio.Event] = field(default_factory=lambda: [anyio.Event()])
+    _calls: Changes = field(default_factory=Changes)
     _looked_at: set[JobId] = field(default_factory=set[JobId])
     _left_at: dict[JobId, float] = field(default_factory=dict[JobId, float])
     _num_reverted: dict[JobId, int] = field(default_factory=dict[JobId, int])
@@ -176,8 +177,7 @@ class Settler:
 
     def wake(self) -> None:
         """Look at all sessions now."""
-        event, self._wake[0] = self._wake[0], anyio.Event()
-        event.set()
+        self._calls.tell()
 
     def agreed(self, row: SessionRow, unproven: int) -> None:
         """Wake the loop if so many tokens that are not on chain call for a claim."""
@@ -190,7 +190,7 @@ class Settler:
         limiter = anyio.CapacityLimiter(MAX_PARALLEL_LOOKS)
         async with anyio.create_task_group() as tasks:
             while True:
-                wake = self._wake[0]
+                wake = self._calls.next
                 for row in filter(self._needs_look, await self._unsettled()):
                     self._looked_at.add(row.job_id)
                     tasks.start_soon(self._look_safely, row, limiter)
@@ -258,7 +258,7 @@ class Settler:
             if all(job_id in self._left_at for job_id in closing):
                 return
             with anyio.move_on_after(self.poll_seconds):
-                await self._wake[0].wait()
+                await self._calls.wait()
 
     async def _look_at(self, row: SessionRow) -> None:
         job = await self.marketplace.session(row.job_id)
@@ -385,6 +385,5 @@ class Settler:
     def _forget(self, job_id: JobId) -> None:
         """Nothing is left to do for the session."""
         self.live.forget(job_id)
-        self.claimer.forget(job_id)
         self._left_at.pop(job_id, None)
         self._num_reverted.pop(job_id, None)
