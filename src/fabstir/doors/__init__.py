@@ -1,1 +1,1 @@
-"""Doors that only translate: a session's frames, HTTP, errors to what their clients read."""
+"""Doors: a session over any stream of frames, the transports that make streams, HTTP routes."""

@@ -13,9 +13,9 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
-from fabstir.api.strangers import Strangers
 from fabstir.db.host_sessions import SessionRow
 from fabstir.doors.outgoing import Outgoing
+from fabstir.doors.strangers import Strangers
 from fabstir.primitives.errors import EngineError, FabstirError, ReceiptMismatch, SessionRefused
 from fabstir.primitives.ids import JobId
 from fabstir.protocol.client_messages import EncryptedSessionInit

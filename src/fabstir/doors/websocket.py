@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import anyio
+from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from fabstir.doors.session import SessionDoor
@@ -56,7 +57,16 @@ class WebSocketStream:
         unprove(self._socket)
 
 
-async def serve_websocket(socket: WebSocket, door: SessionDoor) -> None:
-    """One socket, from open to close."""
-    await socket.accept()
-    await door.serve(WebSocketStream(socket))
+class WebSocketDoor:
+    """GET /v1/ws: sessions over WebSockets."""
+
+    def __init__(self, door: SessionDoor) -> None:
+        self._door = door
+
+    def routes(self) -> list[BaseRoute]:
+        return [WebSocketRoute("/v1/ws", self._serve)]
+
+    async def _serve(self, socket: WebSocket) -> None:
+        """One socket, from open to close."""
+        await socket.accept()
+        await self._door.serve(WebSocketStream(socket))

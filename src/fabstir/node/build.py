@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from functools import partial
 
 import anyio
+from starlette.routing import BaseRoute
 
-from fabstir.api.http import HttpServices, create_app
-from fabstir.api.strangers import Strangers
 from fabstir.chain.encryption_key import load_or_create_encryption_key
 from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, event_filter
 from fabstir.chain.follower import follow_logs
 from fabstir.chain.identity import confirm_chain_identity
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
-from fabstir.doors.websocket import serve_websocket
+from fabstir.doors.app import create_app
+from fabstir.doors.evidence import PublishedEvidence
+from fabstir.doors.facts import PublicFacts
+from fabstir.doors.strangers import Strangers
+from fabstir.doors.websocket import WebSocketDoor
 from fabstir.engines import EngineState
 from fabstir.node.market import HostMarket, open_market
 from fabstir.node.metrics import HostMetrics
@@ -121,26 +124,11 @@ async def open_host(
             encryption_secret,
             Strangers(on_refused=doors.on_refused("api")),
         )
-        services = HttpServices(
-            session_door=partial(serve_websocket, door=work.door),
-            blobs=work.blobs,
-            checkpoint_index=work.checkpoints.index,
-            health=_health(market, models, s5, supervision, reachability),
-            version=version_answer(settings.chain.chain_id),
-            chains=chains_answer(settings.chain, market.contracts.deployment),
-            models=partial(models_answer, models, settings.chain.chain_id),
-            chain_id=settings.chain.chain_id,
-            encryption_secret=encryption_secret,
-            crypto=NATIVE,
-            on_refused=doors.on_refused("api"),
-        )
+        health = _health(market, models, s5, supervision, reachability)
+        routes = _routes(market, models, work, health, encryption_secret)
+        app = create_app(routes, on_refused=doors.on_refused("api"))
         await enter(
-            open_server(
-                create_app(services),
-                listener,
-                max_frame_bytes=MAX_FRAME_BYTES,
-                connections=connections,
-            )
+            open_server(app, listener, max_frame_bytes=MAX_FRAME_BYTES, connections=connections)
         )
         port: int = listener.getsockname()[1]
         entry = _entry(market, models, p2p, encryption_secret, _api_url(settings, port))
@@ -163,6 +151,28 @@ async def open_host(
         )
         await enter(open_control(control_path(settings.paths.data_dir), _commands(serving)))
         yield serving
+
+
+def _routes(
+    market: HostMarket,
+    models: ServedModels,
+    work: HostWork,
+    health: Callable[[], Awaitable[Json]],
+    encryption_secret: bytes,
+) -> list[BaseRoute]:
+    """All doors of a host: one more is one more line."""
+    chain = market.settings.chain
+    facts = PublicFacts(
+        health=health,
+        version=version_answer(chain.chain_id),
+        chains=chains_answer(chain, market.contracts.deployment),
+        models=partial(models_answer, models, chain.chain_id),
+        chain_id=chain.chain_id,
+        encryption_secret=encryption_secret,
+        crypto=NATIVE,
+    )
+    evidence = PublishedEvidence(checkpoint_index=work.checkpoints.index, blobs=work.blobs)
+    return [*facts.routes(), *evidence.routes(), *WebSocketDoor(work.door).routes()]
 
 
 @asynccontextmanager

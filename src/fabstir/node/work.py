@@ -7,14 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from fabstir.api.errors import error_message
-from fabstir.api.strangers import Strangers
 from fabstir.chain.contracts import MarketplaceTerms
 from fabstir.chain.gas_price import watch_gas_price
 from fabstir.chain.identity import confirm_chain_identity
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
+from fabstir.doors.errors import error_message
 from fabstir.doors.session import DoorServices, SessionDoor
+from fabstir.doors.strangers import Strangers
 from fabstir.market.ledger import HostLedger
 from fabstir.market.worth import HostTerms
 from fabstir.node.market import HostMarket

@@ -13,9 +13,9 @@ from anyio.abc import SocketStream
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from fabstir.api import http as doors
-from fabstir.api.host_guard import CHALLENGE_BURST
-from fabstir.api.strangers import StrangerLimits
+from fabstir.doors import facts
+from fabstir.doors.host_guard import CHALLENGE_BURST
+from fabstir.doors.strangers import StrangerLimits
 from fabstir.node.build import Host
 from fabstir.sdk.websocket import websocket_url
 from fabstir.web.bodies import MAX_JSON_BYTES, BodyLimits
@@ -71,7 +71,7 @@ async def test_a_body_without_an_end_is_cut_off(host: Host) -> None:
 async def test_a_body_that_does_not_come_is_given_up(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doors, "_BODY_LIMITS", BodyLimits(read_timeout=0.2))
+    monkeypatch.setattr(facts, "_BODY_LIMITS", BodyLimits(read_timeout=0.2))
     async with await dial(host, "127.0.0.11") as stream:
         await stream.send(f"{POST}Content-Length: 80\r\n\r\nhalf".encode())
 

@@ -25,12 +25,12 @@ from tests.unit.protocol.exchange.meeting import (
 )
 from tests.unit.rails.test_next_action import row
 
-from fabstir.api.errors import error_message
-from fabstir.api.strangers import Strangers
 from fabstir.crypto import NATIVE
 from fabstir.db import open_database
 from fabstir.db.host_sessions import SessionRow
+from fabstir.doors.errors import error_message
 from fabstir.doors.session import DoorServices, SessionDoor
+from fabstir.doors.strangers import Strangers
 from fabstir.engines import (
     EngineInfo,
     EnginePool,

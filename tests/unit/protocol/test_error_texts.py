@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.strategies import texts
 
-from fabstir.api.errors import error_message
+from fabstir.doors.errors import error_message
 from fabstir.primitives.errors import (
     ContextLengthExceeded,
     ConversationRefused,

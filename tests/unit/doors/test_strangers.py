@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from fabstir.api.strangers import StrangerLimits, Strangers
+from fabstir.doors.strangers import StrangerLimits, Strangers
 from fabstir.primitives.errors import ChainError, SessionRefused
 from fabstir.primitives.ids import JobId
 
