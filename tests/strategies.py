@@ -62,7 +62,7 @@ from fabstir.protocol.host_messages import (
     ExtensionReply,
     HostMessage,
     Pong,
-    ProofSubmitted,
+    ProofMessage,
     SessionClosed,
     SessionInitAck,
     StreamEnd,
@@ -468,7 +468,7 @@ stream_ends = st.builds(
     usage=st.none() | usages,
 )
 proofs_submitted = st.builds(
-    ProofSubmitted,
+    ProofMessage,
     session_id=identifiers,
     proof_id=hashes,
     tokens_claimed=uint256s,

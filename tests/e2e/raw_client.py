@@ -54,7 +54,7 @@ from fabstir.protocol.host_messages import (
     EncryptedResponse,
     ErrorMessage,
     HostMessage,
-    ProofSubmitted,
+    ProofMessage,
     SessionClosed,
     SessionInitAck,
     StreamEnd,
@@ -149,7 +149,7 @@ class RawClient:
             message = await self.receive()
             if isinstance(message, ErrorMessage):
                 return message
-            assert isinstance(message, ProofSubmitted | StreamEnd), message
+            assert isinstance(message, ProofMessage | StreamEnd), message
 
     def stop_reading(self) -> None:
         """From now on read nothing, with as little room in the kernel as it allows."""
@@ -246,7 +246,7 @@ class RawClient:
     async def send_init(self, init: Init, secret: bytes) -> OpenedSession:
         """Send a handshake that was made before. Raises Refused."""
         await self.send(init.frame)
-        while isinstance(ack := await self.receive(), ProofSubmitted | StreamEnd):
+        while isinstance(ack := await self.receive(), ProofMessage | StreamEnd):
             pass  # of a claim that was mined meanwhile, of a request that was refused before
         if isinstance(ack, ErrorMessage):
             raise Refused(ack)
@@ -346,7 +346,7 @@ class OpenedSession:
         frame = EncryptedClose(session_id=self._session_id, id="close", payload=payload)
         await self.client.send(frame)
         while not isinstance(message := await self.client.receive(), SessionClosed):
-            assert isinstance(message, ProofSubmitted | StreamEnd), message
+            assert isinstance(message, ProofMessage | StreamEnd), message
         opened = self._open("session_closed", message.id, message.payload)
         return ClosedPlaintext.decode(opened).tokens_proven
 
@@ -390,7 +390,7 @@ class OpenedSession:
             message = await self.client.receive()
             if isinstance(message, ErrorMessage):
                 raise Refused(message)
-            if isinstance(message, ProofSubmitted) or _ends_a_refused_request(message):
+            if isinstance(message, ProofMessage) or _ends_a_refused_request(message):
                 continue
             answer.frames.append(message)
             receipt = self._take(answer, message)

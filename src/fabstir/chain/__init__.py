@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         read_secret_file,
         write_secret_file,
     )
-    from fabstir.chain.records import Block, ContractCall, Fees, Log, LogFilter, Receipt
+    from fabstir.chain.records import Block, ContractCall, Fees, Log, LogFilter, TransactionReceipt
     from fabstir.chain.rpc import Chain, open_chain
     from fabstir.chain.transactions import (
         MinedTransaction,
@@ -41,7 +41,7 @@ else:
                 "read_secret_file",
                 "write_secret_file",
             ],
-            "records": ["Block", "ContractCall", "Fees", "Log", "LogFilter", "Receipt"],
+            "records": ["Block", "ContractCall", "Fees", "Log", "LogFilter", "TransactionReceipt"],
             "rpc": ["Chain", "open_chain"],
             "transactions": [
                 "MinedTransaction",
@@ -65,11 +65,11 @@ __all__ = [
     "LogFilter",
     "LogFollower",
     "MinedTransaction",
-    "Receipt",
     "Rollback",
     "Signer",
     "TransactionOptions",
     "TransactionQueue",
+    "TransactionReceipt",
     "create_keystore",
     "decode_event",
     "event_filter",

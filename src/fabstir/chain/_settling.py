@@ -14,13 +14,13 @@ from sqlalchemy import Connection
 
 from fabstir.chain.identity import confirm_chain_identity
 from fabstir.chain.keystore import Signer
-from fabstir.chain.records import Block, ContractCall, Fees, Receipt
+from fabstir.chain.records import Block, ContractCall, Fees, TransactionReceipt
 from fabstir.chain.rpc import Chain
 from fabstir.db import Database
 from fabstir.db.outbox import (
     Intention,
     OutboxRow,
-    Outcome,
+    TransactionOutcome,
     TransactionStatus,
     add_filler,
     add_version,
@@ -61,7 +61,7 @@ _FEE_TOO_LOW = ("underpriced", "less than block base fee", "fee too low", "max f
 _NO_FUNDS = ("insufficient funds", "insufficient balance", "overshot")
 
 
-class Settler:
+class TransactionSettler:
     """The unfinished transactions of one account."""
 
     def __init__(
@@ -152,7 +152,7 @@ class Settler:
         if price is None:  # what it offered at most
             by_hash = {v.tx_hash: v.max_fee_per_gas for v in row.versions}
             price = by_hash[receipt.tx_hash]
-        outcome = Outcome(
+        outcome = TransactionOutcome(
             status=status,
             tx_hash=receipt.tx_hash,
             block_number=receipt.block_number,
@@ -164,13 +164,13 @@ class Settler:
         self._refusals.pop(row.id, None)
         await self._change(lambda c: record_outcome(c, row.id, outcome, refusal), durable=False)
 
-    async def _find_receipt(self, row: OutboxRow) -> Receipt | None:
+    async def _find_receipt(self, row: OutboxRow) -> TransactionReceipt | None:
         for version in reversed(row.versions):
             if receipt := await self._chain.receipt(version.tx_hash):
                 return receipt
         return None
 
-    async def _revert_reason(self, row: OutboxRow, receipt: Receipt) -> str:
+    async def _revert_reason(self, row: OutboxRow, receipt: TransactionReceipt) -> str:
         """Run the call again on the block before: the receipt itself does not say why."""
         if receipt.gas_used == row.gas_limit:
             return f"out of gas (limit {row.gas_limit})"

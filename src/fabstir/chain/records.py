@@ -52,7 +52,7 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class TransactionReceipt:
     """What became of a mined transaction."""
 
     tx_hash: Hash32
@@ -184,7 +184,7 @@ def parse_logs(value: object) -> tuple[Log, ...]:
     return parse_list(value, parse_log)
 
 
-def parse_receipt(value: object) -> Receipt | None:
+def parse_receipt(value: object) -> TransactionReceipt | None:
     """The answer of eth_getTransactionReceipt; None while the transaction is in no block."""
     if value is None:
         return None
@@ -192,7 +192,7 @@ def parse_receipt(value: object) -> Receipt | None:
     if raw["blockNumber"] is None or raw["blockHash"] is None:
         return None  # of a transaction that a sequencer has only announced
     price, created = raw["effectiveGasPrice"], raw["contractAddress"]
-    return Receipt(
+    return TransactionReceipt(
         tx_hash=_parse_hash(raw["transactionHash"]),
         block_number=parse_count(raw["blockNumber"]),
         block_hash=_parse_hash(raw["blockHash"]),

@@ -25,7 +25,7 @@ from fabstir.chain.records import (
     Fees,
     Log,
     LogFilter,
-    Receipt,
+    TransactionReceipt,
     or_none,
     parse_block,
     parse_count,
@@ -176,7 +176,7 @@ class Chain:
         """Broadcast a signed transaction. Its hash is known before: that of its bytes."""
         await self.request("eth_sendRawTransaction", ["0x" + raw.hex()])
 
-    async def receipt(self, tx_hash: Hash32) -> Receipt | None:
+    async def receipt(self, tx_hash: Hash32) -> TransactionReceipt | None:
         """None while the transaction is not in the chain."""
         return await self._endpoint.ask("eth_getTransactionReceipt", [tx_hash], parse_receipt)
 

@@ -20,7 +20,12 @@ from dataclasses import dataclass
 import anyio
 from sqlalchemy import Connection
 
-from fabstir.chain._settling import PLAIN_TRANSFER_GAS, Settler, cannot_pay, is_lack_of_funds
+from fabstir.chain._settling import (
+    PLAIN_TRANSFER_GAS,
+    TransactionSettler,
+    cannot_pay,
+    is_lack_of_funds,
+)
 from fabstir.chain.identity import bind_chain_identity, confirm_chain_identity
 from fabstir.chain.keystore import Signer
 from fabstir.chain.records import ContractCall, Fees
@@ -98,7 +103,7 @@ class TransactionQueue:
         self._chain = chain
         self._db = db
         self._options = options
-        self._settler = Settler(
+        self._settler = TransactionSettler(
             chain,
             signer,
             db,

@@ -128,7 +128,7 @@ class Intention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class TransactionOutcome:
     """What the receipt of the mined version says."""
 
     status: TransactionStatus
@@ -146,7 +146,7 @@ class OutboxRow(Intention):
     id: int
     status: TransactionStatus
     refusal: str | None
-    outcome: Outcome | None
+    outcome: TransactionOutcome | None
     """None until a version is mined."""
     is_final: bool
     versions: tuple[SignedVersion, ...]
@@ -190,7 +190,7 @@ def add_filler(
 
 
 def record_outcome(
-    connection: Connection, row_id: int, outcome: Outcome, refusal: str | None
+    connection: Connection, row_id: int, outcome: TransactionOutcome, refusal: str | None
 ) -> OutboxRow:
     """A version was mined; `refusal` is the contract's reason, or why the filler was needed."""
     return _update(
@@ -333,7 +333,7 @@ def _parse_row(row: Row[Any], versions: tuple[SignedVersion, ...]) -> OutboxRow:
     status = TransactionStatus(row.status)
     outcome = None
     if row.tx_hash is not None:
-        outcome = Outcome(
+        outcome = TransactionOutcome(
             status=status,
             tx_hash=row.tx_hash,
             block_number=row.block_number,

@@ -223,7 +223,7 @@ def last_acknowledgement(connection: Connection, session_id: str) -> SignedAckno
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class SessionOutcome:
     """How one settled session ended."""
 
     host: Address
@@ -234,7 +234,7 @@ class Outcome:
 
 def list_outcomes(
     connection: Connection, chain_id: ChainId, contract: Address, depositor: Address
-) -> list[Outcome]:
+) -> list[SessionOutcome]:
     """Every session of one wallet that the chain has settled."""
     sessions, receipts = renter_sessions.c, renter_receipts.c
     query = (
@@ -254,7 +254,7 @@ def list_outcomes(
         .group_by(sessions.id)
     )
     return [
-        Outcome(
+        SessionOutcome(
             host=Address(host),
             tokens_agreed=TokenCount(agreed or 0),
             tokens_settled=TokenCount(settled or 0),

@@ -209,7 +209,7 @@ class StreamEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProofSubmitted:
+class ProofMessage:
     """A claim of this session was mined."""
 
     session_id: str
@@ -333,7 +333,7 @@ HostMessage = (
     | EncryptedReceipt
     | EncryptedResponse
     | StreamEnd
-    | ProofSubmitted
+    | ProofMessage
     | SessionClosed
     | ErrorMessage
     | Pong
@@ -348,7 +348,7 @@ HOST_FRAMES: Final[Mapping[str, Callable[[Fields], HostMessage]]] = {
     "encrypted_receipt": EncryptedReceipt.from_fields,
     "encrypted_response": EncryptedResponse.from_fields,
     "stream_end": StreamEnd.from_fields,
-    "proof_submitted": ProofSubmitted.from_fields,
+    "proof_submitted": ProofMessage.from_fields,
     "session_closed": SessionClosed.from_fields,
     "error": ErrorMessage.from_fields,
     "pong": lambda _fields: Pong(),

@@ -11,7 +11,7 @@ from fabstir.primitives.ids import JobId, ModelId
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.checkpoint import TimedMessage
 from fabstir.protocol.exchange.handshake import Greeting
-from fabstir.protocol.host_messages import ProofSubmitted
+from fabstir.protocol.host_messages import ProofMessage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ class LiveSessions(Protocol):
         """It is in a checkpoint now: forget it."""
         ...
 
-    def proven(self, job_id: JobId, up_to: TokenCount, proof: ProofSubmitted) -> None:
+    def proven(self, job_id: JobId, up_to: TokenCount, proof: ProofMessage) -> None:
         """A claim was mined: more may be delivered, and the client is told."""
         ...
 

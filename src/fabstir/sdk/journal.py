@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from fabstir.db import Database, DatabaseReader, outbox, renter
 from fabstir.db.outbox import OutboxRow
-from fabstir.db.renter import Outcome, RenterSession, RenterState
+from fabstir.db.renter import RenterSession, RenterState, SessionOutcome
 from fabstir.market.selection import UNKNOWN, HostHistory
 from fabstir.primitives.errors import SpendingCapReached
 from fabstir.primitives.ids import Address, ChainId
@@ -129,7 +129,7 @@ class RenterJournal(JournalReader):
         )
 
 
-def _after(history: HostHistory, outcome: Outcome) -> HostHistory:
+def _after(history: HostHistory, outcome: SessionOutcome) -> HostHistory:
     agreed, settled = outcome.tokens_agreed, outcome.tokens_settled
     if settled > agreed:
         return replace(history, num_overcharged=history.num_overcharged + 1)

@@ -74,7 +74,7 @@ class Step(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
+class DepositSituation:
     """All that decides what a session needs.
 
     Attributes:
@@ -105,7 +105,7 @@ class Situation:
         return self.job.tokens_used >= self.tokens_agreed
 
 
-def next_step(situation: Situation) -> Step:
+def next_step(situation: DepositSituation) -> Step:
     """What the session needs now."""
     if situation.job.status is not SessionStatus.ACTIVE:
         return Step.RECORD
@@ -117,7 +117,7 @@ def next_step(situation: Situation) -> Step:
     return Step.TIME_OUT if situation.chain_now > situation.runs_out_at else Step.WAIT
 
 
-def settling_patience(situation: Situation, settles_in: int, dispute_window: int) -> float:
+def settling_patience(situation: DepositSituation, settles_in: int, dispute_window: int) -> float:
     """Seconds to wait for a host that says it settles in `settles_in` seconds.
 
     Its word only shortens the wait: the contract lets it complete one dispute window after its
@@ -187,7 +187,7 @@ class Watcher:
             session = await self._do(step, session, situation.job)
         return await self._withdraw(session)
 
-    async def situation(self, session: RenterSession) -> Situation:
+    async def situation(self, session: RenterSession) -> DepositSituation:
         """Journal and chain side by side.
 
         Raises:
@@ -201,7 +201,7 @@ class Watcher:
                 f"{self.chain.shown_url} does not know session {session.job_id} of "
                 f"{session.depositor} (any more): its node may lag, so it is asked again"
             )
-        return Situation(
+        return DepositSituation(
             session=session,
             job=job,
             tokens_agreed=await self.journal.tokens_agreed(session),

@@ -14,7 +14,7 @@ from fabstir.primitives.ids import JobId
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.exchange.account import HostAccount
 from fabstir.protocol.exchange.phases import HostPhase, HostStep
-from fabstir.protocol.host_messages import ProofSubmitted
+from fabstir.protocol.host_messages import ProofMessage
 from fabstir.rails.rail import Said
 from fabstir.serving.gate import Admission
 from fabstir.serving.models import ServedModel
@@ -147,7 +147,7 @@ class SessionBook:
         if session is not None and session.row.signer == said.row.signer:
             del session.transcript[: len(said.messages)]
 
-    def proven(self, job_id: JobId, up_to: TokenCount, proof: ProofSubmitted) -> None:
+    def proven(self, job_id: JobId, up_to: TokenCount, proof: ProofMessage) -> None:
         """A claim was mined."""
         session = self._live.get(job_id)
         if session is None:

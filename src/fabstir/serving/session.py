@@ -13,7 +13,7 @@ from fabstir.primitives.errors import SessionRefused
 from fabstir.protocol.checkpoint import TimedMessage
 from fabstir.protocol.content import Message
 from fabstir.protocol.exchange.account import HostAccount
-from fabstir.protocol.host_messages import ProofSubmitted
+from fabstir.protocol.host_messages import ProofMessage
 from fabstir.serving.conversation import Conversation
 from fabstir.serving.models import ServedModel
 from fabstir.telemetry.waiting import Changes
@@ -45,7 +45,7 @@ class LiveSession:
     conversation: Conversation = field(default_factory=Conversation)
     transcript: list[TimedMessage] = field(default_factory=list[TimedMessage])
     has_forgotten: bool = False
-    on_proof: Callable[[ProofSubmitted], None] | None = None
+    on_proof: Callable[[ProofMessage], None] | None = None
     on_over: Callable[[], None] | None = None
     _changes: Changes = field(default_factory=Changes)
 

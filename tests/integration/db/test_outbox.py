@@ -11,7 +11,7 @@ from fabstir.db import Database
 from fabstir.db.outbox import (
     Intention,
     OutboxRow,
-    Outcome,
+    TransactionOutcome,
     TransactionStatus,
     add_filler,
     add_version,
@@ -66,7 +66,7 @@ async def insert(db: Database, key: str, nonce: int) -> OutboxRow:
 
 
 async def finish(db: Database, row: OutboxRow, status: TransactionStatus) -> OutboxRow:
-    outcome = Outcome(
+    outcome = TransactionOutcome(
         status=status,
         tx_hash=row.versions[-1].tx_hash,
         block_number=5,

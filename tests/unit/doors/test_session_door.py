@@ -38,7 +38,7 @@ from fabstir.protocol.exchange.account import MAX_LOST_TOKENS
 from fabstir.protocol.exchange.renter import AnswerOver, Closed, ReceiptReceived, RenterExchange
 from fabstir.protocol.exchange.verification import Verified
 from fabstir.protocol.frames import Frame, encode_frame
-from fabstir.protocol.host_messages import ProofSubmitted
+from fabstir.protocol.host_messages import ProofMessage
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.payloads import InitPlaintext
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
@@ -130,8 +130,8 @@ async def test_an_answer_waits_for_its_proof(tmp_path: Path) -> None:
         assert connection.exchange.head.cumulative_tokens == 200
 
 
-def proof_of(tokens: int) -> ProofSubmitted:
-    return ProofSubmitted(
+def proof_of(tokens: int) -> ProofMessage:
+    return ProofMessage(
         session_id=str(JOB),
         proof_id=Hash32("0x" + "12" * 32),
         tokens_claimed=tokens,

@@ -43,7 +43,7 @@ from fabstir.protocol.host_messages import (
     ErrorMessage,
     ExtensionReply,
     Pong,
-    ProofSubmitted,
+    ProofMessage,
     SessionClosed,
     SessionInitAck,
     StreamEnd,
@@ -182,7 +182,7 @@ FRAMES: list[Frame] = [
         finish_reason="stop",
         usage=Usage(prompt_tokens=0, completion_tokens=0, context_window_size=0),
     ),
-    ProofSubmitted(session_id="7", proof_id=GENESIS, tokens_claimed=0, timestamp=0, size_bytes=0),
+    ProofMessage(session_id="7", proof_id=GENESIS, tokens_claimed=0, timestamp=0, size_bytes=0),
     SessionClosed(session_id="7", id="i", payload=SEALED),
     ErrorMessage(
         code="C", message="m", session_id="7", id="i", prompt_tokens=0, context_window_size=0

@@ -15,7 +15,7 @@ from fabstir.sdk.watcher import (
     KEEP_SECONDS,
     MAX_SETTLE_WAIT,
     SETTLE_MARGIN,
-    Situation,
+    DepositSituation,
     Step,
     next_step,
     settling_patience,
@@ -68,7 +68,9 @@ JOB = SessionJob(
     last_proof_hash=Hash32("0x" + "00" * 32),
     last_proof_cid="",
 )
-OPEN = Situation(session=SESSION, job=JOB, tokens_agreed=TokenCount(0), chain_now=START, now=START)
+OPEN = DepositSituation(
+    session=SESSION, job=JOB, tokens_agreed=TokenCount(0), chain_now=START, now=START
+)
 CLOSING = replace(OPEN, session=replace(SESSION, state=RenterState.CLOSING))
 
 
@@ -124,7 +126,7 @@ def test_a_claim_extends_the_window_but_not_the_session() -> None:
 def test_money_that_was_agreed_to_is_never_taken_back_within_the_window(
     agreed: int, claimed: int, elapsed: int, idle: int, state: RenterState
 ) -> None:
-    situation = Situation(
+    situation = DepositSituation(
         session=replace(SESSION, state=state),
         job=replace(JOB, tokens_used=TokenCount(claimed)),
         tokens_agreed=TokenCount(agreed),

@@ -41,7 +41,7 @@ from fabstir.protocol.host_messages import (
     ErrorMessage,
     HostMessage,
     Pong,
-    ProofSubmitted,
+    ProofMessage,
     SessionClosed,
     SessionInitAck,
     StreamEnd,
@@ -238,7 +238,7 @@ class RenterExchange:
                 return self._take_stream_end(message)
             case ErrorMessage():
                 return self._take_error(message)
-            case Connected() | Pong() | ProofSubmitted() | Unknown():
+            case Connected() | Pong() | ProofMessage() | Unknown():
                 return None
 
     def _hear(self, step: RenterStep, message: HostMessage) -> None:

@@ -23,7 +23,7 @@ from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ChainError, TransactionReverted
 from fabstir.primitives.ids import Hash32, JobId
 from fabstir.primitives.units import TokenCount, cost_of
-from fabstir.protocol.host_messages import ProofSubmitted
+from fabstir.protocol.host_messages import ProofMessage
 from fabstir.rails.rail import LiveSessions, Said
 from fabstir.rails.session_job.checkpoints import Checkpoints
 from fabstir.rails.session_job.records import ChainRecords
@@ -146,7 +146,7 @@ class Claimer:
         _logger.warning("claim was refused", extra={**extra, "lost": lost})
 
     def _tell(self, row: SessionRow, claim: ClaimRow) -> None:
-        proof = ProofSubmitted(
+        proof = ProofMessage(
             session_id=str(row.job_id),
             proof_id=claim.proof_hash,
             tokens_claimed=claim.num_tokens,
