@@ -22,11 +22,14 @@ class StopStrings:
         if self.is_found:
             return ""
         text = self._held + text
-        begins = [at for string in self._strings if (at := text.find(string)) >= 0]
-        if begins:
+        found = [(at + len(each), at) for each in self._strings if (at := text.find(each)) >= 0]
+        if found:
+            # The one that is complete first, wherever the others begin: else what is shown would
+            # depend on how the text is cut into pieces.
+            _end, begin = min(found)
             self.is_found = True
             self._held = ""
-            return text[: min(begins)]
+            return text[:begin]
         num_held = max((_num_begun(text, string) for string in self._strings), default=0)
         shown, self._held = text[: len(text) - num_held], text[len(text) - num_held :]
         return shown
