@@ -115,6 +115,15 @@ def find_receipt(connection: Connection, receipt_hash: Hash32) -> ReceiptRow | N
     return None if row is None else _row({**row})
 
 
+def find_in_chain(
+    connection: Connection, key: SessionKey, cumulative_tokens: TokenCount
+) -> ReceiptRow | None:
+    """The receipt with which a session's chain reached so many tokens: each adds one at least."""
+    query = _chain(key).where(receipts.c.cumulative_tokens == cumulative_tokens)
+    row = connection.execute(query).mappings().first()
+    return None if row is None else _row({**row})
+
+
 def is_claimable(connection: Connection, receipt_hash: Hash32) -> bool:
     """Whether what a receipt says was agreed to, and still counts."""
     query = select(receipts.c.is_claimable).where(receipts.c.receipt_hash == receipt_hash)

@@ -148,7 +148,7 @@ class HostLedger:
         delivered = _delivered_at_most(c, row)
         claimed = _last_claim(c, row.key)
         settled = (
-            receipts.find_receipt(c, claimed.proof_hash) if claimed else None,
+            receipts.find_in_chain(c, row.key, claimed.end_token) if claimed else None,
             receipts.last_acknowledged(c, row.key),
         )
         kept = max(filter(None, settled), key=lambda each: each.sequence, default=None)
@@ -266,11 +266,11 @@ class HostLedger:
         """What was claimed, first claim first."""
         return await self._db.read(lambda c: claims.list_claims(c, self.key(job_id)))
 
-    async def plan_claim(self, job_id: JobId, claim: ClaimRow) -> bool:
-        """Before a claim is sent; False if its last receipt does not count any more."""
+    async def plan_claim(self, job_id: JobId, claim: ClaimRow, head: Hash32) -> bool:
+        """Before a claim is sent; False if its last receipt, `head`, does not count any more."""
 
         def write(c: Connection) -> bool:
-            if not receipts.is_claimable(c, claim.proof_hash):
+            if not receipts.is_claimable(c, head):
                 return False
             claims.insert_claim(c, self.key(job_id), claim)
             return True

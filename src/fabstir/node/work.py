@@ -21,6 +21,7 @@ from fabstir.node.market import HostMarket
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.models import host_prices, model_prices
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
+from fabstir.proofs.receipt_chain import ReceiptChainProver
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.exchange.handshake import Party
 from fabstir.rails.session_job.admission import JobAdmission
@@ -99,6 +100,7 @@ async def build_work(
     checkpoint_files = CheckpointFiles(checkpoints, files)
     claimer = Claimer(
         ledger=ledger,
+        prover=ReceiptChainProver(),
         checkpoints=checkpoints,
         marketplace=marketplace,
         records=records,

@@ -99,10 +99,11 @@ def acknowledgement(receipt: Receipt) -> SignedAcknowledgement:
     ).sign(RENTER_SECRET, DOMAIN, NATIVE)
 
 
-def claim_of(receipt: Receipt) -> ClaimRow:
-    return ClaimRow(
+async def plan(ledger: HostLedger, receipt: Receipt) -> bool:
+    """A claim up to this receipt, by a prover that names it otherwise."""
+    claim = ClaimRow(
         claim_index=0,
-        proof_hash=receipt.hash(DOMAIN, NATIVE),
+        proof_hash=Hash32("0x" + "77" * 32),
         start_token=TokenCount(0),
         end_token=receipt.cumulative_tokens,
         proof_cid="",
@@ -111,6 +112,7 @@ def claim_of(receipt: Receipt) -> ClaimRow:
         created_at=0,
         state=ClaimState.PLANNED,
     )
+    return await ledger.plan_claim(JOB, claim, receipt.hash(DOMAIN, NATIVE))
 
 
 async def bind(
@@ -177,7 +179,7 @@ async def test_an_eviction_never_voids_what_was_acknowledged(ledger: HostLedger)
 async def test_the_chains_terms_win_over_the_journals(ledger: HostLedger) -> None:
     await bind(ledger, DEPOSITOR, is_proven=True, recovery=KEY_A)
     _, receipt = await deliver(ledger, ChainHead(), 50, is_claimable=True)
-    assert await ledger.plan_claim(JOB, claim_of(receipt))
+    assert await plan(ledger, receipt)
 
     row, _ = await ledger.remember(replace(ROW, depositor=STRANGER))
 
@@ -214,6 +216,18 @@ async def test_every_immutable_term_is_compared(
     assert row.signer is None
 
 
+async def test_an_eviction_voids_nothing_that_was_claimed(ledger: HostLedger) -> None:
+    await bind(ledger, STRANGER, is_proven=False)
+    head, receipt = await deliver(ledger, ChainHead(), 50, is_claimable=True)
+    assert await plan(ledger, receipt)
+    await deliver(ledger, head, 20, is_claimable=True)
+
+    await bind(ledger, DEPOSITOR, is_proven=True)
+
+    balance = await ledger.balance(JOB)
+    assert (balance.agreed, balance.planned) == (50, 50)
+
+
 async def test_a_claim_of_an_evicted_signer_is_never_planned(ledger: HostLedger) -> None:
     """The eviction may come between the look at the books and the plan."""
     await bind(ledger, STRANGER, is_proven=False)
@@ -221,7 +235,7 @@ async def test_a_claim_of_an_evicted_signer_is_never_planned(ledger: HostLedger)
 
     await bind(ledger, DEPOSITOR, is_proven=True)
 
-    assert not await ledger.plan_claim(JOB, claim_of(receipt))
+    assert not await plan(ledger, receipt)
     assert await ledger.claims(JOB) == []
 
 

@@ -1,4 +1,4 @@
-"""What a claim publishes: a bundle of receipts that anyone can check, and the encrypted delta."""
+"""What a claim publishes: evidence that anyone can check, and the encrypted delta."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fabstir.db.claims import ClaimRow, ClaimState
-from fabstir.db.host_sessions import SessionRow
-from fabstir.db.receipts import ReceiptRow
 from fabstir.market.ledger import HostLedger
-from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.ids import Address, Hash32, JobId
+from fabstir.proofs.prover import ClaimedWork, Evidence
 from fabstir.protocol.checkpoint import (
     CheckpointDelta,
     CheckpointEntry,
@@ -20,10 +18,6 @@ from fabstir.protocol.checkpoint import (
 )
 from fabstir.protocol.crypto import Crypto
 from fabstir.s5.ports import Blobs
-
-BUNDLE_VERSION = 3
-"""2: only the receipts since the claim before, whose last one the first of them names. 3: those of
-fabstir/2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,26 +42,24 @@ class Checkpoints:
 
     async def publish(
         self,
-        row: SessionRow,
-        index: int,
-        chain: Sequence[ReceiptRow],
-        start_token: int,
+        work: ClaimedWork,
+        evidence: Evidence,
         messages: Sequence[TimedMessage],
     ) -> Published:
         """Store both blobs durably; only then may a claim name them.
 
         Args:
-            chain: the receipts since the claim before, the first one first.
+            messages: what was said since the claim before, for the key of the work's session.
         """
-        head = chain[-1]
-        proof = await self.blobs.put(self._bundle(row, chain), reason="proof")
-        key = row.recovery_public_key
+        session = work.session
+        proof = await self.blobs.put(evidence.bundle, reason="proof")
+        key = session.recovery_public_key
         delta = CheckpointDelta(
-            session_id=str(row.job_id),
-            checkpoint_index=index,
-            proof_hash=head.receipt_hash,
-            start_token=start_token,
-            end_token=head.cumulative_tokens,
+            session_id=str(session.job_id),
+            checkpoint_index=work.claim_index,
+            proof_hash=evidence.proof_hash,
+            start_token=work.start_token,
+            end_token=work.end_token,
             messages=tuple(messages) if key else (),
         ).encode(self.wallet_secret, self.crypto)
         if key:
@@ -91,22 +83,6 @@ class Checkpoints:
             return None
         entries = [_entry(claim) for claim in claims]
         return encode_index(job_id, self.host, entries, self.wallet_secret, self.crypto)
-
-    @staticmethod
-    def _bundle(row: SessionRow, chain: Sequence[ReceiptRow]) -> bytes:
-        links: list[Json] = [
-            {"receipt": link.receipt, "acknowledgement": link.acknowledgement} for link in chain
-        ]
-        return canonical_json(
-            {
-                "version": BUNDLE_VERSION,
-                "chainId": row.chain_id,
-                "contract": row.contract,
-                "jobId": str(row.job_id),
-                "renterKey": row.signer,
-                "receipts": links,
-            }
-        )
 
 
 def _entry(claim: ClaimRow) -> CheckpointEntry:

@@ -1,7 +1,7 @@
 """Claims: what the renter agreed to becomes tokens on chain, each exactly once.
 
-Publish, plan, send, confirm: each step is durable before the next begins, and a claim that is
-found planned after a crash is sent again under the same key, which the outbox makes one
+Prove, publish, plan, send, confirm: each step is durable before the next begins, and a claim that
+is found planned after a crash is sent again under the same key, which the outbox makes one
 transaction.
 """
 
@@ -23,6 +23,7 @@ from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ChainError, TransactionReverted
 from fabstir.primitives.ids import Hash32, JobId
 from fabstir.primitives.units import TokenCount, cost_of
+from fabstir.proofs.prover import ClaimedWork, Prover
 from fabstir.protocol.host_messages import ProofMessage
 from fabstir.rails.rail import LiveSessions, Said
 from fabstir.rails.session_job.checkpoints import Checkpoints
@@ -42,6 +43,7 @@ class Claimer:
     """
 
     ledger: HostLedger
+    prover: Prover
     checkpoints: Checkpoints
     marketplace: Marketplace
     records: ChainRecords
@@ -89,26 +91,32 @@ class Claimer:
 
     async def _plan(self, row: SessionRow, start: TokenCount) -> ClaimRow | None:
         """None if the depositor evicted the signer meanwhile, whose tokens are nobody's debt."""
-        chain = await self.ledger.receipts(row.job_id, after=start)
-        if not chain:
+        receipts = await self.ledger.receipts(row.job_id, after=start)
+        if not receipts:
             return None
-        index = len(await self.ledger.claims(row.job_id))
         # Messages and the key that they are sealed to come from the same place: a session that
         # changed hands has neither of the signer before.
         said = self.live.said(row.job_id) or Said(row=row, messages=())
-        published = await self.checkpoints.publish(said.row, index, chain, start, said.messages)
-        claim = ClaimRow(
-            claim_index=index,
-            proof_hash=chain[-1].receipt_hash,
+        work = ClaimedWork(
+            session=said.row,
+            claim_index=len(await self.ledger.claims(row.job_id)),
             start_token=start,
-            end_token=chain[-1].cumulative_tokens,
+            receipts=tuple(receipts),
+        )
+        evidence = await self.prover.prove(work)
+        published = await self.checkpoints.publish(work, evidence, said.messages)
+        claim = ClaimRow(
+            claim_index=work.claim_index,
+            proof_hash=evidence.proof_hash,
+            start_token=work.start_token,
+            end_token=work.end_token,
             proof_cid=published.proof_cid,
             delta_cid=published.delta_cid,
             is_encrypted=published.is_encrypted,
             created_at=int(time.time() * 1000),
             state=ClaimState.PLANNED,
         )
-        if not await self.ledger.plan_claim(row.job_id, claim):
+        if not await self.ledger.plan_claim(row.job_id, claim, work.head.receipt_hash):
             return None
         self.live.published(row.job_id, said)
         return claim

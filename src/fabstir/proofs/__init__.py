@@ -1,0 +1,1 @@
+"""Evidence for claims: the port in `proofs.prover`, and one module for each way to make it."""
