@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 from anyio.abc import TaskGroup
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
+from tests.anvil import mine, set_automine
 from tests.e2e.harness import HostStarter, descendants, eventually, is_running, session_of
 from tests.e2e.relay import Relay, open_relay
 
-from fabstir.chain.cheats import mine, set_automine
 from fabstir.chain.contracts import SessionStatus
 from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess

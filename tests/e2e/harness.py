@@ -16,8 +16,10 @@ from typing import TypeVar
 
 import anyio
 from platformdirs import user_cache_path
+from tests.anvil import mine
+from tests.contract_calls import marketplace_calls
 
-from fabstir.chain.cheats import mine, set_balance
+from fabstir.chain.cheats import set_balance
 from fabstir.chain.contracts import SessionJob, SessionOffer, SessionStatus
 from fabstir.chain.devnet import Devnet, public_test_key
 from fabstir.chain.keystore import Signer
@@ -215,7 +217,7 @@ class Wallet:
         """Open a session on chain, with a host (or, `to` another one) and its first model (or
         another); returns its number.
         """
-        marketplace = self.devnet.contracts.marketplace
+        marketplace = marketplace_calls(self.devnet)
         offer = SessionOffer(
             host=to or host.account,
             model_id=model or ModelId(str(host.models[0]["model_id"])),
@@ -292,7 +294,7 @@ async def check_money(devnet: Devnet, job_id: JobId, tokens: int) -> None:
     assert job.status is not SessionStatus.ACTIVE
     assert job.tokens_used == tokens
     assert job.refunded_to_user == job.deposit - cost_of(job.tokens_used, job.price_per_token)
-    marketplace = devnet.contracts.marketplace
+    marketplace = marketplace_calls(devnet)
     assert await marketplace.locked_balance(job.depositor, job.payment_token) == 0
     fees = 0
     for number in range(1, await marketplace.next_job_id()):

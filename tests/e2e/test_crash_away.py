@@ -12,6 +12,8 @@ from subprocess import DEVNULL, PIPE
 import anyio
 import pytest
 from anyio.abc import Process
+from tests.anvil import increase_time
+from tests.contract_calls import marketplace_calls
 from tests.e2e.crashing import STORY, HostJournal
 from tests.e2e.harness import (
     DEPOSIT,
@@ -25,7 +27,6 @@ from tests.e2e.harness import (
 )
 from tests.tables import Table, printed_table
 
-from fabstir.chain.cheats import increase_time
 from fabstir.chain.contracts import SessionStatus
 from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess
@@ -231,7 +232,7 @@ async def chatting(renter: Renter, host: HostProcess) -> AsyncGenerator[Process]
 
 async def opened_session(devnet: Devnet, renter: Renter) -> JobId:
     """The session of a renter that opens only one."""
-    marketplace = devnet.contracts.marketplace
+    marketplace = marketplace_calls(devnet)
 
     async def look() -> JobId | None:
         last = JobId(await marketplace.next_job_id() - 1)

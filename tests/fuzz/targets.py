@@ -22,10 +22,8 @@ from fabstir.primitives.cid import BlobId, Multihash
 from fabstir.primitives.encoding import (
     decode_base58,
     decode_multibase,
-    decode_varint,
     encode_base58,
     encode_multibase,
-    encode_varint,
     parse_json,
 )
 from fabstir.primitives.errors import RemoteProtocolError
@@ -203,11 +201,8 @@ def blob_id(data: bytes) -> None:
 
 
 def encodings(data: bytes) -> None:
-    """Varints, base 58 and multibase."""
+    """Base 58 and multibase."""
     text = data.decode("utf-8", "replace")
-    with suppress(ValueError):
-        number, size = decode_varint(data)
-        assert encode_varint(number) == data[:size]
     with suppress(ValueError):
         assert encode_base58(decode_base58(text)) == text
     with suppress(ValueError):

@@ -12,21 +12,6 @@ async def set_balance(chain: Chain, account: Address, amount: Wei) -> None:
     await chain.request("anvil_setBalance", [account, hex(amount)])
 
 
-async def set_code(chain: Chain, account: Address, code: bytes) -> None:
-    """Make an account another contract, with the same storage."""
-    await chain.request("anvil_setCode", [account, "0x" + code.hex()])
-
-
-async def mine(chain: Chain, num_blocks: int = 1) -> None:
-    """Make blocks; the first takes what is pending."""
-    await chain.request("anvil_mine", [hex(num_blocks)], is_idempotent=False)
-
-
-async def set_automine(chain: Chain, *, enabled: bool) -> None:
-    """Whether each transaction is mined at once."""
-    await chain.request("evm_setAutomine", [enabled])
-
-
 async def set_interval_mining(chain: Chain, seconds: int) -> None:
     """Make blocks by the clock alone."""
     await chain.request("evm_setIntervalMining", [seconds])
@@ -35,24 +20,3 @@ async def set_interval_mining(chain: Chain, seconds: int) -> None:
 async def set_next_base_fee(chain: Chain, fee: Wei) -> None:
     """Wei a gas in the next block; the ones behind it go on from there."""
     await chain.request("anvil_setNextBlockBaseFeePerGas", [hex(fee)])
-
-
-async def increase_time(chain: Chain, seconds: int) -> None:
-    """Move the chain's clock on, and make a block, so that every reader sees it."""
-    await chain.request("evm_increaseTime", [hex(seconds)], is_idempotent=False)
-    await mine(chain)
-
-
-async def snapshot(chain: Chain) -> str:
-    """Remember the state; `revert_to` takes what this returns, once."""
-    return str(await chain.request("evm_snapshot", is_idempotent=False))
-
-
-async def revert_to(chain: Chain, snapshot_id: str) -> None:
-    """Take back everything since the snapshot, blocks included."""
-    await chain.request("evm_revert", [snapshot_id], is_idempotent=False)
-
-
-async def reorg(chain: Chain, depth: int) -> None:
-    """Replace the last `depth` blocks by as many empty ones."""
-    await chain.request("anvil_reorg", [depth, []], is_idempotent=False)

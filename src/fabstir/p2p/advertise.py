@@ -97,13 +97,8 @@ class Advertiser:
         self._clock = clock
         self._sequence = 0
         self._retry = ADVERTISE_FIRST_RETRY
-        self._asked = anyio.Event()
         self._publications = Changes()
         self.status = AdvertiserStatus()
-
-    def publish_now(self) -> None:
-        """Publish a new record at once, because a price or an address changed."""
-        self._asked.set()
 
     async def wait_published(self) -> AdvertiserStatus:
         """The status after the next publication, good or bad."""
@@ -116,7 +111,6 @@ class Advertiser:
 
     async def run(self) -> None:
         while True:
-            self._asked = anyio.Event()
             await self._publish()
             self._publications.tell()
             if self.status.last_error is None:
@@ -129,13 +123,13 @@ class Advertiser:
                 self._retry = min(self._retry * 2, ADVERTISE_MAX_RETRY)
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, unless somebody asks for a publication or the first peer comes."""
+        """Sleep, unless the first peer comes."""
         is_alone = (await self._node.stats()).num_routing_peers == 0
-        with anyio.move_on_after(seconds), suppress(TimeoutError):
-            if is_alone:
-                await self._node.wait_for_peers(timeout=seconds)
-            else:
-                await self._asked.wait()
+        if not is_alone:
+            await anyio.sleep(seconds)
+            return
+        with suppress(TimeoutError):
+            await self._node.wait_for_peers(timeout=seconds)
 
     async def _publish(self) -> None:
         now = self._clock()

@@ -1,4 +1,4 @@
-"""Canonical encodings: JSON with one byte form, unsigned varints, multibase."""
+"""Canonical encodings: JSON with one byte form, multibase."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ _JSON_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKETS = re.compile(r"[^][{}]+")
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """One level in and, as signed bytes, one level out."""
-
-MAX_VARINT_BYTES = 9
-"""Longest unsigned varint of the multiformats specification (63 bits)."""
 
 MAX_MULTIBASE_CHARS = 256
 """Longest identifier that is decoded: a 43-byte CID has 87 digits in hex, and base 58 costs the
@@ -71,34 +68,6 @@ def _is_shallow(text: str, max_depth: int) -> bool:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
-
-
-def encode_varint(number: int) -> bytes:
-    """Unsigned LEB128, as libp2p and CIDs use it."""
-    if number < 0:
-        raise ValueError("varints are unsigned")
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def decode_varint(data: bytes) -> tuple[int, int]:
-    """Returns the number and how many bytes it took.
-
-    Raises:
-        ValueError: cut off, longer than MAX_VARINT_BYTES, or not in its shortest form.
-    """
-    number = 0
-    for index, byte in enumerate(data[:MAX_VARINT_BYTES]):
-        number |= (byte & 0x7F) << (7 * index)
-        if not byte & 0x80:
-            if index and not byte:
-                raise ValueError("varint is not in its shortest form")
-            return number, index + 1
-    raise ValueError("varint is cut off or too long")
 
 
 def encode_base58(data: bytes) -> str:

@@ -8,6 +8,7 @@ import anyio
 import httpx
 import pytest
 from anyio.abc import TaskStatus
+from tests.anvil import increase_time, mine, revert_to, snapshot
 from tests.e2e.gate.steps import (
     PAYS_FOR_100,
     STORY,
@@ -27,7 +28,6 @@ from tests.e2e.harness import (
 )
 from tests.e2e.raw_client import RawClient, Refused, open_raw_client
 
-from fabstir.chain.cheats import increase_time, mine, revert_to, snapshot
 from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess
 from fabstir.crypto import NATIVE

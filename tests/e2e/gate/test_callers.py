@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.anvil import increase_time, mine, set_automine
+from tests.contract_calls import marketplace_calls
 from tests.e2e.gate.steps import (
     STORY,
     new_key,
@@ -21,7 +23,6 @@ from tests.e2e.harness import (
 )
 from tests.e2e.raw_client import RawClient, Refused
 
-from fabstir.chain.cheats import increase_time, mine, set_automine
 from fabstir.chain.contracts import NodeRegistration
 from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess
@@ -118,7 +119,7 @@ async def test_a_delegate_on_chain_speaks_for_the_depositor(
     speaks: str,
 ) -> None:
     delegate = await funded(devnet, f"delegate of {wallet.signer.address}")
-    marketplace = devnet.contracts.marketplace
+    marketplace = marketplace_calls(devnet)
     await wallet.send(marketplace.authorize_delegate(delegate.address, authorized=True))
     job_id = await wallet.lock(host)
     await stranger.open(job_id, new_key())

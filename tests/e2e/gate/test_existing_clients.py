@@ -6,11 +6,11 @@ import json
 import secrets
 
 import pytest
+from tests.anvil import increase_time
 from tests.e2e.gate.steps import FORGIVING, new_key
 from tests.e2e.harness import HostStarter, Wallet, check_money, session_of, wait_until_over
 from tests.e2e.raw_client import RawClient, Refused, open_raw_client
 
-from fabstir.chain.cheats import increase_time
 from fabstir.chain.contracts import SessionStatus
 from fabstir.chain.devnet import Devnet
 from fabstir.cli.host_process import HostProcess

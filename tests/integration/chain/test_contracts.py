@@ -9,11 +9,17 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.anvil import increase_time, mine, revert_to, set_automine, snapshot
+from tests.contract_calls import (
+    MarketplaceCalls,
+    ModelRegistryCalls,
+    NodeRegistryCalls,
+    marketplace_calls,
+)
 from tests.integration.chain.conftest import IMPATIENT, MODEL
 
 from fabstir.chain.abi import load_abi
 from fabstir.chain.anvil import DEV_CHAIN_ID
-from fabstir.chain.cheats import increase_time, mine, revert_to, set_automine, snapshot
 from fabstir.chain.contracts import (
     GAS_LIMIT_TO_END,
     Contracts,
@@ -75,6 +81,10 @@ class Market:
     treasury: TransactionQueue
     number: int = 0
 
+    @property
+    def marketplace(self) -> MarketplaceCalls:
+        return marketplace_calls(self.net)
+
     async def do(self, queue: TransactionQueue, call: ContractCall) -> list[ChainEvent]:
         """Send a call once; returns the events that we know."""
         self.number += 1
@@ -97,12 +107,12 @@ class Market:
         )
 
     async def open(self) -> JobId:
-        job = await self.contracts.marketplace.next_job_id()
-        await self.do(self.renter, self.contracts.marketplace.create_session(self.offer()))
+        job = await self.marketplace.next_job_id()
+        await self.do(self.renter, self.marketplace.create_session(self.offer()))
         return job
 
     async def session(self, job: JobId) -> SessionJob:
-        session = await self.contracts.marketplace.session(job)
+        session = await self.marketplace.session(job)
         assert session is not None
         return session
 
@@ -147,7 +157,7 @@ async def test_the_devnet_is_as_its_parameters_say(devnet: Devnet, model_id: Mod
     contracts, account = devnet.contracts, devnet.accounts[9].address
 
     terms = await contracts.marketplace.terms()
-    limits = await contracts.marketplace.deposit_limits(contracts.usdc.address)
+    limits = await marketplace_calls(devnet).deposit_limits(contracts.usdc.address)
     model = await contracts.models.model(model_id)
 
     assert (terms.fee, terms.dispute_window, terms.min_proof_timeout) == (1000, 2, 1)
@@ -159,7 +169,7 @@ async def test_the_devnet_is_as_its_parameters_say(devnet: Devnet, model_id: Mod
     assert (model.repo, model.file, model.sha256) == (MODEL.repo, MODEL.file, MODEL.sha256)
     assert await contracts.models.is_approved(model_id)
     assert await contracts.models.models() == [model_id]
-    assert await contracts.models.rate_limit(model_id) > 0
+    assert await ModelRegistryCalls(devnet.chain, contracts.models.address).rate_limit(model_id) > 0
     assert await contracts.marketplace.treasury() == devnet.deployer.address
     assert await devnet.chain.balance(account) == 1_000 * 10**18
     assert await contracts.fab.balance(account) == 10_000 * 10**18
@@ -201,7 +211,7 @@ async def send_at_once(chain: Chain, sender: Address, call: ContractCall) -> Non
 
 @pytest.mark.parametrize("coin", ["eth", "usdc"])
 async def test_an_end_that_a_claim_overtakes_has_gas_enough(market: Market, coin: str) -> None:
-    marketplace, usdc = market.contracts.marketplace, market.contracts.usdc
+    marketplace, usdc = market.marketplace, market.contracts.usdc
     chain, renter = market.net.chain, market.renter.signer.address
     token = NATIVE_TOKEN if coin == "eth" else usdc.address
     job = await marketplace.next_job_id()
@@ -226,7 +236,7 @@ async def test_an_end_that_a_claim_overtakes_has_gas_enough(market: Market, coin
 
 
 async def test_a_session_in_native_coin(market: Market) -> None:
-    marketplace, host = market.contracts.marketplace, market.host.signer.address
+    marketplace, host = market.marketplace, market.host.signer.address
     renter, proof = market.renter.signer.address, Hash32("0x" + "12" * 32)
     job = await marketplace.next_job_id()
 
@@ -263,7 +273,7 @@ async def test_a_session_in_native_coin(market: Market) -> None:
 
 
 async def test_a_host_withdraws_what_it_earned(market: Market) -> None:
-    marketplace, earnings = market.contracts.marketplace, market.contracts.earnings
+    marketplace, earnings = market.marketplace, market.contracts.earnings
     host, job = market.host.signer.address, await market.open()
     proof = Hash32("0x" + "12" * 32)
     await market.do(market.host, marketplace.submit_proof(job, TokenCount(10), proof))
@@ -279,7 +289,7 @@ async def test_a_host_withdraws_what_it_earned(market: Market) -> None:
 
 async def test_a_session_in_an_erc20(market: Market) -> None:
     contracts, renter = market.contracts, market.renter.signer.address
-    marketplace, usdc = contracts.marketplace, contracts.usdc
+    marketplace, usdc = market.marketplace, contracts.usdc
     before = await usdc.balance(renter)
     job = await marketplace.next_job_id()
     await market.do(market.renter, usdc.approve(marketplace.address, USDC_DEPOSIT))
@@ -299,7 +309,7 @@ async def test_a_session_in_an_erc20(market: Market) -> None:
 
 
 async def test_a_session_from_a_deposit(market: Market) -> None:
-    marketplace, renter = market.contracts.marketplace, market.renter.signer.address
+    marketplace, renter = market.marketplace, market.renter.signer.address
     twice = Wei(2 * DEPOSIT)
 
     await market.do(market.renter, marketplace.deposit(NATIVE_TOKEN, twice))
@@ -313,7 +323,7 @@ async def test_a_session_from_a_deposit(market: Market) -> None:
 
 
 async def test_tokens_are_deposited_and_withdrawn(market: Market) -> None:
-    marketplace, usdc = market.contracts.marketplace, market.contracts.usdc
+    marketplace, usdc = market.marketplace, market.contracts.usdc
     renter = market.renter.signer.address
 
     await market.do(market.renter, usdc.approve(marketplace.address, USDC_DEPOSIT))
@@ -325,7 +335,7 @@ async def test_tokens_are_deposited_and_withdrawn(market: Market) -> None:
 
 
 async def test_a_delegate_opens_a_session(market: Market) -> None:
-    marketplace, usdc = market.contracts.marketplace, market.contracts.usdc
+    marketplace, usdc = market.marketplace, market.contracts.usdc
     payer, delegate = market.renter.signer.address, market.delegate.signer.address
     await market.do(market.renter, usdc.approve(marketplace.address, USDC_DEPOSIT))
     await market.do(market.renter, marketplace.authorize_delegate(delegate, authorized=True))
@@ -344,7 +354,7 @@ async def test_a_delegate_opens_a_session(market: Market) -> None:
 
 
 async def test_an_abandoned_session_times_out(market: Market) -> None:
-    marketplace, job = market.contracts.marketplace, await market.open()
+    marketplace, job = market.marketplace, await market.open()
     with pytest.raises(TransactionReverted):
         await market.do(market.delegate, marketplace.trigger_timeout(job))
 
@@ -356,7 +366,7 @@ async def test_an_abandoned_session_times_out(market: Market) -> None:
 
 
 async def test_refusals_carry_the_contracts_own_words(market: Market) -> None:
-    marketplace, proof = market.contracts.marketplace, Hash32("0x" + "12" * 32)
+    marketplace, proof = market.marketplace, Hash32("0x" + "12" * 32)
     job = await market.open()
 
     with pytest.raises(TransactionReverted, match="Not host"):
@@ -379,7 +389,8 @@ async def test_what_is_not_there_is_none(market: Market) -> None:
 
 
 async def test_a_hosts_entry(market: Market) -> None:
-    nodes, host = market.contracts.nodes, market.host.signer.address
+    nodes = NodeRegistryCalls(market.net.chain, market.contracts.nodes.address)
+    host = market.host.signer.address
 
     info = await nodes.node(host)
     limits = await nodes.price_limits()
@@ -398,7 +409,8 @@ async def test_a_hosts_entry(market: Market) -> None:
 
 
 async def test_a_host_changes_its_entry_and_leaves(market: Market) -> None:
-    nodes, host, model = market.contracts.nodes, market.host.signer.address, market.model
+    nodes = NodeRegistryCalls(market.net.chain, market.contracts.nodes.address)
+    host, model = market.host.signer.address, market.model
     price = PricePerToken(400_000)
 
     events = [

@@ -13,8 +13,8 @@ from typing import Any
 import anyio
 import pytest
 from anyio.streams.text import TextReceiveStream
+from tests.anvil import mine
 
-from fabstir.chain.cheats import mine
 from fabstir.chain.deployment import load_deployment, locate_deployment
 from fabstir.chain.devnet import public_test_key
 from fabstir.chain.keystore import Signer

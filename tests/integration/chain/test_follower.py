@@ -10,11 +10,11 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from tests.anvil import increase_time, mine, reorg, revert_to, snapshot
 from tests.integration.chain.faulty_rpc import open_faulty_rpc
 
 from fabstir.chain.abi import load_abi
 from fabstir.chain.anvil import DEV_CHAIN_ID
-from fabstir.chain.cheats import increase_time, mine, reorg, revert_to, snapshot
 from fabstir.chain.follower import LogBatch, LogFollower, Rollback, follow_logs
 from fabstir.chain.records import Block, ContractCall, LogFilter
 from fabstir.chain.rpc import Chain, open_chain

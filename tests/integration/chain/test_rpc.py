@@ -9,10 +9,11 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from tests.anvil import increase_time, mine, revert_to, snapshot
 from tests.integration.chain.faulty_rpc import open_faulty_rpc
 
 from fabstir.chain.anvil import DEV_CHAIN_ID, open_anvil
-from fabstir.chain.cheats import increase_time, mine, revert_to, set_balance, snapshot
+from fabstir.chain.cheats import set_balance
 from fabstir.chain.devnet import Devnet
 from fabstir.chain.rpc import Chain, open_chain
 from fabstir.primitives.errors import (

@@ -8,11 +8,13 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.anvil import mine, reorg, set_automine
+from tests.contract_calls import Erc20Calls
 from tests.integration.chain.conftest import IMPATIENT
 from tests.integration.chain.faulty_rpc import open_faulty_rpc
 
 from fabstir.chain.anvil import DEV_CHAIN_ID
-from fabstir.chain.cheats import mine, reorg, set_automine, set_balance
+from fabstir.chain.cheats import set_balance
 from fabstir.chain.devnet import Devnet, public_test_key
 from fabstir.chain.keystore import Signer
 from fabstir.chain.records import ContractCall
@@ -164,7 +166,7 @@ async def test_a_cancelled_sender_does_not_cancel_its_transaction(
 async def test_a_revert_is_found_before_anything_is_journalled(
     devnet: Devnet, db: Database
 ) -> None:
-    fab, host = devnet.contracts.fab, devnet.accounts[0]
+    fab, host = Erc20Calls(devnet.chain, devnet.contracts.fab.address), devnet.accounts[0]
     async with open_transaction_queue(devnet.chain, host, db, IMPATIENT) as queue:
         with pytest.raises(TransactionReverted, match="ERC20InsufficientBalance") as caught:
             await queue.send("k", fab.transfer(RECIPIENT, Wei(10**30)))
@@ -179,7 +181,11 @@ async def test_a_transaction_that_reverts_in_the_chain_is_reported_with_its_reas
     devnet: Devnet, db: Database
 ) -> None:
     # Both pass their estimate, but the first leaves nothing for the second.
-    chain, fab, sender = devnet.chain, devnet.contracts.fab, devnet.accounts[1]
+    chain, fab, sender = (
+        devnet.chain,
+        Erc20Calls(devnet.chain, devnet.contracts.fab.address),
+        devnet.accounts[1],
+    )
     everything = await fab.balance(sender.address)
     failures: list[TransactionReverted] = []
 

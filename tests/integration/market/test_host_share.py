@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from tests.anvil import increase_time, set_code
+from tests.contract_calls import MarketplaceCalls
 
-from fabstir.chain.cheats import increase_time, set_code
 from fabstir.chain.contracts import NodeRegistration, SessionOffer
 from fabstir.chain.devnet import DevModel, Devnet, DevnetParameters, open_devnet
 from fabstir.chain.events import HostShareCredited, decode_event
@@ -85,7 +86,7 @@ async def open_and_claim(market: HostMarket, renter: TransactionQueue) -> JobId:
         proof_interval=TokenCount(1),
         proof_timeout_window=3600,
     )
-    job = await contracts.marketplace.next_job_id()
+    job = await MarketplaceCalls(market.chain, contracts.marketplace.address).next_job_id()
     await renter.send("open", contracts.marketplace.create_session(offer))
     await increase_time(market.chain, 10)
     claim = contracts.marketplace.submit_proof(job, TokenCount(10), Hash32("0x" + "12" * 32))

@@ -4,8 +4,9 @@ import random
 from pathlib import Path
 
 import pytest
+from tests.anvil import increase_time
+from tests.contract_calls import marketplace_calls
 
-from fabstir.chain.cheats import increase_time
 from fabstir.chain.contracts import NodeRegistration, SessionOffer, SessionStatus
 from fabstir.chain.devnet import DevModel, Devnet, DevnetParameters, open_devnet
 from fabstir.chain.transactions import TransactionQueue, open_transaction_queue
@@ -50,7 +51,7 @@ class Parties:
 
     async def open(self, token: Address, deposit: int, price: int) -> JobId:
         self.count += 1
-        market = self.devnet.contracts.marketplace
+        market = marketplace_calls(self.devnet)
         job_id = await market.next_job_id()
         if token != NATIVE_TOKEN:
             call = self.devnet.contracts.usdc.approve(market.address, Wei(deposit))

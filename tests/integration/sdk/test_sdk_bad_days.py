@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
+from tests.anvil import increase_time
 from tests.integration.sdk.conftest import chain_settings, make_home
 from tests.integration.sdk.host_process import HostProcess, open_host_process
 from tests.integration.sdk.waiting import settled
 
-from fabstir.chain.cheats import increase_time
 from fabstir.chain.devnet import Devnet
 from fabstir.config import Settings
 from fabstir.primitives.errors import HostUnresponsive

@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tests.anvil import increase_time
 from tests.integration.sdk.conftest import chain_settings, make_home
 from tests.integration.sdk.registering import PEER_ID, demo_model_id, register
 from tests.integration.sdk.scripted_host import Line, ScriptedHost, open_scripted_host
 
-from fabstir.chain.cheats import increase_time
 from fabstir.chain.contracts import SessionStatus
 from fabstir.chain.devnet import Devnet
 from fabstir.chain.transactions import TransactionQueue, open_transaction_queue

@@ -7,9 +7,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+from tests.anvil import increase_time
 from tests.integration.sdk.waiting import blocks_come, settled, until
 
-from fabstir.chain.cheats import increase_time
 from fabstir.chain.contracts import Contracts, SessionStatus
 from fabstir.chain.devnet import Devnet
 from fabstir.chain.keystore import Signer

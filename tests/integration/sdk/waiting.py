@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
+from tests.anvil import mine
 
-from fabstir.chain.cheats import mine
 from fabstir.chain.rpc import Chain
 from fabstir.sdk import FabstirClient, Session, Settlement
 

@@ -6,21 +6,18 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.strategies import texts
 
 from fabstir.primitives.encoding import (
     MAX_MULTIBASE_CHARS,
-    MAX_VARINT_BYTES,
     Json,
     canonical_json,
     decode_base58,
     decode_multibase,
-    decode_varint,
     encode_base58,
     encode_multibase,
-    encode_varint,
     parse_json,
 )
 
@@ -106,46 +103,6 @@ def test_what_is_not_json_is_refused(text: str) -> None:
 def test_json_is_utf_8(codec: str) -> None:
     with pytest.raises(ValueError, match=r"utf-8|BOM"):
         parse_json('{"a":"é"}'.encode(codec), max_depth=32)
-
-
-@pytest.mark.parametrize(
-    ("number", "encoded"),
-    [(0, "00"), (1, "01"), (127, "7f"), (128, "8001"), (255, "ff01"), (300, "ac02")],
-)
-def test_varint_known_answers(number: int, encoded: str) -> None:
-    """From the table of the multiformats specification."""
-    assert encode_varint(number).hex() == encoded
-    assert decode_varint(bytes.fromhex(encoded)) == (number, len(encoded) // 2)
-
-
-@given(st.integers(0, (1 << 63) - 1), st.binary(max_size=4))
-@example((1 << 63) - 1, b"")
-def test_varint_round_trip(number: int, rest: bytes) -> None:
-    encoded = encode_varint(number)
-
-    assert len(encoded) <= MAX_VARINT_BYTES
-    assert decode_varint(encoded + rest) == (number, len(encoded))
-
-
-@given(st.binary(max_size=12))
-def test_varint_reads_only_the_shortest_form(data: bytes) -> None:
-    try:
-        number, size = decode_varint(data)
-    except ValueError:
-        return
-
-    assert encode_varint(number) == data[:size]
-
-
-@pytest.mark.parametrize("data", ["", "80", "8000", "ff" * 9, "ff" * 9 + "01"])
-def test_varint_refuses(data: str) -> None:
-    with pytest.raises(ValueError, match="varint"):
-        decode_varint(bytes.fromhex(data))
-
-
-def test_varint_is_unsigned() -> None:
-    with pytest.raises(ValueError, match="unsigned"):
-        encode_varint(-1)
 
 
 @pytest.mark.parametrize(

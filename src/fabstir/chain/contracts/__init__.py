@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from fabstir.chain.contracts.erc20 import Erc20
     from fabstir.chain.contracts.marketplace import (
         GAS_LIMIT_TO_END,
-        DepositLimits,
         Marketplace,
         MarketplaceTerms,
         ProofSubmission,
@@ -35,7 +34,6 @@ else:
             "erc20": ["Erc20"],
             "marketplace": [
                 "GAS_LIMIT_TO_END",
-                "DepositLimits",
                 "Marketplace",
                 "MarketplaceTerms",
                 "ProofSubmission",
@@ -58,7 +56,6 @@ __all__ = [
     "GAS_LIMIT_TO_END",
     "ApprovedModel",
     "Contracts",
-    "DepositLimits",
     "Erc20",
     "HostEarnings",
     "Marketplace",

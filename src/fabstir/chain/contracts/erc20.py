@@ -32,7 +32,3 @@ class Erc20(Contract):
     def approve(self, spender: Address, amount: Wei) -> ContractCall:
         """Let a contract take up to `amount` from the sender."""
         return self._call(f"approving {amount} for {spender}", "approve", spender, amount)
-
-    def transfer(self, to: Address, amount: Wei) -> ContractCall:
-        """Send tokens."""
-        return self._call(f"sending {amount} to {to}", "transfer", to, amount)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -76,6 +75,16 @@ class SessionOffer:
     proof_timeout_window: int
     """Seconds between the terms' minimum and maximum; 0 for the contract's default."""
 
+    @property
+    def terms(self) -> tuple[int, int, int, int]:
+        """Price, duration, interval and window, as every way to open a session takes them."""
+        return (
+            self.price_per_token,
+            self.max_duration,
+            self.proof_interval,
+            self.proof_timeout_window,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarketplaceTerms:
@@ -89,21 +98,12 @@ class MarketplaceTerms:
     default_proof_timeout: int
     max_proof_timeout: int
     min_deposit: Wei
-    """Of the native coin; `deposit_limits` has those of other tokens."""
+    """Of the native coin; other tokens have their own."""
     min_proven_tokens: TokenCount
     """No claim may be smaller. 1 in our contract, 100 in the original."""
     min_tokens_fee: TokenCount
     """What a renter pays who completes before any claim. 0 in our contract."""
     is_paused: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DepositLimits:
-    """Between what and what a session's deposit in one ERC-20 must be."""
-
-    is_accepted: bool
-    minimum: Wei
-    maximum: Wei
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,14 +140,6 @@ class Marketplace(Contract):
         """Seconds that a host waits after its last claim before it may complete."""
         return int(await self._read_one("disputeWindow"))
 
-    async def deposit_limits(self, token: Address) -> DepositLimits:
-        """What sessions in this ERC-20 may lock."""
-        return DepositLimits(
-            is_accepted=await self._read_one("acceptedTokens", token),
-            minimum=Wei(await self._read_one("tokenMinDeposits", token)),
-            maximum=Wei(await self._read_one("tokenMaxDeposits", token)),
-        )
-
     async def session(self, job_id: JobId, *, tag: BlockTag = "latest") -> SessionJob | None:
         """A session by its number; None if there is none."""
         values = await self._read("sessionJobs", job_id, tag=tag)
@@ -160,10 +152,6 @@ class Marketplace(Contract):
     async def session_model(self, job_id: JobId) -> ModelId:
         """Which model the session was opened for."""
         return ModelId(hash32(await self._read_one("sessionModel", job_id)))
-
-    async def next_job_id(self) -> JobId:
-        """The number that the next session gets."""
-        return JobId(await self._read_one("nextJobId"))
 
     async def proof(self, job_id: JobId, index: int) -> ProofSubmission:
         """One of a session's claims, counted from 0."""
@@ -205,7 +193,7 @@ class Marketplace(Contract):
     def create_session(self, offer: SessionOffer) -> ContractCall:
         """Lock a deposit: native coin goes along; of an ERC-20 the allowance must cover it."""
         description = f"opening a session with {offer.host}"
-        terms = _offer_tail(offer)
+        terms = offer.terms
         if offer.payment_token == NATIVE_TOKEN:
             return self._call(
                 description,
@@ -223,31 +211,6 @@ class Marketplace(Contract):
             offer.payment_token,
             offer.deposit,
             *terms,
-        )
-
-    def create_session_from_deposit(self, offer: SessionOffer) -> ContractCall:
-        """Lock money that the sender deposited here before."""
-        return self._call(
-            f"opening a session with {offer.host} from the deposit",
-            "createSessionFromDepositForModel",
-            to_bytes(offer.model_id),
-            offer.host,
-            offer.payment_token,
-            offer.deposit,
-            *_offer_tail(offer),
-        )
-
-    def create_session_as_delegate(self, payer: Address, offer: SessionOffer) -> ContractCall:
-        """Lock a payer's ERC-20, by its allowance; refunds go to the payer."""
-        return self._call(
-            f"opening a session with {offer.host} for {payer}",
-            "createSessionForModelAsDelegate",
-            payer,
-            to_bytes(offer.model_id),
-            offer.host,
-            offer.payment_token,
-            offer.deposit,
-            *_offer_tail(offer),
         )
 
     def submit_proof(
@@ -289,11 +252,6 @@ class Marketplace(Contract):
             min_gas_limit=GAS_LIMIT_TO_END,
         )
 
-    def authorize_delegate(self, delegate: Address, *, authorized: bool) -> ContractCall:
-        """Let an account open sessions with the sender's ERC-20, or stop it."""
-        verb = "authorizing" if authorized else "revoking"
-        return self._call(f"{verb} delegate {delegate}", "authorizeDelegate", delegate, authorized)
-
     def deposit(self, token: Address, amount: Wei) -> ContractCall:
         """Put money in for later sessions."""
         if token == NATIVE_TOKEN:
@@ -305,20 +263,6 @@ class Marketplace(Contract):
         if token == NATIVE_TOKEN:
             return self._call("withdrawing native coin", "withdrawNative", amount)
         return self._call(f"withdrawing {token}", "withdrawToken", token, amount)
-
-    def withdraw_treasury(self, tokens: Sequence[Address]) -> ContractCall:
-        """Take out the fees in native coin and these tokens. The treasury only."""
-        return self._call("withdrawing fees", "withdrawAllTreasuryFees", list(tokens))
-
-
-def _offer_tail(offer: SessionOffer) -> tuple[int, int, int, int]:
-    return (
-        offer.price_per_token,
-        offer.max_duration,
-        offer.proof_interval,
-        offer.proof_timeout_window,
-    )
-
 
 def _parse_session(values: tuple[Any, ...]) -> SessionJob:
     return SessionJob(

@@ -10,7 +10,7 @@ from fabstir.chain.records import ContractCall
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import TransactionReverted
 from fabstir.primitives.ids import Address, Hash32, ModelId, hash32, to_bytes
-from fabstir.primitives.units import PricePerToken, TokenCount, Wei
+from fabstir.primitives.units import PricePerToken, Wei
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +89,6 @@ class NodeRegistry(Contract):
         """Whether sessions can be opened with it."""
         return bool(await self._read_one("isActiveNode", operator))
 
-    async def active_nodes(self) -> list[Address]:
-        """Every host that is registered now."""
-        return [Address(node) for node in await self._read_one("getAllActiveNodes")]
-
     async def hosts_for(self, model: ModelId) -> list[Address]:
         """Every host that says it serves this model."""
         return [Address(node) for node in await self._read_one("getNodesForModel", to_bytes(model))]
@@ -148,15 +144,6 @@ class NodeRegistry(Contract):
             price,
         )
 
-    def clear_price(self, model: ModelId, token: Address) -> ContractCall:
-        """Stop selling a model for a token."""
-        return self._call(
-            f"clearing the price of {model} in {token}",
-            "clearModelTokenPricing",
-            to_bytes(model),
-            token,
-        )
-
     def update_metadata(self, metadata: str) -> ContractCall:
         """Replace the sender's metadata."""
         return self._call("updating the metadata", "updateMetadata", metadata)
@@ -202,10 +189,6 @@ class ModelRegistry(Contract):
     async def models(self) -> list[ModelId]:
         """Every model ever listed."""
         return [ModelId(hash32(model)) for model in await self._read_one("getAllModels")]
-
-    async def rate_limit(self, model: ModelId) -> TokenCount:
-        """How many tokens per second one session of the model may claim."""
-        return TokenCount(await self._read_one("getModelRateLimit", to_bytes(model)))
 
     def add_trusted(self, repo: str, file: str, sha256: Hash32) -> ContractCall:
         """List a model. The owner only."""
