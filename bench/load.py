@@ -18,7 +18,7 @@ from fabstir.engines._sse import EventDecoder
 from fabstir.primitives.units import Wei
 from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import Session, Text, open_client
+from fabstir.sdk import AsyncSession, Text, open_async_client
 
 QUESTION = "Count from 1 to 200, one number a line, and write nothing else."
 DEPOSIT = Wei(10**15)
@@ -50,7 +50,7 @@ async def ask_engine(address: EngineAddress, num_tokens: int) -> tuple[float, in
     return first, count
 
 
-async def ask_host(session: Session, num_tokens: int) -> tuple[float, int]:
+async def ask_host(session: AsyncSession, num_tokens: int) -> tuple[float, int]:
     """One completion through the host, with every receipt verified and acknowledged."""
     sampling = SamplingParams(max_tokens=num_tokens, temperature=0)
     started, first, count = time.perf_counter(), 0.0, 0
@@ -89,7 +89,7 @@ async def measure(orders: dict[str, Any]) -> list[dict[str, Any]]:
     num_tokens: int = orders["num_tokens"]
     rows: list[dict[str, Any]] = []
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(open_client(settings))
+        client = await stack.enter_async_context(open_async_client(settings))
         print("opening sessions", file=sys.stderr)
         (offer, *_others) = await client.find_hosts()
         sessions = [

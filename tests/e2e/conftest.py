@@ -8,7 +8,7 @@
                 unless it is in `expected_errors`. The same name again: the same host, in the same
                 folder, on the same ports.
     renter      a fresh wallet for our SDK. `async with renter.open(host) as client:` gives the
-                FabstirClient; `(await renter.settings(host)).file` is a config for a process of
+                AsyncClient; `(await renter.settings(host)).file` is a config for a process of
                 its own. Opened twice it is the same renter with the same journal.
     wallet      a fresh wallet for anything else: `job_id = await wallet.lock(host)` opens a
                 session on chain, `wallet.send(call)` sends any other transaction.

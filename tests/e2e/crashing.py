@@ -37,7 +37,7 @@ from fabstir.primitives.ids import Address, JobId
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import AnswerEvent, ReceiptVerified, Session, Text
+from fabstir.sdk import AnswerEvent, AsyncSession, ReceiptVerified, Text
 
 STORY = "Write a long story about a lighthouse keeper and the sea."
 
@@ -187,7 +187,7 @@ class Scene:
 
     devnet: Devnet
     host: CrashingHost
-    session: Session
+    session: AsyncSession
     journal: HostJournal
     tasks: TaskGroup
     events: list[AnswerEvent] = field(default_factory=list[AnswerEvent])

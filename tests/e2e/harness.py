@@ -37,7 +37,7 @@ from fabstir.db import open_database
 from fabstir.primitives.errors import TransactionReverted
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei, cost_of, price_from_million
-from fabstir.sdk import FabstirClient, open_client
+from fabstir.sdk import AsyncClient, open_async_client
 
 PRICE_PER_MILLION = Wei(2 * 10**14)
 """What every host of these tests asks, in wei."""
@@ -183,9 +183,9 @@ class Renter:
         return load_settings(file=config, environ={})
 
     @asynccontextmanager
-    async def open(self, *hosts: HostProcess) -> AsyncGenerator[FabstirClient]:
+    async def open(self, *hosts: HostProcess) -> AsyncGenerator[AsyncClient]:
         """Its client, which finds these hosts; opened again it is the same renter."""
-        async with open_client(await self.settings(*hosts)) as client:
+        async with open_async_client(await self.settings(*hosts)) as client:
             yield client
 
 

@@ -28,7 +28,7 @@ from tests.tables import Table, printed_table
 from fabstir.chain.devnet import Devnet
 from fabstir.db.host_sessions import SessionState
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
-from fabstir.sdk import HostOffer, Session, Settlement
+from fabstir.sdk import AsyncSession, HostOffer, SessionSettlement
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -93,7 +93,7 @@ async def play(case: Case, host: CrashingHost, renter: Renter, offer: HostOffer)
     return played
 
 
-async def die(case: Case, host: CrashingHost, session: Session) -> Played:
+async def die(case: Case, host: CrashingHost, session: AsyncSession) -> Played:
     """Until the host is dead; with a renter that stays, until it is back."""
     tasks = anyio.create_task_group()
     journal = HostJournal.of(host.devnet, host.process, session.job_id)
@@ -121,11 +121,11 @@ async def restart(case: Case, played: Played) -> None:
     played.started_at = time.monotonic()
 
 
-async def brought_home(renter: Renter) -> Settlement:
+async def brought_home(renter: Renter) -> SessionSettlement:
     """The renter's only session, once its journal says that it is over."""
     async with renter.open() as client:
 
-        async def look() -> Settlement | None:
+        async def look() -> SessionSettlement | None:
             await client.recover()
             (row,) = await client.sessions()
             settlement = await client.close_session(row.id)
@@ -176,7 +176,7 @@ async def test_a_host_that_dies_at_each_boundary_of_one_session_settles_what_was
 
 async def check(
     scene: Scene,
-    settlement: Settlement,
+    settlement: SessionSettlement,
     table: Table,
     name: str,
     *times: str,

@@ -39,7 +39,14 @@ from fabstir.primitives.units import TokenCount, Wei, cost_of, price_from_millio
 from fabstir.protocol.content import Message
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import FabstirClient, HostOffer, ReceiptVerified, Session, Settlement, Text
+from fabstir.sdk import (
+    AsyncClient,
+    AsyncSession,
+    HostOffer,
+    ReceiptVerified,
+    SessionSettlement,
+    Text,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -67,7 +74,7 @@ def greedy(num_tokens: int) -> SamplingParams:
     return SamplingParams(max_tokens=TokenCount(num_tokens), temperature=0)
 
 
-async def ask(session: Session, num_tokens: int) -> int:
+async def ask(session: AsyncSession, num_tokens: int) -> int:
     """Returns the tokens of the whole answer."""
     tokens = 0
     async with session.chat([Message("user", STORY)], sampling=greedy(num_tokens)) as answer:
@@ -76,7 +83,7 @@ async def ask(session: Session, num_tokens: int) -> int:
     return tokens
 
 
-async def seconds_until_noticed(session: Session, host: HostProcess, number: int) -> float:
+async def seconds_until_noticed(session: AsyncSession, host: HostProcess, number: int) -> float:
     """Send a signal to the host in the middle of an answer; how long the renter talks to nobody."""
     sent_at = 0.0
     with pytest.raises(HostUnresponsive):
@@ -88,7 +95,7 @@ async def seconds_until_noticed(session: Session, host: HostProcess, number: int
     return time.monotonic() - sent_at
 
 
-async def find(client: FabstirClient, host: HostProcess) -> HostOffer:
+async def find(client: AsyncClient, host: HostProcess) -> HostOffer:
     """The host's offer; others of this chain are found by the registry, too."""
     return next(each for each in await client.find_hosts() if each.host == host.account)
 
@@ -269,7 +276,7 @@ async def test_a_host_that_never_returns_keeps_its_window_and_then_loses_its_cla
         async with client.open_session(await find(client, host), deposit=DEPOSIT) as session:
             noticed_after = await seconds_until_noticed(session, host, signal.SIGKILL)
             waiting = await session.close()
-        await increase_time(devnet.chain, session.row.proof_window + 1)
+        await increase_time(devnet.chain, session.info.proof_window + 1)
         settlement = await settled(client, session)
 
     table.add("seconds until a killed host was noticed", f"{noticed_after:.2f}")
@@ -281,11 +288,11 @@ async def test_a_host_that_never_returns_keeps_its_window_and_then_loses_its_cla
     await check_money(devnet, session.job_id, 0)
 
 
-async def settled(client: FabstirClient, session: Session) -> Settlement:
+async def settled(client: AsyncClient, session: AsyncSession) -> SessionSettlement:
     """What the client's watcher makes of it."""
 
-    async def look() -> Settlement | None:
-        found = [each for each in await client.recover() if each.session == session.row.id]
+    async def look() -> SessionSettlement | None:
+        found = [each for each in await client.recover() if each.session == session.id]
         return next((each for each in found if each.is_settled), None)
 
     return await eventually(look)

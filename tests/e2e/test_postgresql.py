@@ -17,7 +17,7 @@ from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import FabstirClient, Session, Settlement, Text, open_client
+from fabstir.sdk import AsyncClient, AsyncSession, SessionSettlement, Text, open_async_client
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.needs("initdb")]
 
@@ -38,7 +38,7 @@ async def test_a_session_is_paid_though_its_host_is_killed_and_its_database_stop
         chosen = replace(
             await renter.settings(host.process), database=DatabaseSettings(url=url, schema="paid")
         )
-        async with open_client(chosen) as client:
+        async with open_async_client(chosen) as client:
             (offer,) = await client.find_hosts()
             async with client.open_session(offer, deposit=DEPOSIT) as session:
                 await ask(session, 10)
@@ -70,7 +70,7 @@ async def test_a_session_is_paid_though_its_host_is_killed_and_its_database_stop
             assert list(folder.glob("*.sqlite")) == []
 
 
-async def ask(session: Session, num_tokens: int, seen: anyio.Event | None = None) -> None:
+async def ask(session: AsyncSession, num_tokens: int, seen: anyio.Event | None = None) -> None:
     """Have an answer, and set `seen` once the renter has agreed to a part of it."""
     sampling = SamplingParams(max_tokens=TokenCount(num_tokens), temperature=0)
     num_had = 0
@@ -81,17 +81,17 @@ async def ask(session: Session, num_tokens: int, seen: anyio.Event | None = None
                 seen.set()
 
 
-async def ask_until_dead(session: Session, seen: anyio.Event) -> None:
+async def ask_until_dead(session: AsyncSession, seen: anyio.Event) -> None:
     with pytest.raises(HostUnresponsive):
         await ask(session, 900, seen)
 
 
-async def settled(client: FabstirClient, session: Session) -> Settlement:
+async def settled(client: AsyncClient, session: AsyncSession) -> SessionSettlement:
     """Once the renter's journal says that it is over."""
 
-    async def look() -> Settlement | None:
+    async def look() -> SessionSettlement | None:
         await client.recover()
-        settlement = await client.close_session(session.row.id)
+        settlement = await client.close_session(session.id)
         return settlement if settlement.is_settled else None
 
     return await eventually(look, interval=0.1)

@@ -26,6 +26,7 @@ LAZY: Final = (
     "fabstir.db",
     "fabstir.node",
     "fabstir.sdk",
+    "fabstir.telemetry",
 )
 
 
@@ -58,6 +59,18 @@ def test_what_needs_no_libraries_waits_for_none(arguments: tuple[str, ...]) -> N
     assert imported_by(*arguments) & HEAVY == set()
 
 
+def test_help_is_printed_without_parsers_of_markdown_and_python() -> None:
+    parsers = {"anyio", "markdown_it", "pygments", "tomllib"}
+
+    assert imported_by("-m", "fabstir", "--help") & parsers == set()
+
+
+def test_who_only_looks_at_a_wallet_waits_for_no_libp2p() -> None:
+    looking = "import fabstir.cli.renter, fabstir.sdk.read_only"
+
+    assert imported_by("-c", looking) & {"libp2p", "trio", "numpy", "websockets"} == set()
+
+
 def test_a_wallets_keys_need_only_its_library() -> None:
     needed = {"eth_abi", "eth_account", "pydantic"}
 
@@ -74,7 +87,7 @@ def test_a_lazy_package_gives_what_type_checkers_read(package: str) -> None:
     assert set(declared) == set(module.__all__)
     for name, home in declared.items():
         assert found[name] is getattr(importlib.import_module(home), name)
-    assert set(module.__all__) <= set(dir(module))
+    assert dir(module) == sorted(module.__all__)
 
 
 def declared_imports(path: Path) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from typer._click.exceptions import (  # pyright: ignore[reportPrivateUsage] - t
 
 from fabstir import __version__
 from fabstir.cli.context import Invocation
+from fabstir.cli.help_renderer import load_help_renderer
 from fabstir.cli.output import note, output_closed, say, show_error, show_uncaught
 from fabstir.cli.streams import complete_standard_streams
 from fabstir.primitives.errors import ConfigError, FabstirError
@@ -81,6 +82,8 @@ def run(args: Sequence[str]) -> int:
     options, rest = hoist_global_options(args)
     try:
         _require_working_folder()
+        if not rest or "--help" in rest:
+            load_help_renderer()
         app = build_app(rest[0] if rest else None)
         code = app([*options, *rest], prog_name="fabstir", standalone_mode=False)
     except typer.Abort:

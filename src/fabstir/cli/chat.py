@@ -6,17 +6,17 @@ import signal
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from fabstir.cli.chat_view import ChatView
 from fabstir.cli.lines import LineCut, LineReader
 from fabstir.cli.output import OutputClosed
-from fabstir.primitives.errors import FabstirError
-from fabstir.protocol.content import Message
-from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import Answer, Session
+from fabstir.sdk import FabstirError, Message
+
+if TYPE_CHECKING:
+    from fabstir.sdk import AsyncAnswerStream, AsyncSession, SamplingParams
 
 HELP: Final = """/help   show this
 /new    forget the conversation so far (the session stays open)
@@ -31,14 +31,14 @@ class Chat:
     """One conversation over one session."""
 
     def __init__(
-        self, session: Session, view: ChatView, sampling: SamplingParams, system: str
+        self, session: AsyncSession, view: ChatView, sampling: SamplingParams, system: str
     ) -> None:
         self._session = session
         self._view = view
         self._sampling = sampling
         self._system = system
         self._messages: list[Message] = []
-        self._answer: Answer | None = None
+        self._answer: AsyncAnswerStream | None = None
         self._scope = anyio.CancelScope()
         self._interrupted_at = -TWICE_SECONDS
         self._forget()
@@ -113,7 +113,7 @@ class Chat:
             self._view.note("\nCtrl-C once more leaves and settles")
             self._view.prompt()
 
-    async def _cancel(self, answer: Answer) -> None:
+    async def _cancel(self, answer: AsyncAnswerStream) -> None:
         try:
             await answer.cancel()
         except FabstirError as error:

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fabstir.cli.output import console, print_result, say, say_part, table, write_json, writing_out
 from fabstir.crypto import checksum_address
-from fabstir.primitives.errors import FabstirError
-from fabstir.primitives.ids import Address
 from fabstir.primitives.text import one_line
-from fabstir.primitives.units import TokenCount, Wei, format_amount
+from fabstir.primitives.units import format_amount
 from fabstir.sdk import (
-    AnswerEvent,
+    NATIVE_COIN,
     Finished,
     HostOffer,
     PaymentToken,
     Quote,
     ReceiptVerified,
-    Session,
-    Settlement,
     Text,
 )
-from fabstir.sdk.money import NATIVE
+
+if TYPE_CHECKING:
+    from fabstir.sdk import (
+        Address,
+        AnswerEvent,
+        AsyncSession,
+        FabstirError,
+        SessionInfo,
+        SessionSettlement,
+        TokenCount,
+        Wei,
+    )
 
 _REASONS = {
     "stop": "",
@@ -36,7 +43,7 @@ _REASONS = {
 
 
 class Spending(Protocol):
-    """What a session has cost so far; see `sdk.Session`."""
+    """What a session has cost so far; see `sdk.AsyncSession`."""
 
     @property
     def token(self) -> PaymentToken: ...
@@ -55,7 +62,7 @@ class ChatView(Protocol):
         """Before the deposit."""
         ...
 
-    def opened(self, session: Session) -> None:
+    def opened(self, session: AsyncSession) -> None:
         """The deposit is in the chain."""
         ...
 
@@ -79,7 +86,7 @@ class ChatView(Protocol):
         """An answer that did not come; the error's text may be the host's."""
         ...
 
-    def settled(self, settlement: Settlement) -> None:
+    def settled(self, settlement: SessionSettlement) -> None:
         """Where the money went."""
         ...
 
@@ -108,7 +115,7 @@ class TerminalView:
         with writing_out():
             print_result(console, table("session", "", rows=rows))
 
-    def opened(self, session: Session) -> None:
+    def opened(self, session: AsyncSession) -> None:
         say(
             f"Session {session.job_id} is open. /help shows what you can do; Ctrl-C stops an "
             "answer, twice leaves and settles.",
@@ -151,7 +158,7 @@ class TerminalView:
     def failed(self, error: FabstirError) -> None:
         say(one_line(f"error: {error}"), style="yellow")
 
-    def settled(self, settlement: Settlement) -> None:
+    def settled(self, settlement: SessionSettlement) -> None:
         with writing_out():
             print_result(console, settlement_table(settlement))
 
@@ -169,8 +176,8 @@ class JsonView:
             gas_to_close=quote.gas_to_close,
         )
 
-    def opened(self, session: Session) -> None:
-        _line("opened", session=session.row.id, job_id=session.job_id)
+    def opened(self, session: AsyncSession) -> None:
+        _line("opened", session=session.id, job_id=session.job_id)
 
     def prompt(self) -> None:
         """Programs know that they are to write."""
@@ -204,7 +211,7 @@ class JsonView:
     def failed(self, error: FabstirError) -> None:
         _line("note", text=f"error: {error}")
 
-    def settled(self, settlement: Settlement) -> None:
+    def settled(self, settlement: SessionSettlement) -> None:
         _line("settlement", **settlement_json(settlement))
 
 
@@ -214,7 +221,7 @@ def short_address(address: Address) -> str:
     return f"{text[:8]}…{text[-6:]}"
 
 
-def settlement_table(settlement: Settlement) -> Any:
+def settlement_table(settlement: SessionSettlement) -> Any:
     """Where one session's deposit went, as people read it."""
     money = settlement.token.format
     rows = [
@@ -239,7 +246,7 @@ def settlement_table(settlement: Settlement) -> Any:
     return table(f"session {settlement.job_id or settlement.session}", "", rows=rows)
 
 
-def _overcharge(settlement: Settlement) -> str:
+def _overcharge(settlement: SessionSettlement) -> str:
     return (
         f"the host claimed {settlement.tokens_overcharged} tokens that were never acknowledged, "
         "and the contract paid them; the signed receipts in this wallet's journal prove it. Do "
@@ -247,7 +254,7 @@ def _overcharge(settlement: Settlement) -> str:
     )
 
 
-def settlement_json(settlement: Settlement) -> dict[str, Any]:
+def settlement_json(settlement: SessionSettlement) -> dict[str, Any]:
     """Where one session's deposit went; amounts in smallest units."""
     return {
         "session": settlement.session,
@@ -264,6 +271,24 @@ def settlement_json(settlement: Settlement) -> dict[str, Any]:
         "refund": settlement.refund,
         "tx_hash": settlement.tx_hash,
         "waits_until": settlement.waits_until,
+    }
+
+
+def session_json(session: SessionInfo) -> dict[str, Any]:
+    """A session of the journal; amounts in smallest units."""
+    return {
+        "session": session.id,
+        "job_id": session.job_id,
+        "state": session.state,
+        "outcome": session.outcome,
+        "host": session.host,
+        "model": session.model_name,
+        "payment_token": session.payment_token,
+        "deposit": session.deposit,
+        "tokens": session.tokens_agreed,
+        "cost": session.cost,
+        "refund": session.refund,
+        "created_at": session.created_at,
     }
 
 
@@ -284,8 +309,8 @@ def offer_json(offer: HostOffer) -> dict[str, Any]:
 
 def _coin(wei: int) -> str:
     """An upper bound, so rounded up: nobody reads eighteen decimals of gas."""
-    microcoins = -(-wei // 10 ** (NATIVE.decimals - 6))
-    return f"{format_amount(microcoins, 6)} {NATIVE.symbol}"
+    microcoins = -(-wei // 10 ** (NATIVE_COIN.decimals - 6))
+    return f"{format_amount(microcoins, 6)} {NATIVE_COIN.symbol}"
 
 
 def _line(event: str, **facts: object) -> None:

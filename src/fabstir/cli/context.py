@@ -6,12 +6,12 @@ import importlib.util
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import anyio
 import typer
 
-from fabstir.config import Settings, load_settings, locate_config_file
+if TYPE_CHECKING:
+    from fabstir.config import Settings
 
 T = TypeVar("T")
 
@@ -35,10 +35,14 @@ class Invocation:
         Raises:
             ConfigError: a setting is wrong.
         """
+        from fabstir.config import load_settings  # `--help` needs none
+
         return load_settings(file=self.config_file, overrides={**self.overrides, **(extra or {})})
 
     def settings_file(self) -> Path:
         """Where the settings are or would be; the file need not exist."""
+        from fabstir.config import locate_config_file
+
         return locate_config_file(self.config_file)
 
 
@@ -55,5 +59,7 @@ def run_async(main: Callable[[], Awaitable[T]]) -> T:
     Ctrl-C cancels it, so that every block it has open is left properly, and then ends the
     command.
     """
+    import anyio  # `--help` needs none
+
     use_uvloop = importlib.util.find_spec("uvloop") is not None
     return anyio.run(main, backend="asyncio", backend_options={"use_uvloop": use_uvloop})

@@ -28,13 +28,13 @@ from fabstir.primitives.units import Wei, format_amount, parse_amount
 from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import (
-    FabstirClient,
+    AsyncClient,
+    AsyncSession,
     Finished,
     HostOffer,
     ReceiptVerified,
-    Session,
     Text,
-    open_client,
+    open_async_client,
 )
 from fabstir.web.control import ask_running_host
 
@@ -190,7 +190,7 @@ async def _talk(stage: _Stage) -> None:
     coins = {host.account: await chain.balance(host.account) for host in stage.hosts}
     treasury_before = await contracts.marketplace.treasury_accumulated(NATIVE_TOKEN)
     from_block = await chain.block_number()
-    async with open_client(stage.renter_settings) as client:
+    async with open_async_client(stage.renter_settings) as client:
         offer = await _choose(client)
         job_id = await _converse(client, offer)
         chosen = next(host for host in stage.hosts if host.account == offer.host)
@@ -211,7 +211,7 @@ async def _talk(stage: _Stage) -> None:
     say("every sum adds up", style="green")
 
 
-async def _choose(client: FabstirClient) -> HostOffer:
+async def _choose(client: AsyncClient) -> HostOffer:
     _step("4. The renter finds hosts over libp2p and checks them against the chain")
     offers = await client.find_hosts()
     rows = [
@@ -226,7 +226,7 @@ async def _choose(client: FabstirClient) -> HostOffer:
     return offers[0]
 
 
-async def _converse(client: FabstirClient, offer: HostOffer) -> JobId:
+async def _converse(client: AsyncClient, offer: HostOffer) -> JobId:
     quote = await client.quote(offer, DEPOSIT)
     _step("5. The deposit")
     say(
@@ -249,7 +249,7 @@ async def _converse(client: FabstirClient, offer: HostOffer) -> JobId:
         return session.job_id
 
 
-async def _ask(session: Session, messages: list[Message]) -> str:
+async def _ask(session: AsyncSession, messages: list[Message]) -> str:
     say_part("\nrenter: ", style="cyan")
     say(messages[-1].text)
     say_part("model:  ", style="cyan")

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import anyio.to_thread
 import typer
@@ -17,6 +17,7 @@ from fabstir.cli.chat_view import (
     JsonView,
     TerminalView,
     offer_json,
+    session_json,
     settlement_json,
     settlement_table,
     short_address,
@@ -26,23 +27,22 @@ from fabstir.cli.lines import LineReader
 from fabstir.cli.output import ask_yes, note, paragraphs, show, table, together
 from fabstir.config import Settings
 from fabstir.crypto import checksum_address
-from fabstir.db.renter import RenterState
-from fabstir.primitives.errors import ConfigError, NoHostFound
-from fabstir.primitives.ids import Address
-from fabstir.primitives.units import Wei, cost_of, parse_amount
-from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import (
-    Balance,
-    Conversation,
-    FabstirClient,
-    Holdings,
-    HostOffer,
-    PaymentToken,
-    Session,
-    Settlement,
-    open_client,
-    open_holdings,
-)
+from fabstir.sdk import ConfigError, NoHostFound, SamplingParams, open_holdings
+
+if TYPE_CHECKING:
+    from fabstir.sdk import (
+        Address,
+        AsyncClient,
+        AsyncSession,
+        Holdings,
+        HostOffer,
+        PaymentToken,
+        RecoveredConversation,
+        SessionInfo,
+        SessionSettlement,
+        WalletBalance,
+        Wei,
+    )
 
 T = TypeVar("T")
 
@@ -101,11 +101,11 @@ def chat(
 
 
 async def _chat(
-    client: FabstirClient, settings: Settings, options: ChatOptions, view: ChatView
+    client: AsyncClient, settings: Settings, options: ChatOptions, view: ChatView
 ) -> None:
     token = client.token(options.token)
     view.note("looking for hosts")
-    offers = await client.find_hosts(options.model, payment_token=token.address)
+    offers = await client.find_hosts(options.model, payment_token=options.token)
     offer = _affordable(offers, options.max_price)
     deposit = _deposit(settings, token, options.deposit)
     view.quote(await client.quote(offer, deposit))
@@ -116,7 +116,7 @@ async def _chat(
         await _talk(session, view, Chat(session, view, sampling, options.system))
 
 
-async def _talk(session: Session, view: ChatView, conversation: Chat) -> None:
+async def _talk(session: AsyncSession, view: ChatView, conversation: Chat) -> None:
     """Whatever ends the conversation, a view that breaks included: the money comes home."""
     try:
         try:
@@ -153,7 +153,7 @@ def _deposit(settings: Settings, token: PaymentToken, text: str | None) -> Wei:
 
 def _amount(text: str, token: PaymentToken, option: str) -> Wei:
     try:
-        return parse_amount(text, token.decimals)
+        return token.parse(text)
     except ValueError as exc:
         raise ConfigError(f"{option}: {exc}") from exc
 
@@ -169,8 +169,8 @@ async def _confirm(deposit: str) -> None:
 def hosts(ctx: typer.Context, *, model: ModelOption = None, pay_in: TokenOption = "eth") -> None:
     """List who serves a model now, the best first: price, measured latency, context."""
 
-    async def find(client: FabstirClient, _: Settings) -> tuple[HostOffer, ...]:
-        return await client.find_hosts(model, payment_token=client.token(pay_in).address)
+    async def find(client: AsyncClient, _: Settings) -> tuple[HostOffer, ...]:
+        return await client.find_hosts(model, payment_token=pay_in)
 
     offers = _with_client(ctx, find)
     rows = [
@@ -213,26 +213,8 @@ def balance(ctx: typer.Context) -> None:
     show(ctx, data, lambda: table(*columns, rows=rows))
 
 
-async def _balances(holdings: Holdings) -> tuple[Address, tuple[Balance, ...]]:
+async def _balances(holdings: Holdings) -> tuple[Address, tuple[WalletBalance, ...]]:
     return holdings.wallet, await holdings.balances()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionLine:
-    """What may be shown of a session: never its keys. Amounts in smallest units."""
-
-    session: str
-    job_id: int | None
-    state: str
-    outcome: str | None
-    host: str
-    model: str
-    payment_token: str
-    deposit: int
-    tokens: int
-    cost: int
-    refund: int | None
-    created_at: float
 
 
 @sessions.command("list")
@@ -244,57 +226,35 @@ def list_sessions(
     ] = False,
 ) -> None:
     """List sessions, oldest first: what is locked where, and what was agreed to."""
-    lines, tokens = _with_holdings(ctx, _session_lines)
-    over = {RenterState.SETTLED, RenterState.FAILED}
-    shown = [line for line in lines if show_all or line.state not in over]
+    found, tokens = _with_holdings(ctx, _sessions)
+    shown = [session for session in found if show_all or not session.is_over]
     by_address = {token.address: token for token in tokens}
 
-    def money(line: SessionLine, amount: int | None) -> str:
-        token = by_address.get(Address(line.payment_token))
+    def money(session: SessionInfo, amount: int | None) -> str:
+        token = by_address.get(session.payment_token)
         if amount is None:
             return ""
-        return token.format(amount) if token else f"{amount} of {line.payment_token}"
+        return token.format(amount) if token else f"{amount} of {session.payment_token}"
 
     rows = [
         (
-            str(line.job_id or line.session),
-            line.outcome or line.state,
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(line.created_at)),
-            short_address(Address(line.host)),
-            money(line, line.deposit),
-            str(line.tokens),
-            money(line, line.cost),
-            money(line, line.refund),
+            str(session.job_id or session.id),
+            session.outcome or session.state,
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(session.created_at)),
+            short_address(session.host),
+            money(session, session.deposit),
+            str(session.tokens_agreed),
+            money(session, session.cost),
+            money(session, session.refund),
         )
-        for line in shown
+        for session in shown
     ]
     columns = ("session", "state", "opened", "host", "deposit", "tokens", "cost", "refund")
-    show(ctx, shown, lambda: table(*columns, rows=rows))
+    show(ctx, [session_json(session) for session in shown], lambda: table(*columns, rows=rows))
 
 
-async def _session_lines(
-    holdings: Holdings,
-) -> tuple[list[SessionLine], tuple[PaymentToken, ...]]:
-    lines: list[SessionLine] = []
-    for row in await holdings.sessions():
-        tokens = await holdings.tokens_agreed(row)
-        lines.append(
-            SessionLine(
-                session=row.id,
-                job_id=row.job_id,
-                state=row.state,
-                outcome=row.outcome,
-                host=row.host,
-                model=row.model_name,
-                payment_token=row.payment_token,
-                deposit=row.deposit,
-                tokens=tokens,
-                cost=cost_of(tokens, row.price_per_token),
-                refund=row.refund,
-                created_at=row.created_at,
-            )
-        )
-    return lines, holdings.tokens
+async def _sessions(holdings: Holdings) -> tuple[list[SessionInfo], tuple[PaymentToken, ...]]:
+    return await holdings.sessions(), holdings.tokens
 
 
 @sessions.command("close")
@@ -311,7 +271,7 @@ def close_session(
 ) -> None:
     """Close a session and get the rest of its deposit back."""
 
-    async def close(client: FabstirClient, _: Settings) -> Settlement:
+    async def close(client: AsyncClient, _: Settings) -> SessionSettlement:
         return await client.close_session(session, now=now)
 
     _show_settlements(ctx, [_with_client(ctx, close)])
@@ -331,7 +291,7 @@ def recover_sessions(
         _show_conversation(ctx, conversation)
         return
 
-    async def recover(client: FabstirClient, _: Settings) -> list[Settlement]:
+    async def recover(client: AsyncClient, _: Settings) -> list[SessionSettlement]:
         return await client.recover()
 
     _show_settlements(ctx, _with_client(ctx, recover))
@@ -340,7 +300,7 @@ def recover_sessions(
 def _show_conversation(ctx: typer.Context, session: str) -> None:
     """What was said, as far as the host published it; what is lost is said on standard error."""
 
-    async def read(client: FabstirClient, _: Settings) -> Conversation:
+    async def read(client: AsyncClient, _: Settings) -> RecoveredConversation:
         return await client.conversation(session)
 
     found = _with_client(ctx, read)
@@ -356,19 +316,19 @@ def _show_conversation(ctx: typer.Context, session: str) -> None:
     show(ctx, data, lambda: paragraphs(*said) if said else "the host published no messages")
 
 
-def _show_settlements(ctx: typer.Context, settlements: list[Settlement]) -> None:
+def _show_settlements(ctx: typer.Context, settlements: list[SessionSettlement]) -> None:
     data = [settlement_json(settlement) for settlement in settlements]
     tables = [settlement_table(settlement) for settlement in settlements]
     show(ctx, data, lambda: together(*tables) if tables else "no session is unfinished")
 
 
-def _with_client(
-    ctx: typer.Context, action: Callable[[FabstirClient, Settings], Awaitable[T]]
-) -> T:
+def _with_client(ctx: typer.Context, action: Callable[[AsyncClient, Settings], Awaitable[T]]) -> T:
+    from fabstir.sdk import open_async_client  # loads libp2p, which who only looks needs not
+
     settings = invocation(ctx).settings()
 
     async def main() -> T:
-        async with open_client(settings) as client:
+        async with open_async_client(settings) as client:
             return await action(client, settings)
 
     return run_async(main)

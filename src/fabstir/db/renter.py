@@ -51,6 +51,11 @@ class RenterState(StrEnum):
     FAILED = "failed"
     """The deposit never happened."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of the session is locked any more."""
+        return self in {RenterState.SETTLED, RenterState.FAILED}
+
 
 renter_sessions = Table(
     "renter_sessions",

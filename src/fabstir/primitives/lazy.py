@@ -20,18 +20,21 @@ def lazy_names(
 
     Args:
         package: its `__name__`.
-        modules: the names that each module gives it; the module without the package's name.
+        modules: the names that each module gives it; a module of the package without the package's
+            name, one from elsewhere with all of its own.
     """
     homes = {name: module for module, names in modules.items() for name in names}
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        found = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        home = homes[name]
+        module = home if home.startswith("fabstir.") else f"{package}.{home}"
+        found = getattr(importlib.import_module(module), name)
         setattr(sys.modules[package], name, found)  # found without this function from now on
         return found
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes})
+        return sorted(homes)
 
     return get, names

@@ -38,8 +38,8 @@ Agree = Callable[[Verified], Awaitable[SignedAcknowledgement]]
 """Signs and journals an acknowledgement; what it returns may be sent."""
 
 
-class Answer:
-    """The events of one answer, in order. Iterate once; made by `Session.chat`.
+class AsyncAnswerStream:
+    """The events of one answer, in order. Iterate once; made by `AsyncSession.chat`.
 
     Attributes:
         end: what the host said at the end; None until then.

@@ -73,7 +73,7 @@ class MissingPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conversation:
+class RecoveredConversation:
     """What could be read back.
 
     Attributes:
@@ -103,7 +103,7 @@ class CheckpointReader:
     portals: Sequence[str]
     crypto: Crypto
 
-    async def conversation(self, session: RenterSession) -> Conversation:
+    async def conversation(self, session: RenterSession) -> RecoveredConversation:
         """The conversation of a session.
 
         Raises:
@@ -130,7 +130,7 @@ class CheckpointReader:
                         start_token=claim.start_token, end_token=claim.end_token, reason=str(exc)
                     )
                 )
-        return Conversation(
+        return RecoveredConversation(
             job_id=session.job_id,
             messages=tuple(messages),
             num_checkpoints=len(claims),

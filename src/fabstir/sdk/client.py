@@ -1,24 +1,20 @@
-"""The renter's composition roots: everything is made here, from top to bottom in start order."""
+"""The renter's composition root: everything is made here, from top to bottom in start order."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 
 from fabstir.chain.account_lock import sole_user
 from fabstir.chain.contracts import Contracts
-from fabstir.chain.deployment import Deployment, load_deployment, locate_deployment
-from fabstir.chain.identity import check_chain_identity
-from fabstir.chain.keystore import Signer, load_keystore, read_secret_file
-from fabstir.chain.rpc import Chain, open_chain
 from fabstir.chain.transactions import TransactionOptions, open_transaction_queue
-from fabstir.config import Settings
+from fabstir.config import Settings, load_settings
 from fabstir.crypto import NATIVE as NATIVE_CRYPTO
-from fabstir.db import make_data_folder, open_journal, open_journal_reader
+from fabstir.db import make_data_folder, open_journal
 from fabstir.p2p import P2PConfig, open_p2p
 from fabstir.primitives.groups import only_error
 from fabstir.s5.portals import expand
@@ -28,9 +24,9 @@ from fabstir.sdk.deposits import Deposits
 from fabstir.sdk.discovery import Discovery
 from fabstir.sdk.door import Doors, open_hosts_client
 from fabstir.sdk.holdings import Holdings
-from fabstir.sdk.journal import JournalReader, RenterJournal
-from fabstir.sdk.money import NATIVE, PaymentToken, read_token
-from fabstir.sdk.renter import FabstirClient
+from fabstir.sdk.journal import RenterJournal
+from fabstir.sdk.parts import connect_chain, find_deployment, load_wallet, payment_tokens
+from fabstir.sdk.renter import AsyncClient
 from fabstir.sdk.session import SessionServices
 from fabstir.sdk.watcher import Watcher
 from fabstir.sdk.websocket import WebSocketDialer
@@ -38,12 +34,13 @@ from fabstir.web.reach import Reach
 
 
 @asynccontextmanager
-async def open_client(
-    settings: Settings, *, clock: Callable[[], float] = time.time
-) -> AsyncGenerator[FabstirClient]:
+async def open_async_client(
+    settings: Settings | None = None, *, clock: Callable[[], float] = time.time
+) -> AsyncGenerator[AsyncClient]:
     """Open the wallet, its journal, the chain and libp2p, and watch over unfinished sessions.
 
     Args:
+        settings: None: those that `fabstir` uses, by the same file and environment.
         clock: Unix time in seconds.
 
     Raises:
@@ -51,7 +48,7 @@ async def open_client(
         ChainError: the wrong chain, no contracts there, or no answer.
     """
     try:
-        async with _open_parts(settings, clock) as client:
+        async with _open_parts(settings or load_settings(), clock) as client:
             yield client
     except BaseExceptionGroup as group:
         # The parts run in task groups, which wrap whatever the app raises in its block.
@@ -64,15 +61,15 @@ async def open_client(
 @asynccontextmanager
 async def _open_parts(
     settings: Settings, clock: Callable[[], float]
-) -> AsyncGenerator[FabstirClient]:
+) -> AsyncGenerator[AsyncClient]:
     """Every part, from top to bottom in start order."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        wallet = await _load_wallet(settings)
+        wallet = await load_wallet(settings)
         make_data_folder(settings.paths.data_dir)
-        deployment = _deployment(settings)
+        deployment = find_deployment(settings)
         db = await enter(open_journal(settings, "renter"))
-        chain = await enter(_open_chain(settings, deployment))
+        chain = await enter(connect_chain(settings, deployment))
         options = TransactionOptions(timeout=settings.chain.confirm_timeout_seconds)
         await enter(sole_user(chain, wallet.address, settings.paths.cache_dir))
         queue = await enter(open_transaction_queue(chain, wallet, db, options))
@@ -121,7 +118,7 @@ async def _open_parts(
         )
         holdings = Holdings(
             wallet=wallet.address,
-            tokens=await _tokens(chain, deployment),
+            tokens=await payment_tokens(chain, deployment),
             chain=chain,
             contracts=contracts,
             journal=journal,
@@ -129,7 +126,7 @@ async def _open_parts(
         tasks = await enter(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
         tasks.start_soon(watcher.run)
-        yield FabstirClient(
+        yield AsyncClient(
             settings=settings,
             chain=chain,
             contracts=contracts,
@@ -139,55 +136,6 @@ async def _open_parts(
             checkpoints=checkpoints,
             holdings=holdings,
         )
-
-
-@asynccontextmanager
-async def open_holdings(settings: Settings) -> AsyncGenerator[Holdings]:
-    """Only look at the wallet and its journal: another process may use both meanwhile.
-
-    Raises:
-        KeystoreError, ConfigError: a key or a setting cannot be used.
-        ChainError: the wrong chain, no contracts there, or no answer.
-    """
-    wallet = await _load_wallet(settings)
-    make_data_folder(settings.paths.data_dir)
-    deployment = _deployment(settings)
-    async with (
-        open_journal_reader(settings, "renter") as db,
-        _open_chain(settings, deployment) as chain,
-    ):
-        await check_chain_identity(chain, db)
-        contracts = Contracts.of(chain, deployment)
-        yield Holdings(
-            wallet=wallet.address,
-            tokens=await _tokens(chain, deployment),
-            chain=chain,
-            contracts=contracts,
-            journal=JournalReader(
-                db, chain.chain_id, contracts.marketplace.address, wallet.address
-            ),
-        )
-
-
-def _deployment(settings: Settings) -> Deployment:
-    chain = settings.chain
-    return load_deployment(
-        locate_deployment(chain.deployment, chain.chain_id, settings.paths.data_dir)
-    )
-
-
-def _open_chain(settings: Settings, deployment: Deployment) -> AbstractAsyncContextManager[Chain]:
-    chain = settings.chain
-    return open_chain(chain.rpc_url, chain_id=chain.chain_id, deployment=deployment)
-
-
-async def _tokens(chain: Chain, deployment: Deployment) -> tuple[PaymentToken, ...]:
-    return (NATIVE, await read_token(chain, deployment.usdc, "usdc"))
-
-
-async def _load_wallet(settings: Settings) -> Signer:
-    password = read_secret_file(settings.wallet.password_file)
-    return await load_keystore(settings.wallet.keystore, password)
 
 
 def _p2p_config(settings: Settings) -> P2PConfig:

@@ -13,13 +13,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from fabstir.chain.contracts import Contracts
 from fabstir.market.selection import UNKNOWN, Candidate, HostHistory, choose, rank
-from fabstir.p2p import P2PNode
 from fabstir.primitives.errors import (
     ChainError,
     HostRecordInvalid,
@@ -36,6 +35,9 @@ from fabstir.sdk.door import Doors
 from fabstir.sdk.money import PaymentToken
 from fabstir.sdk.offers import HostOffer, Model
 from fabstir.sdk.registered import MAX_PARALLEL_READS, RegisteredHost, Registry
+
+if TYPE_CHECKING:
+    from fabstir.p2p import P2PNode  # loads libp2p
 
 _logger = logging.getLogger(__name__)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fabstir.chain.contracts import Contracts
 from fabstir.chain.rpc import Chain
-from fabstir.db.renter import RenterSession
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
-from fabstir.primitives.units import TokenCount, Wei
+from fabstir.primitives.units import Wei
 from fabstir.sdk.journal import JournalReader
 from fabstir.sdk.money import PaymentToken
+from fabstir.sdk.session_info import SessionInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
+class WalletBalance:
     """What the wallet has of one payment token, in smallest units.
 
     Attributes:
@@ -39,32 +39,30 @@ class Holdings:
 
     wallet: Address
     tokens: tuple[PaymentToken, ...]
-    chain: Chain
-    contracts: Contracts
-    journal: JournalReader
+    chain: Chain = field(repr=False)
+    contracts: Contracts = field(repr=False)
+    journal: JournalReader = field(repr=False)
 
-    async def balances(self) -> tuple[Balance, ...]:
+    async def balances(self) -> tuple[WalletBalance, ...]:
         """What the wallet has, by payment token."""
         return tuple([await self.balance(token) for token in self.tokens])
 
-    async def balance(self, token: PaymentToken) -> Balance:
+    async def balance(self, token: PaymentToken) -> WalletBalance:
         """What the wallet has of one payment token."""
         market = self.contracts.marketplace
         if token.address == NATIVE_TOKEN:
             held = await self.chain.balance(self.wallet)
         else:
             held = await self.contracts.usdc.balance(self.wallet)
-        return Balance(
+        return WalletBalance(
             token=token,
             wallet=held,
             locked=await market.locked_balance(self.wallet, token.address),
             in_contract=await market.deposit_balance(self.wallet, token.address),
         )
 
-    async def sessions(self) -> list[RenterSession]:
+    async def sessions(self) -> list[SessionInfo]:
         """Every session of this wallet in the journal, oldest first."""
-        return await self.journal.sessions()
-
-    async def tokens_agreed(self, row: RenterSession) -> TokenCount:
-        """Completion tokens of a session that were acknowledged."""
-        return await self.journal.tokens_agreed(row)
+        journal = self.journal
+        rows = await journal.sessions()
+        return [SessionInfo.of(row, await journal.tokens_agreed(row)) for row in rows]

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from fabstir.db import Database, DatabaseReader, outbox, renter
 from fabstir.db.outbox import OutboxRow
-from fabstir.db.renter import RenterSession, RenterState, SessionOutcome
+from fabstir.db.renter import RenterSession, SessionOutcome
 from fabstir.market.selection import UNKNOWN, HostHistory
 from fabstir.primitives.errors import SpendingCapReached
 from fabstir.primitives.ids import Address, ChainId
@@ -151,8 +151,3 @@ def approve_key(session: RenterSession) -> str:
 def job_key(session: RenterSession, action: str) -> str:
     """The name in the outbox of what is done to a session that has a number."""
     return f"{session.contract}:{session.job_id}:{action}"
-
-
-def is_over(session: RenterSession) -> bool:
-    """Whether nothing of the session is locked any more."""
-    return session.state in {RenterState.SETTLED, RenterState.FAILED}

@@ -9,7 +9,7 @@ from fabstir.chain.contracts import Erc20
 from fabstir.chain.rpc import Chain
 from fabstir.db.renter import RenterSession, RenterState
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, Hash32, JobId
-from fabstir.primitives.units import TokenCount, Wei, format_amount
+from fabstir.primitives.units import TokenCount, Wei, format_amount, parse_amount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +29,25 @@ class PaymentToken:
         """An amount in smallest units, as "0.05 ETH"."""
         return f"{format_amount(amount, self.decimals)} {self.symbol}"
 
+    def parse(self, text: str) -> Wei:
+        """An amount such as "0.05" in smallest units.
 
-NATIVE: PaymentToken = PaymentToken(name="eth", address=NATIVE_TOKEN, symbol="ETH", decimals=18)
+        Raises:
+            ValueError: not a plain decimal number, negative, or finer than the token is.
+        """
+        return parse_amount(text, self.decimals)
+
+
+NATIVE_COIN: PaymentToken = PaymentToken(
+    name="eth", address=NATIVE_TOKEN, symbol="ETH", decimals=18
+)
 """The coin of every chain that we know."""
 
 
 async def read_token(chain: Chain, address: Address, name: str = "") -> PaymentToken:
     """Ask an ERC-20 for its name and decimals."""
     if address == NATIVE_TOKEN:
-        return NATIVE
+        return NATIVE_COIN
     token = Erc20(chain, address)
     return PaymentToken(
         name=name, address=address, symbol=await token.symbol(), decimals=await token.decimals()
@@ -45,7 +55,7 @@ async def read_token(chain: Chain, address: Address, name: str = "") -> PaymentT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class SessionSettlement:
     """Where a session's deposit went, or until when it waits. Amounts in smallest units.
 
     Attributes:

@@ -14,27 +14,28 @@ from fabstir.config import Settings
 from fabstir.db.renter import RenterSession, RenterState
 from fabstir.market.worth import GAS_TO_END
 from fabstir.primitives.errors import ConfigError, InsufficientFunds
-from fabstir.primitives.ids import NATIVE_TOKEN, Address
+from fabstir.primitives.ids import NATIVE_TOKEN
 from fabstir.primitives.units import TokenCount, Wei, tokens_for
-from fabstir.sdk.checkpoints import CheckpointReader, Conversation
+from fabstir.protocol.exchange.verification import head_after
+from fabstir.sdk.checkpoints import CheckpointReader, RecoveredConversation
 from fabstir.sdk.deposits import Deposits, offer_of
 from fabstir.sdk.discovery import FIND_TIMEOUT, Discovery
 from fabstir.sdk.drafts import draft_session, spending_cap
-from fabstir.sdk.holdings import Balance, Holdings
-from fabstir.sdk.money import NATIVE, PaymentToken, Settlement, read_token
+from fabstir.sdk.holdings import Holdings, WalletBalance
+from fabstir.sdk.money import NATIVE_COIN, PaymentToken, SessionSettlement, read_token
 from fabstir.sdk.offers import HostOffer, Model, Quote
-from fabstir.sdk.session import Session, SessionServices
+from fabstir.sdk.session import AsyncSession, SessionServices
+from fabstir.sdk.session_info import SessionInfo
 
 GAS_TO_OPEN: Final = 362_000
 """The most that an approval (45,968) and a first session in an ERC-20 (315,698) took. The chain
 cannot estimate it before the approval; it does estimate a session in its own coin."""
 
 
-class FabstirClient:
-    """Finds hosts, opens and closes sessions, for one wallet. Made by `open_client`.
+class AsyncClient:
+    """Finds hosts, opens and closes sessions, for one wallet. Made by `open_async_client`.
 
     Attributes:
-        holdings: what its wallet has, and what stands in its journal.
         wallet: the account that pays.
         tokens: the payment tokens it knows: the chain's coin and USDC.
     """
@@ -51,7 +52,7 @@ class FabstirClient:
         checkpoints: CheckpointReader,
         holdings: Holdings,
     ) -> None:
-        self.holdings = holdings
+        self._holdings = holdings
         self.wallet = holdings.wallet
         self.tokens = holdings.tokens
         self._settings = settings
@@ -82,13 +83,14 @@ class FabstirClient:
         self,
         model: str | None = None,
         *,
-        payment_token: Address = NATIVE_TOKEN,
+        payment_token: str = NATIVE_COIN.name,
         timeout: float = FIND_TIMEOUT,
     ) -> tuple[HostOffer, ...]:
         """Hosts that can serve a model now, the best first.
 
         Args:
             model: its id, "repo:file", or file name; None if only one is approved.
+            payment_token: by name, symbol or address.
 
         Raises:
             ModelMissing: no such model is approved; the text lists all.
@@ -127,7 +129,7 @@ class FabstirClient:
         proof_window: int | None = None,
         max_duration: int | None = None,
         proof_interval: TokenCount | None = None,
-    ) -> AsyncGenerator[Session]:
+    ) -> AsyncGenerator[AsyncSession]:
         """Lock a deposit and use the session for the length of the block.
 
         Leaving the block drops the connection. A session that was not closed stays open for a
@@ -153,7 +155,7 @@ class FabstirClient:
                 yield session
 
     @asynccontextmanager
-    async def resume_session(self, session: str) -> AsyncGenerator[Session]:
+    async def resume_session(self, session: str) -> AsyncGenerator[AsyncSession]:
         """Go on with a session of the journal that is still open.
 
         Args:
@@ -169,11 +171,11 @@ class FabstirClient:
             async with self._session(row, await self._token_of(row)) as resumed:
                 yield resumed
 
-    async def sessions(self) -> list[RenterSession]:
+    async def sessions(self) -> list[SessionInfo]:
         """Every session of this wallet in the journal, oldest first."""
-        return await self.holdings.sessions()
+        return await self._holdings.sessions()
 
-    async def close_session(self, session: str, *, now: bool = False) -> Settlement:
+    async def close_session(self, session: str, *, now: bool = False) -> SessionSettlement:
         """Close a session of the journal, asking its host if it answers.
 
         Args:
@@ -194,14 +196,14 @@ class FabstirClient:
             row = await self._watcher.bring_home(row, now=now)
             return await self._watcher.settlement(row, token)
 
-    async def recover(self) -> list[Settlement]:
+    async def recover(self) -> list[SessionSettlement]:
         """Look at every unfinished session now; returns where each one's money is."""
         unfinished = {row.id for row in await self._journal.sessions(unfinished_only=True)}
         await self._watcher.look_at_all()
         rows = [row for row in await self._journal.sessions() if row.id in unfinished]
         return [await self._watcher.settlement(row, await self._token_of(row)) for row in rows]
 
-    async def conversation(self, session: str) -> Conversation:
+    async def conversation(self, session: str) -> RecoveredConversation:
         """What a session's host published of the conversation, opened with its recovery key.
 
         It is what was said until the host's last claim.
@@ -215,18 +217,18 @@ class FabstirClient:
         """
         return await self._checkpoints.conversation(await self._find(session))
 
-    async def balances(self) -> tuple[Balance, ...]:
+    async def balances(self) -> tuple[WalletBalance, ...]:
         """What the wallet has, by payment token."""
-        return await self.holdings.balances()
+        return await self._holdings.balances()
 
     # -- inside -------------------------------------------------------------------------------
 
     async def _require_funds(self, token: PaymentToken, deposit: Wei, gas: Wei) -> None:
         """Raises InsufficientFunds: the wallet has not the deposit, or not what opening costs."""
         needs = {token: deposit}
-        needs[NATIVE] = Wei(needs.get(NATIVE, 0) + gas)
+        needs[NATIVE_COIN] = Wei(needs.get(NATIVE_COIN, 0) + gas)
         for each, needed in needs.items():
-            held = (await self.holdings.balance(each)).wallet
+            held = (await self._holdings.balance(each)).wallet
             if held < needed:
                 raise InsufficientFunds(
                     self.wallet, needed, held, each.symbol, decimals=each.decimals
@@ -261,9 +263,12 @@ class FabstirClient:
         )
 
     @asynccontextmanager
-    async def _session(self, row: RenterSession, token: PaymentToken) -> AsyncGenerator[Session]:
+    async def _session(
+        self, row: RenterSession, token: PaymentToken
+    ) -> AsyncGenerator[AsyncSession]:
         async with AsyncExitStack() as stack:
-            session = Session(row, token, self._services, stack)
+            last = await self._journal.last_acknowledgement(row)
+            session = AsyncSession(row, token, self._services, stack, head_after(last))
             try:
                 yield session
             finally:

@@ -39,10 +39,11 @@ from fabstir.protocol.request import (
     ToolChoice,
 )
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk.answer import Answer
+from fabstir.sdk.answer import AsyncAnswerStream
 from fabstir.sdk.connection import HostConnection, open_connection
 from fabstir.sdk.journal import RenterJournal
-from fabstir.sdk.money import PaymentToken, Settlement
+from fabstir.sdk.money import PaymentToken, SessionSettlement
+from fabstir.sdk.session_info import SessionInfo
 from fabstir.sdk.watcher import Watcher
 
 _logger = logging.getLogger(__name__)
@@ -73,12 +74,12 @@ class SessionServices:
     random: Callable[[int], bytes]
 
 
-class Session:
-    """One session. Made by `FabstirClient.open_session` and `resume_session`.
+class AsyncSession:
+    """One session. Made by `AsyncClient.open_session` and `resume_session`.
 
     Attributes:
-        row: the session as the journal has it.
         token: what it is paid in.
+        job_id: its number on chain.
     """
 
     def __init__(
@@ -87,15 +88,16 @@ class Session:
         token: PaymentToken,
         services: SessionServices,
         stack: AsyncExitStack,
+        head: ChainHead,
     ) -> None:
         assert row.job_id is not None, "a session is used once its deposit is in the chain"
-        self.row = row
         self.token = token
         self.job_id = row.job_id
+        self._row = row
         self._services = services
         self._stack = stack
         self._connection: HostConnection | None = None
-        self._head = ChainHead()
+        self._head = head
         self._is_answering = False
         self._facts = SessionFacts(
             job_id=row.job_id,
@@ -108,6 +110,16 @@ class Session:
         )
 
     @property
+    def id(self) -> str:
+        """Its name in the journal."""
+        return self._row.id
+
+    @property
+    def info(self) -> SessionInfo:
+        """Its terms, and where it stands."""
+        return SessionInfo.of(self._row, self.tokens)
+
+    @property
     def tokens(self) -> TokenCount:
         """Completion tokens acknowledged so far."""
         return self._head.cumulative_tokens
@@ -115,12 +127,12 @@ class Session:
     @property
     def cost(self) -> Wei:
         """What they cost, in the payment token's smallest unit."""
-        return cost_of(self._head.cumulative_tokens, self.row.price_per_token)
+        return cost_of(self._head.cumulative_tokens, self._row.price_per_token)
 
     @property
     def deposit_left(self) -> Wei:
         """What of the deposit is not spent yet."""
-        return Wei(self.row.deposit - self.cost)
+        return Wei(self._row.deposit - self.cost)
 
     @asynccontextmanager
     async def chat(
@@ -132,7 +144,7 @@ class Session:
         tools: Sequence[Tool] = (),
         tool_choice: ToolChoice | None = None,
         reasoning: Reasoning | None = None,
-    ) -> AsyncGenerator[Answer]:
+    ) -> AsyncGenerator[AsyncAnswerStream]:
         """Ask for the next message of a conversation.
 
         Leaving the block before the answer's end cancels it: what was delivered is receipted and
@@ -153,7 +165,7 @@ class Session:
             request = ChatRequest(
                 messages=tuple(messages),
                 sampling=sampling,
-                model=self.row.model_name,
+                model=self._row.model_name,
                 response_format=response_format,
                 tools=tuple(tools),
                 tool_choice=tool_choice,
@@ -173,7 +185,7 @@ class Session:
         finally:
             self._is_answering = False
 
-    async def close(self, *, now: bool = False) -> Settlement:
+    async def close(self, *, now: bool = False) -> SessionSettlement:
         """End the session and see the rest of the deposit come home.
 
         The host is asked to put its last claim on chain and to settle; if it does not settle in
@@ -185,16 +197,16 @@ class Session:
             now: settle at once, even if not everything that was acknowledged is claimed.
         """
         services = self._services
-        self.row = await services.journal.update(self.row, state=RenterState.CLOSING)
+        self._row = await services.journal.update(self._row, state=RenterState.CLOSING)
         try:
             closed = await self._ask_to_close()
         finally:
             await self.leave()
         if closed is not None and closed.settles_in is not None and not now:
-            self.row = await services.watcher.let_host_settle(self.row, closed.settles_in)
+            self._row = await services.watcher.let_host_settle(self._row, closed.settles_in)
         is_final = closed is not None and closed.is_final
-        self.row = await services.watcher.bring_home(self.row, now=now or is_final)
-        return await services.watcher.settlement(self.row, self.token)
+        self._row = await services.watcher.bring_home(self._row, now=now or is_final)
+        return await services.watcher.settlement(self._row, self.token)
 
     async def leave(self) -> None:
         """Drop the connection; the session stays open for a while and can be resumed."""
@@ -203,7 +215,7 @@ class Session:
 
     # -- one request --------------------------------------------------------------------------
 
-    async def _ask(self, request: ChatRequest) -> Answer:
+    async def _ask(self, request: ChatRequest) -> AsyncAnswerStream:
         connection = await self._connected()
         random = self._services.random
         asked = RequestPlaintext(
@@ -214,9 +226,9 @@ class Session:
         exchange = connection.exchange
         await connection.send(exchange.ask(asked))
         assert exchange.verifier is not None, "a request is out"
-        return Answer(connection, exchange.verifier, self._facts, self._agree)
+        return AsyncAnswerStream(connection, exchange.verifier, self._facts, self._agree)
 
-    async def _finish(self, answer: Answer) -> None:
+    async def _finish(self, answer: AsyncAnswerStream) -> None:
         """Leave host and renter agreed, however the block ended; else without a connection."""
         with anyio.move_on_after(CANCEL_TIMEOUT, shield=True):
             await answer.finish()
@@ -226,9 +238,9 @@ class Session:
     async def _agree(self, verified: Verified) -> SignedAcknowledgement:
         """Journal, then act: the acknowledgement goes out only after it is stored."""
         signed = verified.acknowledgement.sign(
-            self.row.session_secret, self._facts.domain, self._services.crypto
+            self._row.session_secret, self._facts.domain, self._services.crypto
         )
-        await self._services.journal.agree(self.row, verified.plaintext.signed, signed)
+        await self._services.journal.agree(self._row, verified.plaintext.signed, signed)
         self._head = head_after(signed)
         return signed
 
@@ -249,7 +261,7 @@ class Session:
         return event.closed
 
     def _what_is_kept(self) -> str:
-        money, row = self.token.format, self.row
+        money, row = self.token.format, self._row
         return (
             f"{self.tokens} tokens ({money(self.cost)}) are acknowledged and stay payable to it; "
             f"what came after them is not billed. The rest of the deposit "
@@ -269,33 +281,33 @@ class Session:
         if self._connection is not None and self._connection.is_lost:
             await self.leave()
         if self._connection is None:
-            last = await self._services.journal.last_acknowledgement(self.row)
+            last = await self._services.journal.last_acknowledgement(self._row)
             self._head = head_after(last)
             self._connection = await self._open(last)
-            await self._services.journal.touch(self.row)
+            await self._services.journal.touch(self._row)
         return self._connection
 
     async def _open(self, last: SignedAcknowledgement | None) -> HostConnection:
         """Connect where the host was, and if it is not there, where the registry says it is now."""
         services = self._services
         try:
-            return await self._open_at(self.row.api_url, last)
+            return await self._open_at(self._row.api_url, last)
         except HostUnresponsive:
-            node = await services.nodes.node(self.row.host)
-            if node is None or node.api_url in {"", self.row.api_url}:
+            node = await services.nodes.node(self._row.host)
+            if node is None or node.api_url in {"", self._row.api_url}:
                 raise
-        self.row = await services.journal.update(self.row, api_url=node.api_url)
+        self._row = await services.journal.update(self._row, api_url=node.api_url)
         return await self._open_at(node.api_url, last)
 
     async def _open_at(self, api_url: str, last: SignedAcknowledgement | None) -> HostConnection:
         services = self._services
         exchange = RenterExchange(self._facts, self._head)
         greeting = exchange.greet(self._introduction(last), services.random)
-        stream = await services.dialer.dial(api_url, f"host {self.row.host} at {api_url}")
+        stream = await services.dialer.dial(api_url, f"host {self._row.host} at {api_url}")
         return await self._stack.enter_async_context(open_connection(stream, exchange, greeting))
 
     def _introduction(self, last: SignedAcknowledgement | None) -> Introduction:
-        row, services = self.row, self._services
+        row, services = self._row, self._services
         crypto = services.crypto
         lifetime = min(row.max_duration, MAX_AUTHORIZATION_LIFETIME // 2)
         authorization = SessionKeyAuthorization(

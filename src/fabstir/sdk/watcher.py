@@ -30,8 +30,8 @@ from fabstir.db.renter import RenterSession, RenterState
 from fabstir.primitives.errors import ChainError, StorageError, TransactionReverted
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.sdk.deposits import Deposits
-from fabstir.sdk.journal import RenterJournal, is_over, job_key
-from fabstir.sdk.money import PaymentToken, Settlement
+from fabstir.sdk.journal import RenterJournal, job_key
+from fabstir.sdk.money import PaymentToken, SessionSettlement
 
 _logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class Watcher:
         """
         if session.state is RenterState.OPENING:
             session = await self.deposits.resolve(session)
-        while session.state is not RenterState.OPENING and not is_over(session):
+        while session.state is not RenterState.OPENING and not session.state.is_over:
             situation = await self.situation(session)
             step = next_step(situation)
             if now and situation.job.status is SessionStatus.ACTIVE:
@@ -219,14 +219,14 @@ class Watcher:
         window = await self.contracts.marketplace.dispute_window()
         patience = settling_patience(await self.situation(session), settles_in, window)
         with anyio.move_on_after(patience):
-            while not is_over(session):
+            while not session.state.is_over:
                 situation = await self.situation(session)
                 if next_step(situation) is Step.RECORD:
                     return await self._withdraw(await self._record(session, situation.job))
                 await anyio.sleep(SETTLE_POLL_SECONDS)
         return session
 
-    async def settlement(self, session: RenterSession, token: PaymentToken) -> Settlement:
+    async def settlement(self, session: RenterSession, token: PaymentToken) -> SessionSettlement:
         """Where the deposit went, or until when it waits."""
         tx_hash = waits_until = None
         if session.state is RenterState.SETTLED:
@@ -234,9 +234,9 @@ class Watcher:
             first = max(session.opened_block or 0, head - MAX_LOG_RANGE + 1)
             event = await self._find_event(session, _SETTLED_EVENTS, first, head)
             tx_hash = event.tx_hash if event else None
-        elif session.job_id is not None and not is_over(session):
+        elif session.job_id is not None and not session.state.is_over:
             waits_until = (await self.situation(session)).runs_out_at
-        return Settlement.of(
+        return SessionSettlement.of(
             session,
             token,
             await self.journal.tokens_agreed(session),

@@ -4,8 +4,21 @@
 installation does not have.
 """
 
-from fabstir.telemetry.health import Check, CheckResult, HealthChecks, HealthReport, Status
-from fabstir.telemetry.logs import LogLevel, configure_logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fabstir.telemetry.health import Check, CheckResult, HealthChecks, HealthReport, Status
+    from fabstir.telemetry.logs import LogLevel, configure_logging
+else:
+    from fabstir.primitives.lazy import lazy_names
+
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "health": ["Check", "CheckResult", "HealthChecks", "HealthReport", "Status"],
+            "logs": ["LogLevel", "configure_logging"],
+        },
+    )
 
 __all__ = [
     "Check",

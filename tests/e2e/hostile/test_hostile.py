@@ -40,7 +40,7 @@ from fabstir.protocol.content import Message
 from fabstir.protocol.frames import encode_frame
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk.events import Text
-from fabstir.sdk.session import Session
+from fabstir.sdk.session import AsyncSession
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -120,7 +120,7 @@ class Latencies:
         table.add("ratio of the medians", f"{ratio:.1f}")
 
 
-async def ask(session: Session) -> float:
+async def ask(session: AsyncSession) -> float:
     """Seconds for one answer."""
     started, num_tokens = time.monotonic(), 0
     with anyio.fail_after(ANSWER_SECONDS):
@@ -198,7 +198,7 @@ async def settled_files(watch: Watch, most: int) -> int:
 
 
 async def talk_under_attack(
-    host: HostProcess, session: Session, orders: Orders, num_answers: int, table: Table
+    host: HostProcess, session: AsyncSession, orders: Orders, num_answers: int, table: Table
 ) -> None:
     """An honest renter before, during and after."""
     watch, latencies = Watch(host.process.pid), Latencies()

@@ -33,7 +33,7 @@ from fabstir.primitives.ids import NATIVE_TOKEN
 from fabstir.primitives.units import TokenCount, price_from_million
 from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import FabstirClient, ReceiptVerified, Session
+from fabstir.sdk import AsyncClient, AsyncSession, ReceiptVerified
 from fabstir.web.control import ask_running_host
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
@@ -54,7 +54,7 @@ def some(max_tokens: int) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, temperature=0)
 
 
-async def digests_of_receipts(session: Session, max_tokens: int) -> tuple[set[str], int]:
+async def digests_of_receipts(session: AsyncSession, max_tokens: int) -> tuple[set[str], int]:
     """Ask; returns the model digests of the receipts and how many tokens there were."""
     digests: set[str] = set()
     async with session.chat(STORY, sampling=some(max_tokens)) as answer:
@@ -64,7 +64,7 @@ async def digests_of_receipts(session: Session, max_tokens: int) -> tuple[set[st
     return digests, session.tokens
 
 
-async def price_of(client: FabstirClient, model: TestModel) -> int:
+async def price_of(client: AsyncClient, model: TestModel) -> int:
     (offer,) = await client.find_hosts(model.name)
     return offer.price_per_million
 
@@ -72,7 +72,7 @@ async def price_of(client: FabstirClient, model: TestModel) -> int:
 async def test_each_renter_gets_the_model_that_it_asks_for(
     devnet: Devnet, host: HostProcess, renter: Renter, first: TestModel, second: TestModel
 ) -> None:
-    paid: list[tuple[Session, int]] = []
+    paid: list[tuple[AsyncSession, int]] = []
     async with renter.open(host) as client:
         assert await price_of(client, first) == PRICE_PER_MILLION
         assert await price_of(client, second) == SECOND_PRICE
@@ -135,7 +135,7 @@ async def test_a_crash_of_one_engine_disturbs_no_session_of_the_other(
     assert digests == {second.spec.sha256}
 
 
-async def fail_in_the_middle(session: Session, engine: int) -> None:
+async def fail_in_the_middle(session: AsyncSession, engine: int) -> None:
     """Ask, kill the engine with the first piece, and be told."""
     with pytest.raises(FabstirError, match=r"ENGINE_CRASHED|died"):
         async with session.chat(STORY, sampling=some(600)) as answer:

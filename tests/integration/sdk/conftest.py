@@ -14,7 +14,7 @@ from fabstir.models import DEMO_MODEL
 from fabstir.node.build import Host, open_host
 from fabstir.node.registration import RegistrationPlan
 from fabstir.primitives.ids import parse_hash32
-from fabstir.sdk import FabstirClient, open_client
+from fabstir.sdk import AsyncClient, open_async_client
 
 MakeSettings = Callable[..., Awaitable[Settings]]
 
@@ -88,6 +88,6 @@ async def renter_settings(devnet: Devnet, host: Host, tmp_path: Path) -> Setting
 
 
 @pytest.fixture
-async def client(renter_settings: Settings) -> AsyncGenerator[FabstirClient]:
-    async with open_client(renter_settings) as opened:
+async def client(renter_settings: Settings) -> AsyncGenerator[AsyncClient]:
+    async with open_async_client(renter_settings) as opened:
         yield opened

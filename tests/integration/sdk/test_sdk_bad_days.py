@@ -19,7 +19,7 @@ from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.units import Wei, cost_of
 from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import ReceiptVerified, Session, open_client
+from fabstir.sdk import AsyncSession, ReceiptVerified, open_async_client
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.slow]
 
@@ -63,7 +63,7 @@ async def renter_settings(devnet: Devnet, host: HostProcess, tmp_path: Path) -> 
     )
 
 
-async def stream_until_first_receipt_then(session: Session, act: Callable[[], None]) -> float:
+async def stream_until_first_receipt_then(session: AsyncSession, act: Callable[[], None]) -> float:
     """Returns the seconds between the act and the error that it caused."""
     acted_at = 0.0
     with pytest.raises(HostUnresponsive) as caught:
@@ -73,7 +73,7 @@ async def stream_until_first_receipt_then(session: Session, act: Callable[[], No
                     act()
                     acted_at = time.monotonic()
     text = str(caught.value)
-    assert session.row.host in text
+    assert session.info.host in text
     assert "its last frame came" in text
     assert f"{session.tokens} tokens" in text
     assert "The rest of the deposit" in text
@@ -83,7 +83,7 @@ async def stream_until_first_receipt_then(session: Session, act: Callable[[], No
 async def test_a_host_that_is_killed_is_noticed_and_settles_after_its_restart(
     renter_settings: Settings, host: HostProcess, host_home: Path, host_overrides: dict[str, str]
 ) -> None:
-    async with open_client(renter_settings) as client:
+    async with open_async_client(renter_settings) as client:
         (offer,) = await client.find_hosts()
         async with client.open_session(offer, deposit=DEPOSIT) as session:
             noticed_after = await stream_until_first_receipt_then(
@@ -101,7 +101,7 @@ async def test_a_host_that_is_killed_is_noticed_and_settles_after_its_restart(
 async def test_a_stopped_host_is_noticed_and_the_session_goes_on_when_it_wakes(
     renter_settings: Settings, host: HostProcess
 ) -> None:
-    async with open_client(renter_settings) as client:
+    async with open_async_client(renter_settings) as client:
         (offer,) = await client.find_hosts()
         async with client.open_session(offer, deposit=DEPOSIT) as session:
             noticed_after = await stream_until_first_receipt_then(
@@ -121,12 +121,12 @@ async def test_a_stopped_host_is_noticed_and_the_session_goes_on_when_it_wakes(
 async def test_a_killed_host_that_never_returns_keeps_its_window_and_then_loses_its_claim(
     renter_settings: Settings, host: HostProcess, devnet: Devnet
 ) -> None:
-    async with open_client(renter_settings) as client:
+    async with open_async_client(renter_settings) as client:
         (offer,) = await client.find_hosts()
         async with client.open_session(offer, deposit=DEPOSIT) as session:
             await stream_until_first_receipt_then(session, lambda: host.send(signal.SIGKILL))
             waiting = await session.close()
-        await increase_time(devnet.chain, session.row.proof_window + 1)
+        await increase_time(devnet.chain, session.info.proof_window + 1)
         settlement = await settled(client, session)
 
     assert not waiting.is_settled

@@ -24,10 +24,16 @@ from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.content import Message
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.payloads import ClosedPlaintext
-from fabstir.sdk import FabstirClient, HostOffer, Model, Settlement, open_client
+from fabstir.sdk import (
+    NATIVE_COIN,
+    AsyncClient,
+    HostOffer,
+    Model,
+    SessionSettlement,
+    open_async_client,
+)
 from fabstir.sdk import session as session_module
 from fabstir.sdk import watcher as watcher_module
-from fabstir.sdk.money import NATIVE as COIN
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -79,8 +85,8 @@ async def settings(devnet: Devnet, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def client(settings: Settings) -> AsyncGenerator[FabstirClient]:
-    async with open_client(settings) as opened:
+async def client(settings: Settings) -> AsyncGenerator[AsyncClient]:
+    async with open_async_client(settings) as opened:
         yield opened
 
 
@@ -98,20 +104,20 @@ def offer(devnet: Devnet, host: ScriptedHost) -> HostOffer:
             digest=parse_hash32(DEMO_MODEL.sha256),
         ),
         max_model_len=4096,
-        token=COIN,
+        token=NATIVE_COIN,
         price_per_token=host.price,
         latency=0.01,
     )
 
 
-async def status_of(devnet: Devnet, settlement: Settlement) -> SessionStatus:
+async def status_of(devnet: Devnet, settlement: SessionSettlement) -> SessionStatus:
     assert settlement.job_id is not None
     job = await devnet.contracts.marketplace.session(settlement.job_id)
     assert job is not None
     return job.status
 
 
-async def talk_and_close(client: FabstirClient, offer: HostOffer) -> Settlement:
+async def talk_and_close(client: AsyncClient, offer: HostOffer) -> SessionSettlement:
     async with client.open_session(offer, deposit=DEPOSIT) as session:
         async with session.chat(HELLO) as answer:
             await answer.complete()
@@ -157,7 +163,7 @@ async def claim_later(line: Line) -> None:
     "on_close", [forge_a_close, replay_a_close, forge_an_error, hang_up, claim_later]
 )
 async def test_a_host_keeps_its_window_until_it_says_itself_that_it_claims_no_more(
-    client: FabstirClient,
+    client: AsyncClient,
     offer: HostOffer,
     host: ScriptedHost,
     devnet: Devnet,
@@ -174,7 +180,7 @@ async def test_a_host_keeps_its_window_until_it_says_itself_that_it_claims_no_mo
 
 
 async def test_a_close_that_the_chain_confirms_needs_nobodys_word(
-    client: FabstirClient,
+    client: AsyncClient,
     offer: HostOffer,
     host: ScriptedHost,
     devnet: Devnet,
@@ -196,7 +202,7 @@ async def test_a_close_that_the_chain_confirms_needs_nobodys_word(
 
 
 async def test_a_host_that_claims_no_more_is_not_waited_for(
-    client: FabstirClient, offer: HostOffer, host: ScriptedHost
+    client: AsyncClient, offer: HostOffer, host: ScriptedHost
 ) -> None:
     async def waive(line: Line) -> None:
         await line.close(ClosedPlaintext(tokens_proven=TokenCount(0), is_final=True))
@@ -212,7 +218,7 @@ async def test_a_host_that_claims_no_more_is_not_waited_for(
 
 
 async def test_nobody_is_waited_for_longer_than_the_contract_lets_a_host_need(
-    client: FabstirClient, offer: HostOffer, host: ScriptedHost, devnet: Devnet
+    client: AsyncClient, offer: HostOffer, host: ScriptedHost, devnet: Devnet
 ) -> None:
     """It names a time 136 years ahead; the dispute window is over, so only the margin is left."""
 
@@ -233,7 +239,7 @@ async def test_nobody_is_waited_for_longer_than_the_contract_lets_a_host_need(
 
 
 async def test_frames_that_say_nothing_do_not_keep_a_close_waiting(
-    client: FabstirClient,
+    client: AsyncClient,
     offer: HostOffer,
     host: ScriptedHost,
     monkeypatch: pytest.MonkeyPatch,

@@ -18,7 +18,8 @@ from tests.integration.sdk.waiting import blocks_come
 from fabstir.chain.devnet import Devnet
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
-from fabstir.db.renter import RenterSession
+from fabstir.db import open_journal_reader
+from fabstir.db.renter import RenterSession, load_session
 from fabstir.node.build import Host
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import NotFound
@@ -29,7 +30,7 @@ from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.rails.session_job.checkpoint_files import CheckpointFiles
 from fabstir.s5.portals import open_client as open_portal_client
-from fabstir.sdk import Conversation, FabstirClient, open_client
+from fabstir.sdk import AsyncClient, RecoveredConversation, open_async_client
 from fabstir.sdk.checkpoints import CheckpointReader
 from fabstir.web.reach import Reach
 
@@ -47,7 +48,7 @@ class Told:
     row: RenterSession
     job_id: JobId
     messages: list[Message]
-    found: Conversation
+    found: RecoveredConversation
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +60,18 @@ async def told(devnet: Devnet, host: Host, tmp_path_factory: pytest.TempPathFact
         {**chain_settings(devnet), **bootstrap},
     )
     sampling = SamplingParams(max_tokens=110)
-    async with open_client(settings) as client:
+    async with open_async_client(settings) as client:
         (offer,) = await client.find_hosts()
         async with client.open_session(offer, deposit=Wei(10**15)) as session:
             async with session.chat([QUESTION], sampling=sampling) as answer:
                 text = await answer.complete()
             async with blocks_come(devnet.chain):
                 await session.close()
-        (row,) = await client.sessions()
-        assert row.job_id is not None
-        found = await client.conversation(str(row.job_id))
-    return Told(settings, row, row.job_id, [QUESTION, Message("assistant", text)], found)
+        found = await client.conversation(session.id)
+    async with open_journal_reader(settings, "renter") as journal:
+        row = await journal.read(lambda c: load_session(c, session.id))
+    assert row is not None
+    return Told(settings, row, session.job_id, [QUESTION, Message("assistant", text)], found)
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ async def http() -> AsyncGenerator[httpx.AsyncClient]:
         yield client
 
 
-def said(found: Conversation) -> list[Message]:
+def said(found: RecoveredConversation) -> list[Message]:
     return [message.message for message in found.messages]
 
 
@@ -193,9 +195,9 @@ async def test_another_hosts_signature_is_not_taken(
     assert "not by the host" in found.missing[0].reason
 
 
-async def test_a_session_without_a_claim_has_nothing(client: FabstirClient) -> None:
+async def test_a_session_without_a_claim_has_nothing(client: AsyncClient) -> None:
     (offer,) = await client.find_hosts()
     async with client.open_session(offer, deposit=Wei(10**15)) as session:
         with pytest.raises(NotFound, match="nothing was claimed"):
-            await client.conversation(session.row.id)
+            await client.conversation(session.id)
         await session.close(now=True)

@@ -30,7 +30,7 @@ from fabstir.primitives.errors import NoHostFound
 from fabstir.primitives.ids import Address, ModelId, PeerId, parse_hash32
 from fabstir.primitives.units import PricePerToken
 from fabstir.protocol.host_record import HostModel, HostRecord
-from fabstir.sdk import FabstirClient, open_client
+from fabstir.sdk import AsyncClient, open_async_client
 from fabstir.sdk.discovery import FIND_TIMEOUT, MAX_LISTED, MAX_REASON_CHARS
 from fabstir.web.reach import Reach
 
@@ -65,8 +65,8 @@ async def settings(devnet: Devnet, peer: P2PNode, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def client(settings: Settings) -> AsyncGenerator[FabstirClient]:
-    async with open_client(settings) as opened:
+async def client(settings: Settings) -> AsyncGenerator[AsyncClient]:
+    async with open_async_client(settings) as opened:
         yield opened
 
 
@@ -126,7 +126,7 @@ async def invent_hosts(peer: P2PNode, model_id: ModelId) -> set[PeerId]:
     return {PeerId(peer_id.to_base58()) for peer_id in invented}
 
 
-async def rejections(client: FabstirClient) -> dict[str, str]:
+async def rejections(client: AsyncClient) -> dict[str, str]:
     with pytest.raises(NoHostFound) as caught:
         await client.find_hosts()
     return caught.value.rejected
@@ -135,7 +135,7 @@ async def rejections(client: FabstirClient) -> dict[str, str]:
 # -- the DHT alone --------------------------------------------------------------------------------
 
 
-async def test_nobody_at_all(client: FabstirClient) -> None:
+async def test_nobody_at_all(client: AsyncClient) -> None:
     with pytest.raises(NoHostFound, match="nobody in the DHT says that it serves it"):
         await client.find_hosts()
 
@@ -143,13 +143,13 @@ async def test_nobody_at_all(client: FabstirClient) -> None:
 async def test_no_peer_to_ask(settings: Settings) -> None:
     alone = replace(settings, p2p=replace(settings.p2p, bootstrap=()))
 
-    async with open_client(alone) as client:
+    async with open_async_client(alone) as client:
         with pytest.raises(NoHostFound, match=r"set p2p\.bootstrap"):
             await client.find_hosts(timeout=3)
 
 
 async def test_a_peer_that_no_registered_host_names(
-    client: FabstirClient, peer: P2PNode, devnet: Devnet, record: HostRecord
+    client: AsyncClient, peer: P2PNode, devnet: Devnet, record: HostRecord
 ) -> None:
     await publish(devnet, peer, record)
 
@@ -159,7 +159,7 @@ async def test_a_peer_that_no_registered_host_names(
 
 
 async def test_invented_identities_are_counted_not_dialled_and_not_all_listed(
-    client: FabstirClient, peer: P2PNode, model_id: ModelId
+    client: AsyncClient, peer: P2PNode, model_id: ModelId
 ) -> None:
     invented = await invent_hosts(peer, model_id)
     started = time.monotonic()
@@ -183,7 +183,7 @@ async def test_a_host_of_the_registry_is_found_without_any_libp2p(
     await register(devnet, queue, api_url=door.url, public_key=DOOR_KEY)
     alone = replace(settings, p2p=replace(settings.p2p, bootstrap=()))
 
-    async with open_client(alone) as client:
+    async with open_async_client(alone) as client:
         (offer,) = await client.find_hosts()
 
     assert (offer.host, offer.api_url) == (devnet.accounts[2].address, door.url)
@@ -191,7 +191,7 @@ async def test_a_host_of_the_registry_is_found_without_any_libp2p(
 
 
 async def test_a_host_that_moved_is_found_by_its_record(
-    client: FabstirClient,
+    client: AsyncClient,
     peer: P2PNode,
     devnet: Devnet,
     queue: TransactionQueue,
@@ -207,7 +207,7 @@ async def test_a_host_that_moved_is_found_by_its_record(
 
 
 async def test_a_door_of_somebody_else_is_no_offer(
-    client: FabstirClient, devnet: Devnet, queue: TransactionQueue, door: ScriptedDoor
+    client: AsyncClient, devnet: Devnet, queue: TransactionQueue, door: ScriptedDoor
 ) -> None:
     other = NATIVE.public_key(bytes([6]) * 32)
     await register(devnet, queue, api_url=door.url, public_key=other)
@@ -219,7 +219,7 @@ async def test_a_door_of_somebody_else_is_no_offer(
 
 @pytest.mark.parametrize("fault", ["registry", "model", "wallet"])
 async def test_a_record_that_is_not_the_registered_hosts(
-    client: FabstirClient,
+    client: AsyncClient,
     peer: P2PNode,
     devnet: Devnet,
     queue: TransactionQueue,
@@ -246,7 +246,7 @@ async def test_a_record_that_is_not_the_registered_hosts(
 
 
 async def test_a_host_that_hangs_costs_no_more_than_the_time_given(
-    client: FabstirClient, devnet: Devnet, queue: TransactionQueue, door: ScriptedDoor
+    client: AsyncClient, devnet: Devnet, queue: TransactionQueue, door: ScriptedDoor
 ) -> None:
     door.silent |= {"/v1/health"}
     await register(devnet, queue, api_url=door.url, public_key=DOOR_KEY)
@@ -264,7 +264,7 @@ async def test_a_host_that_hangs_costs_no_more_than_the_time_given(
 
 
 async def test_an_honest_host_is_found_among_invented_ones_and_dead_ones(
-    client: FabstirClient,
+    client: AsyncClient,
     peer: P2PNode,
     devnet: Devnet,
     queue: TransactionQueue,

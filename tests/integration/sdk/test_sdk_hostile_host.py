@@ -32,7 +32,7 @@ from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
 from fabstir.protocol.request import RequestPlaintext
 from fabstir.sdk import answer as answer_module
 from fabstir.sdk import connection as connection_module
-from fabstir.sdk.answer import Answer
+from fabstir.sdk.answer import AsyncAnswerStream
 from fabstir.sdk.bounded_socket import MAX_UNREAD_BYTES
 from fabstir.sdk.connection import HostConnection, open_connection
 from fabstir.sdk.websocket import WebSocketDialer
@@ -99,13 +99,13 @@ async def agree(verified: Verified) -> SignedAcknowledgement:
 @asynccontextmanager
 async def asked(
     host: ScriptedHost, facts: SessionFacts, request: RequestPlaintext = FOUR_TOKENS
-) -> AsyncGenerator[Answer]:
+) -> AsyncGenerator[AsyncAnswerStream]:
     """A request is on its way; nothing of its answer is read yet."""
     async with connected(host, facts) as connection:
         await connection.send(connection.exchange.ask(request))
         verifier = connection.exchange.verifier
         assert verifier is not None
-        yield Answer(connection, verifier, facts, agree)
+        yield AsyncAnswerStream(connection, verifier, facts, agree)
 
 
 async def until_cut(line: Line, say: Callable[[Line], Awaitable[None]]) -> int:

@@ -21,7 +21,7 @@ from fabstir.primitives.ids import Address, JobId
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.receipts import Acknowledgement, SignedAcknowledgement, SignedReceipt
 from fabstir.sdk.journal import RenterJournal
-from fabstir.sdk.money import NATIVE
+from fabstir.sdk.money import NATIVE_COIN
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -61,7 +61,7 @@ def agreed(host: HonestHost) -> tuple[SignedReceipt, SignedAcknowledgement]:
 
 
 async def test_a_session_is_read_back_as_it_was_written(journal: RenterJournal) -> None:
-    await journal.begin(draft("a"), CAP, NATIVE)
+    await journal.begin(draft("a"), CAP, NATIVE_COIN)
     changed = await journal.update(draft("a"), state=RenterState.OPEN, job_id=JobId(3))
 
     assert await journal.load("a") == changed == replace(SESSION, id="a", job_id=JobId(3))
@@ -72,7 +72,7 @@ async def test_a_session_is_read_back_as_it_was_written(journal: RenterJournal) 
 async def test_keys_are_in_a_file_of_the_owner_alone_and_in_no_text(tmp_path: Path) -> None:
     session = replace(draft("a"), session_secret=b"secret-key-of-the-session-32byte")
     async with open_database(f"sqlite:///{tmp_path}/renter.sqlite") as db:
-        await journal_of(db).begin(session, CAP, NATIVE)
+        await journal_of(db).begin(session, CAP, NATIVE_COIN)
         modes = {
             path.name: (await path.stat()).st_mode async for path in anyio.Path(tmp_path).iterdir()
         }
@@ -84,15 +84,15 @@ async def test_keys_are_in_a_file_of_the_owner_alone_and_in_no_text(tmp_path: Pa
 
 async def test_the_cap_counts_what_is_locked_until_it_is_settled(journal: RenterJournal) -> None:
     for name in "abc":
-        await journal.begin(draft(name), CAP, NATIVE)
+        await journal.begin(draft(name), CAP, NATIVE_COIN)
 
     with pytest.raises(SpendingCapReached, match="close a session"):
-        await journal.begin(draft("d"), CAP, NATIVE)
+        await journal.begin(draft("d"), CAP, NATIVE_COIN)
     await journal.update(draft("a"), state=RenterState.CLOSING)
     with pytest.raises(SpendingCapReached):
-        await journal.begin(draft("d"), CAP, NATIVE)
+        await journal.begin(draft("d"), CAP, NATIVE_COIN)
     await journal.update(draft("a"), state=RenterState.SETTLED)
-    await journal.begin(draft("d"), CAP, NATIVE)
+    await journal.begin(draft("d"), CAP, NATIVE_COIN)
 
     assert [row.id for row in await journal.sessions(unfinished_only=True)] == ["b", "c", "d"]
 
@@ -102,7 +102,7 @@ async def test_the_cap_holds_when_sessions_begin_at_the_same_time(journal: Rente
 
     async def begin(name: str) -> None:
         try:
-            await journal.begin(draft(name), CAP, NATIVE)
+            await journal.begin(draft(name), CAP, NATIVE_COIN)
         except SpendingCapReached:
             refused.append(name)
 
@@ -116,29 +116,29 @@ async def test_the_cap_holds_when_sessions_begin_at_the_same_time(journal: Rente
 
 async def test_each_payment_token_has_a_cap_of_its_own(journal: RenterJournal) -> None:
     other = Address("0x" + "ee" * 20)
-    await journal.begin(draft("a"), SESSION.deposit, NATIVE)
+    await journal.begin(draft("a"), SESSION.deposit, NATIVE_COIN)
 
-    await journal.begin(replace(draft("b"), payment_token=other), SESSION.deposit, NATIVE)
+    await journal.begin(replace(draft("b"), payment_token=other), SESSION.deposit, NATIVE_COIN)
 
     assert len(await journal.sessions()) == 2
     with pytest.raises(SpendingCapReached):
-        await journal.begin(replace(draft("c"), payment_token=other), SESSION.deposit, NATIVE)
+        await journal.begin(replace(draft("c"), payment_token=other), SESSION.deposit, NATIVE_COIN)
 
 
 async def test_a_credited_refund_keeps_a_session_unfinished_but_locks_nothing(
     journal: RenterJournal,
 ) -> None:
-    await journal.begin(draft("a"), CAP, NATIVE)
+    await journal.begin(draft("a"), CAP, NATIVE_COIN)
 
     owed = await journal.update(draft("a"), state=RenterState.SETTLED, refund_credited=Wei(1))
 
     assert await journal.sessions(unfinished_only=True) == [owed]
-    await journal.begin(draft("b"), SESSION.deposit, NATIVE)  # the cap has room for all of it
+    await journal.begin(draft("b"), SESSION.deposit, NATIVE_COIN)  # the cap has room for all of it
 
 
 async def test_the_last_acknowledgement_is_where_a_session_goes_on(journal: RenterJournal) -> None:
     session, host = draft("a"), HonestHost()
-    await journal.begin(session, CAP, NATIVE)
+    await journal.begin(session, CAP, NATIVE_COIN)
     assert await journal.last_acknowledgement(session) is None
 
     links = [agreed(host) for _ in range(3)]
@@ -155,7 +155,7 @@ async def test_the_last_acknowledgement_is_where_a_session_goes_on(journal: Rent
 async def test_sessions_of_another_wallet_are_not_ours(
     db: Database, journal: RenterJournal
 ) -> None:
-    await journal.begin(draft("a"), CAP, NATIVE)
+    await journal.begin(draft("a"), CAP, NATIVE_COIN)
 
     other = RenterJournal(
         db, SESSION.chain_id, SESSION.contract, Address("0x" + "dd" * 20), lambda: NOW
@@ -183,7 +183,7 @@ async def test_how_a_host_served_is_remembered(
     outcome: str,
     expected: HostHistory,
 ) -> None:
-    await journal.begin(draft("a"), CAP, NATIVE)
+    await journal.begin(draft("a"), CAP, NATIVE_COIN)
     host = HonestHost()
     for _ in range(num_receipts):
         await journal.agree(draft("a"), *agreed(host))

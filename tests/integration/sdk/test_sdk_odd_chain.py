@@ -16,7 +16,7 @@ from fabstir.node.registration import RegistrationPlan
 from fabstir.primitives.units import Wei
 from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import Session, open_client
+from fabstir.sdk import AsyncSession, open_async_client
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -47,7 +47,7 @@ async def test_nonsense_from_the_chain_ends_no_host(
             mine = await make_home(
                 tmp_path / "renter", devnet.accounts[1], {**chain_settings(devnet), **bootstrap}
             )
-            async with open_client(mine) as client:
+            async with open_async_client(mine) as client:
                 offers = await client.find_hosts(payment_token=client.token("eth").address)
                 async with client.open_session(offers[0], deposit=Wei(10**15)) as session:
                     # A host that cannot learn what a session is for refuses it; once it has
@@ -65,7 +65,7 @@ async def test_nonsense_from_the_chain_ends_no_host(
     assert settlement.tokens_settled == settlement.tokens_agreed > 0
 
 
-async def ask(session: Session, max_tokens: int) -> None:
+async def ask(session: AsyncSession, max_tokens: int) -> None:
     """Ask the long question and read the whole answer."""
     async with session.chat(LONG, sampling=SamplingParams(max_tokens=max_tokens)) as answer:
         async for _ in answer:

@@ -22,11 +22,11 @@ from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.content import Message
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import FabstirClient, open_client
+from fabstir.sdk import AsyncClient, open_async_client
 from fabstir.sdk.deposits import offer_of
 from fabstir.sdk.drafts import draft_session
 from fabstir.sdk.journal import RenterJournal, open_key
-from fabstir.sdk.money import NATIVE
+from fabstir.sdk.money import NATIVE_COIN
 from fabstir.sdk.watcher import KEEP_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
@@ -39,7 +39,7 @@ HELLO = [Message("user", "Say hello.")]
 async def test_a_pause_of_six_minutes_does_not_end_a_session(
     renter_settings: Settings, devnet: Devnet
 ) -> None:
-    async with open_client(renter_settings) as client:
+    async with open_async_client(renter_settings) as client:
         (offer,) = await client.find_hosts()
         async with client.open_session(offer, deposit=DEPOSIT) as session:
             async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8)) as first:
@@ -59,27 +59,27 @@ async def test_a_pause_of_six_minutes_does_not_end_a_session(
 async def test_a_renter_that_completes_right_after_the_last_token_costs_at_most_the_window(
     renter_settings: Settings, devnet: Devnet
 ) -> None:
-    async with open_client(renter_settings) as client:
+    async with open_async_client(renter_settings) as client:
         (offer,) = await client.find_hosts()
         async with (
             client.open_session(offer, deposit=DEPOSIT) as session,
             session.chat(LONG, sampling=SamplingParams(max_tokens=200)) as answer,
         ):
             await answer.complete()
-        settlement = await client.close_session(session.row.id, now=True)
+        settlement = await client.close_session(session.id, now=True)
 
     job = await devnet.contracts.marketplace.session(session.job_id)
     assert job is not None
     assert job.status is SessionStatus.COMPLETED
     assert settlement.is_settled
     unclaimed = settlement.tokens_agreed - settlement.tokens_settled
-    assert 0 <= unclaimed <= session.row.proof_interval + MAX_UNACKNOWLEDGED_TOKENS
+    assert 0 <= unclaimed <= session.info.proof_interval + MAX_UNACKNOWLEDGED_TOKENS
 
 
 # -- renters that die while they open a session ------------------------------------------------
 
 
-async def drafted(client: FabstirClient, devnet: Devnet, settings: Settings) -> RenterSession:
+async def drafted(client: AsyncClient, devnet: Devnet, settings: Settings) -> RenterSession:
     (offer,) = await client.find_hosts()
     return draft_session(
         offer,
@@ -104,7 +104,7 @@ async def begin(
 
     async def journal(db: Database) -> None:
         books = RenterJournal(db, session.chain_id, session.contract, session.depositor, time.time)
-        await books.begin(session, settings.renter.spending_cap_native, NATIVE)
+        await books.begin(session, settings.renter.spending_cap_native, NATIVE_COIN)
 
     async with open_database(f"sqlite:///{settings.paths.data_dir}/renter.sqlite") as db:
         await journal(db)
@@ -116,11 +116,11 @@ async def begin(
 async def test_a_deposit_that_was_journalled_and_never_sent_locks_nothing(
     renter_settings: Settings, devnet: Devnet
 ) -> None:
-    async with open_client(renter_settings) as client:
+    async with open_async_client(renter_settings) as client:
         session = await drafted(client, devnet, renter_settings)
     await begin(renter_settings, devnet, devnet.accounts[1], session)
 
-    async with open_client(renter_settings) as client:
+    async with open_async_client(renter_settings) as client:
         await client.recover()
         (row,) = await client.sessions()
         locked = (await client.balances())[0].locked
@@ -132,7 +132,7 @@ async def test_a_deposit_that_was_journalled_and_never_sent_locks_nothing(
 async def test_a_deposit_that_was_mined_before_the_renter_noticed_comes_home(
     renter_settings: Settings, devnet: Devnet
 ) -> None:
-    async with open_client(renter_settings) as client:
+    async with open_async_client(renter_settings) as client:
         session = await drafted(client, devnet, renter_settings)
 
     async def deposit(queue: TransactionQueue, contracts: Contracts) -> None:
@@ -141,7 +141,7 @@ async def test_a_deposit_that_was_mined_before_the_renter_noticed_comes_home(
 
     await begin(renter_settings, devnet, devnet.accounts[1], session, deposit)
     later = KEEP_SECONDS + 1
-    async with open_client(renter_settings, clock=lambda: time.time() + later) as client:
+    async with open_async_client(renter_settings, clock=lambda: time.time() + later) as client:
 
         async def is_settled() -> bool:
             await client.recover()
@@ -159,7 +159,7 @@ async def test_a_refund_that_cannot_be_paid_out_is_withdrawn_later(
 ) -> None:
     wallet = devnet.accounts[1].address
     refuses_everything = "0x60006000fd"  # PUSH 0, PUSH 0, REVERT
-    async with open_client(renter_settings) as client:
+    async with open_async_client(renter_settings) as client:
         (offer,) = await client.find_hosts()
         async with client.open_session(offer, deposit=DEPOSIT) as session:
             async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8)) as answer:
@@ -175,7 +175,7 @@ async def test_a_refund_that_cannot_be_paid_out_is_withdrawn_later(
         await until(is_completed)
     await devnet.chain.request("anvil_setCode", [wallet, "0x"])
     before = await devnet.chain.balance(wallet)
-    async with open_client(renter_settings) as client:
+    async with open_async_client(renter_settings) as client:
         settlement = await settled(client, session)
         await client.recover()
         balance = (await client.balances())[0]

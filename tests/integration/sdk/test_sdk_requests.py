@@ -13,7 +13,7 @@ from fabstir.protocol.content import ImagePart, Message, TextPart, Tool
 from fabstir.protocol.limits import RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.request import ResponseFormat
 from fabstir.protocol.sampling import SamplingParams
-from fabstir.sdk import FabstirClient, ReceiptVerified, Session, Text
+from fabstir.sdk import AsyncClient, AsyncSession, ReceiptVerified, Text
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -24,12 +24,12 @@ NUMBERS = ResponseFormat(
 )
 
 
-async def say(session: Session, content: str, sampling: SamplingParams) -> str:
+async def say(session: AsyncSession, content: str, sampling: SamplingParams) -> str:
     async with session.chat([Message("user", content)], sampling=sampling) as answer:
         return await answer.complete()
 
 
-async def test_an_answer_in_a_schemas_form_is_receipted_as_any_other(client: FabstirClient) -> None:
+async def test_an_answer_in_a_schemas_form_is_receipted_as_any_other(client: AsyncClient) -> None:
     offer, *_ = await client.find_hosts()
     question = [Message("user", "Sixty numbers, please.")]
 
@@ -47,7 +47,7 @@ async def test_an_answer_in_a_schemas_form_is_receipted_as_any_other(client: Fab
 
 
 async def test_what_the_model_does_not_serve_is_refused_by_name_and_not_billed(
-    client: FabstirClient,
+    client: AsyncClient,
 ) -> None:
     offer, *_ = await client.find_hosts()
     picture = Message("user", (TextPart("What is it?"), ImagePart("data:image/png;base64,AA==")))
@@ -69,7 +69,7 @@ async def test_what_the_model_does_not_serve_is_refused_by_name_and_not_billed(
     assert settlement.tokens_settled == session.tokens <= GREEDY.max_tokens
 
 
-async def test_a_seed_makes_an_answer_again_and_none_makes_another(client: FabstirClient) -> None:
+async def test_a_seed_makes_an_answer_again_and_none_makes_another(client: AsyncClient) -> None:
     offer, *_ = await client.find_hosts()
     creative = SamplingParams(max_tokens=24, temperature=1.5, top_k=0, min_p=0)
     question = "Invent a word and say what it means."
@@ -82,7 +82,7 @@ async def test_a_seed_makes_an_answer_again_and_none_makes_another(client: Fabst
     assert len({*seeded, *unseeded}) == 3
 
 
-async def test_probabilities_come_with_the_tokens(client: FabstirClient) -> None:
+async def test_probabilities_come_with_the_tokens(client: AsyncClient) -> None:
     offer, *_ = await client.find_hosts()
     sampling = replace(GREEDY, logprobs=True, top_logprobs=2)
 

@@ -25,13 +25,13 @@ from fabstir.protocol.content import Message
 from fabstir.protocol.limits import RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import (
-    FabstirClient,
+    AsyncClient,
+    AsyncSession,
     Finished,
     HostOffer,
     ReceiptVerified,
-    Session,
     Text,
-    open_client,
+    open_async_client,
     open_holdings,
 )
 
@@ -46,12 +46,12 @@ def at_most(num_tokens: int) -> SamplingParams:
     return SamplingParams(max_tokens=num_tokens)
 
 
-async def best_offer(client: FabstirClient, name: str = "eth") -> HostOffer:
+async def best_offer(client: AsyncClient, name: str = "eth") -> HostOffer:
     offers = await client.find_hosts(payment_token=client.token(name).address)
     return offers[0]
 
 
-async def stop_after_first_receipt(session: Session) -> None:
+async def stop_after_first_receipt(session: AsyncSession) -> None:
     async with session.chat(LONG, sampling=at_most(400)) as answer:
         async for event in answer:
             if isinstance(event, ReceiptVerified):
@@ -59,7 +59,7 @@ async def stop_after_first_receipt(session: Session) -> None:
 
 
 async def test_hosts_are_found_and_checked_against_the_chain(
-    client: FabstirClient, host: Host
+    client: AsyncClient, host: Host
 ) -> None:
     (model,) = await client.models()
     offers = await client.find_hosts(model.name)
@@ -72,7 +72,7 @@ async def test_hosts_are_found_and_checked_against_the_chain(
 
 @pytest.mark.parametrize(("token", "deposit"), [("eth", 10**15), ("usdc", 10**6)])
 async def test_a_session_is_paid_for_exactly_what_was_delivered(
-    client: FabstirClient, devnet: Devnet, host: Host, token: str, deposit: int
+    client: AsyncClient, devnet: Devnet, host: Host, token: str, deposit: int
 ) -> None:
     offer = await best_offer(client, token)
     before = {b.token.address: b.wallet for b in await client.balances()}
@@ -102,7 +102,7 @@ async def test_a_session_is_paid_for_exactly_what_was_delivered(
         assert before[offer.token.address] - after[offer.token.address].wallet == cost
 
 
-async def test_a_session_answers_one_request_at_a_time(client: FabstirClient) -> None:
+async def test_a_session_answers_one_request_at_a_time(client: AsyncClient) -> None:
     async with client.open_session(await best_offer(client), deposit=DEPOSIT) as session:
         async with session.chat(HELLO, sampling=at_most(8)) as answer:
             with pytest.raises(LocalProtocolError, match="one request at a time"):
@@ -116,7 +116,7 @@ async def test_a_session_answers_one_request_at_a_time(client: FabstirClient) ->
 
 
 async def test_leaving_an_answer_early_cancels_it_and_keeps_both_sides_agreed(
-    client: FabstirClient,
+    client: AsyncClient,
 ) -> None:
     async with client.open_session(await best_offer(client), deposit=DEPOSIT) as session:
         await stop_after_first_receipt(session)
@@ -131,7 +131,7 @@ async def test_leaving_an_answer_early_cancels_it_and_keeps_both_sides_agreed(
 
 
 async def test_a_connection_that_was_dropped_is_opened_again_after_the_last_receipt(
-    client: FabstirClient,
+    client: AsyncClient,
 ) -> None:
     async with client.open_session(await best_offer(client), deposit=DEPOSIT) as session:
         await stop_after_first_receipt(session)
@@ -148,13 +148,16 @@ async def test_a_connection_that_was_dropped_is_opened_again_after_the_last_rece
 async def test_a_session_goes_on_in_another_process_of_the_same_renter(
     renter_settings: Settings,
 ) -> None:
-    async with open_client(renter_settings) as first:
+    async with open_async_client(renter_settings) as first:
         offer = await best_offer(first)
         async with first.open_session(offer, deposit=DEPOSIT) as session:
             await stop_after_first_receipt(session)
             tokens, job_id = session.tokens, str(session.job_id)
 
-    async with open_client(renter_settings) as second, second.resume_session(job_id) as session:
+    async with (
+        open_async_client(renter_settings) as second,
+        second.resume_session(job_id) as session,
+    ):
         async with session.chat(HELLO, sampling=at_most(8)) as answer:
             await answer.complete()
         settlement = await session.close()
@@ -163,7 +166,7 @@ async def test_a_session_goes_on_in_another_process_of_the_same_renter(
     assert settlement.tokens_settled == tokens + answer.end.num_completion_tokens
 
 
-async def test_a_session_is_closed_by_its_number(client: FabstirClient) -> None:
+async def test_a_session_is_closed_by_its_number(client: AsyncClient) -> None:
     async with client.open_session(await best_offer(client), deposit=DEPOSIT) as session:
         await stop_after_first_receipt(session)
 
@@ -173,18 +176,18 @@ async def test_a_session_is_closed_by_its_number(client: FabstirClient) -> None:
     assert settlement.tokens_settled == session.tokens
 
 
-async def test_closing_now_does_not_wait_for_the_host(client: FabstirClient) -> None:
+async def test_closing_now_does_not_wait_for_the_host(client: AsyncClient) -> None:
     async with client.open_session(await best_offer(client), deposit=DEPOSIT) as session:
         await stop_after_first_receipt(session)
 
-    settlement = await client.close_session(session.row.id, now=True)
+    settlement = await client.close_session(session.id, now=True)
 
     assert settlement.is_settled
     assert settlement.tokens_agreed == session.tokens
     assert settlement.refund + settlement.host_paid + settlement.fee == DEPOSIT
 
 
-async def test_a_prompt_longer_than_the_context_costs_nothing(client: FabstirClient) -> None:
+async def test_a_prompt_longer_than_the_context_costs_nothing(client: AsyncClient) -> None:
     async with client.open_session(await best_offer(client), deposit=DEPOSIT) as session:
         with pytest.raises(ContextLengthExceeded, match="holds 4096"):
             async with session.chat([Message("user", "word " * 6000)]) as answer:
@@ -197,7 +200,7 @@ async def test_a_prompt_longer_than_the_context_costs_nothing(client: FabstirCli
     assert settlement.tokens_settled == answer.end.num_completion_tokens
 
 
-async def test_an_answer_stops_when_the_deposit_is_used_up(client: FabstirClient) -> None:
+async def test_an_answer_stops_when_the_deposit_is_used_up(client: AsyncClient) -> None:
     offer = await best_offer(client, "usdc")
     deposit = Wei(500_000)
     affordable = (await client.quote(offer, deposit)).max_tokens
@@ -218,14 +221,14 @@ async def test_an_answer_stops_when_the_deposit_is_used_up(client: FabstirClient
 
 
 async def test_a_model_that_is_not_approved_is_named_with_those_that_are(
-    client: FabstirClient,
+    client: AsyncClient,
 ) -> None:
     with pytest.raises(ModelMissing, match="SmolLM2"):
         await client.find_hosts("a-model-that-nobody-knows")
 
 
 async def test_deposits_beyond_the_wallet_are_refused_before_anything_is_sent(
-    client: FabstirClient,
+    client: AsyncClient,
 ) -> None:
     offer = await best_offer(client)
 
@@ -233,7 +236,7 @@ async def test_deposits_beyond_the_wallet_are_refused_before_anything_is_sent(
         await client.quote(offer, Wei(10**24))
 
 
-async def test_a_deposit_that_leaves_no_coins_for_gas_is_refused(client: FabstirClient) -> None:
+async def test_a_deposit_that_leaves_no_coins_for_gas_is_refused(client: AsyncClient) -> None:
     offer = await best_offer(client)
     held = (await client.balances())[0].wallet
 
@@ -245,7 +248,7 @@ async def test_a_deposit_that_leaves_no_coins_for_gas_is_refused(client: Fabstir
 
 
 async def test_balances_and_sessions_are_read_beside_an_answer(
-    client: FabstirClient, renter_settings: Settings
+    client: AsyncClient, renter_settings: Settings
 ) -> None:
     offer = await best_offer(client)
 
@@ -256,14 +259,13 @@ async def test_balances_and_sessions_are_read_beside_an_answer(
             async with open_holdings(renter_settings) as holdings:
                 (row,) = await holdings.sessions()
                 locked = (await holdings.balances())[0].locked
-                agreed = await holdings.tokens_agreed(row)
         await session.close()
 
     assert (row.state, locked) == (RenterState.OPEN, DEPOSIT)
-    assert agreed > 0
+    assert row.tokens_agreed > 0
 
 
-async def test_a_deposit_below_the_contracts_minimum_locks_nothing(client: FabstirClient) -> None:
+async def test_a_deposit_below_the_contracts_minimum_locks_nothing(client: AsyncClient) -> None:
     offer = await best_offer(client)
 
     with pytest.raises(TransactionReverted, match="Deposit too small"):
@@ -275,13 +277,13 @@ async def test_a_deposit_below_the_contracts_minimum_locks_nothing(client: Fabst
     assert (await client.balances())[0].locked == 0
 
 
-async def test_a_deposit_that_pays_for_no_token_is_refused(client: FabstirClient) -> None:
+async def test_a_deposit_that_pays_for_no_token_is_refused(client: AsyncClient) -> None:
     with pytest.raises(ConfigError, match="pays for no token"):
         await client.quote(await best_offer(client), Wei(1))
 
 
 async def test_the_spending_cap_counts_every_session_that_is_not_settled(
-    client: FabstirClient,
+    client: AsyncClient,
 ) -> None:
     offer = await best_offer(client)
     cap = Wei(10**17)
@@ -298,10 +300,10 @@ async def test_the_spending_cap_counts_every_session_that_is_not_settled(
 
 
 async def test_two_deposits_in_a_token_at_a_time_do_not_undo_each_other(
-    client: FabstirClient,
+    client: AsyncClient,
 ) -> None:
     offer = await best_offer(client, "usdc")
-    opened: list[Session] = []
+    opened: list[AsyncSession] = []
 
     async def open_one() -> None:
         async with client.open_session(offer, deposit=Wei(10**6)) as session:
@@ -313,12 +315,12 @@ async def test_two_deposits_in_a_token_at_a_time_do_not_undo_each_other(
             tasks.start_soon(open_one)
 
     assert len({session.job_id for session in opened}) == 3
-    assert all(session.row.refund == 10**6 for session in opened)
+    assert all(session.info.refund == 10**6 for session in opened)
 
 
 async def test_an_error_in_the_apps_own_block_comes_out_as_itself(
     renter_settings: Settings,
 ) -> None:
     with pytest.raises(ModelMissing):
-        async with open_client(renter_settings) as client:
+        async with open_async_client(renter_settings) as client:
             await client.find_hosts("a-model-that-nobody-knows")

@@ -9,7 +9,7 @@ import anyio
 from tests.anvil import mine
 
 from fabstir.chain.rpc import Chain
-from fabstir.sdk import FabstirClient, Session, Settlement
+from fabstir.sdk import AsyncClient, AsyncSession, SessionSettlement
 
 SETTLE_TIMEOUT = 60.0
 
@@ -35,12 +35,12 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await anyio.sleep(0.1)
 
 
-async def settled(client: FabstirClient, session: Session) -> Settlement:
+async def settled(client: AsyncClient, session: AsyncSession) -> SessionSettlement:
     """Wait until the journal says so, looking at the chain as the watcher does."""
-    found: list[Settlement] = []
+    found: list[SessionSettlement] = []
 
     async def look() -> bool:
-        found[:] = [s for s in await client.recover() if s.session == session.row.id]
+        found[:] = [s for s in await client.recover() if s.session == session.id]
         return bool(found) and found[0].is_settled
 
     await until(look)

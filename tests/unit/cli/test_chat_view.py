@@ -17,7 +17,7 @@ from fabstir.cli.output import PlainConsole
 from fabstir.primitives.errors import SessionRefused
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.sdk import Finished, PaymentToken, Text
-from fabstir.sdk.money import NATIVE
+from fabstir.sdk.money import NATIVE_COIN
 
 HOSTILE = [
     "[/]",
@@ -37,7 +37,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 class Spent:
     """What a session has cost."""
 
-    token: PaymentToken = NATIVE
+    token: PaymentToken = NATIVE_COIN
     tokens: TokenCount = TokenCount(7)
     cost: Wei = Wei(10**12)
     deposit_left: Wei = Wei(10**15)

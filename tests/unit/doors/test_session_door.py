@@ -42,7 +42,7 @@ from fabstir.protocol.host_messages import ProofMessage
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.payloads import InitPlaintext
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
-from fabstir.sdk.answer import Answer
+from fabstir.sdk.answer import AsyncAnswerStream
 from fabstir.sdk.connection import HostConnection, open_connection
 
 pytestmark = pytest.mark.anyio
@@ -70,10 +70,10 @@ async def agree(verified: Verified) -> SignedAcknowledgement:
     return verified.acknowledgement.sign(SESSION_SECRET, DOMAIN, NATIVE)
 
 
-async def ask(connection: HostConnection, max_tokens: int = 500) -> Answer:
+async def ask(connection: HostConnection, max_tokens: int = 500) -> AsyncAnswerStream:
     await connection.send(connection.exchange.ask(asking_for(max_tokens)))
     assert connection.exchange.verifier is not None
-    return Answer(connection, connection.exchange.verifier, FACTS, agree)
+    return AsyncAnswerStream(connection, connection.exchange.verifier, FACTS, agree)
 
 
 # -- a session ----------------------------------------------------------------------------------
