@@ -6,18 +6,17 @@ import itertools
 import json
 import re
 import socket
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import DEVNULL
 from typing import TypeVar
 
 import anyio
 from platformdirs import user_cache_path
 from tests.anvil import mine
 from tests.contract_calls import marketplace_calls
+from tests.forked import run_forked, start_forked
 
 from fabstir.chain.cheats import set_balance
 from fabstir.chain.contracts import SessionJob, SessionOffer, SessionStatus
@@ -126,7 +125,9 @@ class HostStarter:
         folder = self.folder / name
         log = folder / "host.log"
         before = log.stat().st_size if log.exists() else 0
-        async with open_host_process(folder, signer, chosen, max_open_files=max_open_files) as host:
+        async with open_host_process(
+            folder, signer, chosen, max_open_files=max_open_files, start=start_forked
+        ) as host:
             yield host
         written = log.read_bytes()[before:].decode(errors="replace")
         errors = [found.group() for found in _ERROR_LINE.finditer(written)]
@@ -334,11 +335,11 @@ async def serve_and_fail(
     config = anyio.Path(folder / "config.toml")
     await config.touch()
     chosen = {"paths.data_dir": str(folder / "data"), **settings}
-    command = [sys.executable, "-m", "fabstir", "--config", str(config)]
-    command += [f"--set={name}={value}" for name, value in chosen.items()]
-    command += ["serve", "--yes"] if is_confirmed else ["serve"]
+    arguments = ["--config", str(config)]
+    arguments += [f"--set={name}={value}" for name, value in chosen.items()]
+    arguments += ["serve", "--yes"] if is_confirmed else ["serve"]
     with anyio.fail_after(START_TIMEOUT):
-        ended = await anyio.run_process(command, check=False, stdin=DEVNULL)
+        ended = await run_forked(arguments)
     said = " ".join(ended.stderr.decode().split())
     assert "Traceback" not in said, said
     return Ended(status=ended.returncode, said=said)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
-from subprocess import DEVNULL, PIPE
+from subprocess import DEVNULL
 
 import anyio
 import pytest
@@ -25,6 +24,7 @@ from tests.e2e.harness import (
     session_of,
     wait_until_over,
 )
+from tests.forked import open_forked
 from tests.tables import Table, printed_table
 
 from fabstir.chain.contracts import SessionStatus
@@ -83,7 +83,9 @@ async def ask(session: AsyncSession, num_tokens: int) -> int:
     return tokens
 
 
-async def seconds_until_noticed(session: AsyncSession, host: HostProcess, number: int) -> float:
+async def seconds_until_noticed(
+    session: AsyncSession, host: HostProcess, number: signal.Signals
+) -> float:
     """Send a signal to the host in the middle of an answer; how long the renter talks to nobody."""
     sent_at = 0.0
     with pytest.raises(HostUnresponsive):
@@ -224,10 +226,9 @@ async def test_a_renter_that_is_gone_for_good_gets_its_refund_from_the_host(
 async def chatting(renter: Renter, host: HostProcess) -> AsyncGenerator[Process]:
     """`fabstir chat` in a process of its own, with one question asked."""
     config = (await renter.settings(host)).file
-    command = [sys.executable, "-m", "fabstir", "--config", str(config), "--json"]
-    command += ["chat", "--yes", "--deposit", "0.001", "--max-tokens", "800"]
-    command += ["--max-price", "0.0001"]
-    async with await anyio.open_process(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL) as app:
+    arguments = ["--config", str(config), "--json", "chat", "--yes", "--deposit", "0.001"]
+    arguments += ["--max-tokens", "800", "--max-price", "0.0001"]
+    async with await open_forked(arguments, stdout=DEVNULL, stderr=DEVNULL) as app:
         assert app.stdin is not None, "opened with a pipe"
         try:
             await app.stdin.send(f"{STORY}\n".encode())

@@ -11,12 +11,12 @@ import json
 import resource
 import signal
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import anyio
 
@@ -36,6 +36,36 @@ _DEV_PASSWORD = "devnet"  # noqa: S105 - of a key that is public anyway
 _DEV_SCRYPT_N = 2**12
 
 
+class Running(Protocol):
+    """A process: asyncio's, or one that the tests fork."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs."""
+        ...
+
+    @property
+    def stdout(self) -> AsyncIterable[bytes] | None:
+        """What it writes, in pieces of any size."""
+        ...
+
+    def send_signal(self, signal: signal.Signals, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+    async def wait(self) -> int:
+        """Returns the exit status."""
+        ...
+
+
+StartFabstir = Callable[[Sequence[str], IO[bytes], int | None], Awaitable[Running]]
+"""Starts `fabstir` with these arguments, a file for standard error and a limit of open files; in a
+session of its own, with a pipe for standard output, and so that it dies when this process does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostProcess:
     """A host that serves, in another process.
@@ -45,7 +75,7 @@ class HostProcess:
         facts: what `fabstir serve --json` says when it is ready.
     """
 
-    process: Process
+    process: Running
     folder: Path
     account: Address
     facts: Mapping[str, Any]
@@ -96,6 +126,22 @@ async def prepare_wallet(folder: Path, signer: Signer) -> None:
         )
 
 
+async def start_fabstir(
+    arguments: Sequence[str], stderr: IO[bytes], max_open_files: int | None
+) -> Running:
+    """See `StartFabstir`: by this Python, from its beginning."""
+    # asyncio's own call: anyio's has no way to run code in the child before the program.
+    return await to_its_end(
+        asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "fabstir", *arguments),
+            stdout=PIPE,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=_in_child(max_open_files),
+        )
+    )
+
+
 @asynccontextmanager
 async def open_host_process(
     folder: Path,
@@ -103,6 +149,7 @@ async def open_host_process(
     settings: Mapping[str, str],
     *,
     max_open_files: int | None = None,
+    start: StartFabstir = start_fabstir,
 ) -> AsyncGenerator[HostProcess]:
     """Run `fabstir serve` until the block is left; it is then killed if it still runs.
 
@@ -119,23 +166,14 @@ async def open_host_process(
     config = folder / "config.toml"
     await anyio.Path(config).touch()
     options = [f"--set={name}={value}" for name, value in settings.items()]
-    command = [
-        *(sys.executable, "-m", "fabstir", "--config", str(config), "--json"),
-        *("--log-level", "info", f"--set=paths.data_dir={folder / 'data'}", *options),
+    arguments = [
+        *("--config", str(config), "--json", "--log-level", "info"),
+        *(f"--set=paths.data_dir={folder / 'data'}", *options),
         *("serve", "--yes"),
     ]
     log = await anyio.to_thread.run_sync(lambda: (folder / "host.log").open("ab"))
     with log:
-        # asyncio's own call: anyio's has no way to run code in the child before the program.
-        process = await to_its_end(
-            asyncio.create_subprocess_exec(
-                *command,
-                stdout=PIPE,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_in_child(max_open_files),
-            )
-        )
+        process = await start(arguments, log, max_open_files)
     try:
         facts = await _facts(process, folder)
         yield HostProcess(process=process, folder=folder, account=signer.address, facts=facts)
@@ -159,14 +197,14 @@ def _in_child(max_open_files: int | None) -> Callable[[], None]:
     return prepare
 
 
-async def _facts(process: Process, folder: Path) -> Mapping[str, Any]:
+async def _facts(process: Running, folder: Path) -> Mapping[str, Any]:
     """Read until the JSON that says it is ready is complete."""
     assert process.stdout is not None, "opened with a pipe"
     said = b""
     with anyio.move_on_after(START_TIMEOUT):
-        async for line in process.stdout:
-            said += line
-            if line == b"}\n":  # the end of indented JSON
+        async for piece in process.stdout:
+            said += piece
+            if said.endswith(b"\n}\n"):  # the end of indented JSON
                 facts: Mapping[str, Any] = json.loads(said)
                 return facts
     log = " | ".join((folder / "host.log").read_text(errors="replace")[-2000:].splitlines())

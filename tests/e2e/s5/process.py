@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import IO, Any, TypeVar
 
 import httpx
+from tests.forked import Forked, fork
 
-from fabstir.chain.anvil import die_with_parent
 from fabstir.cli.app import run
 
 STOP_TIMEOUT = 30.0
@@ -79,7 +79,7 @@ class S5Process:
         facts: what `fabstir s5 serve --json` says when it is ready.
     """
 
-    process: subprocess.Popen[bytes]
+    process: Forked
     folder: Path
     says: Log
     facts: Mapping[str, Any]
@@ -144,32 +144,22 @@ def options(folder: Path, settings: Mapping[str, str]) -> list[str]:
 @contextmanager
 def s5_process(folder: Path, **settings: str) -> Generator[S5Process]:
     """Run `fabstir s5 serve` for the length of the block; it is killed if it still runs then."""
-    command = [sys.executable, "-m", "fabstir", *options(folder, settings), "--json"]
-    process = subprocess.Popen(
-        [*command, "--log-level=info", "s5", "serve"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        preexec_fn=die_with_parent(),
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    says = Log(process.stderr, folder / "s5.log")
+    arguments = [*options(folder, settings), "--json", "--log-level=info", "s5", "serve"]
+    process = fork(arguments, stdin=DEVNULL)
+    says = Log(os.fdopen(process.pipes[2], "rb"), folder / "s5.log")
     try:
-        yield S5Process(process, folder, says, _facts(process, folder))
+        with os.fdopen(process.pipes[1], "rb") as output:
+            yield S5Process(process, folder, says, _facts(output, folder))
     finally:
-        if process.poll() is None:
-            process.kill()
+        process.kill()
         process.wait(STOP_TIMEOUT)
         says.close()
-        process.stdout.close()
 
 
-def _facts(process: subprocess.Popen[bytes], folder: Path) -> Mapping[str, Any]:
+def _facts(output: IO[bytes], folder: Path) -> Mapping[str, Any]:
     """Read until the JSON that says it is ready is complete."""
-    assert process.stdout is not None
     said: list[bytes] = []
-    for line in process.stdout:
+    for line in output:
         said.append(line)
         if line == b"}\n":
             return json.loads(b"".join(said))

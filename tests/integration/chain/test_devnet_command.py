@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import anyio
 import pytest
 from anyio.streams.text import TextReceiveStream
 from tests.anvil import mine
+from tests.forked import open_forked
 
 from fabstir.chain.deployment import load_deployment, locate_deployment
 from fabstir.chain.devnet import public_test_key
@@ -34,9 +34,9 @@ START_TIMEOUT = 60.0
 @asynccontextmanager
 async def running_devnet(data_dir: Path, *options: str) -> AsyncGenerator[dict[str, Any]]:
     """The facts that the command prints as JSON when its chain is ready."""
-    command = [sys.executable, "-m", "fabstir", "--json", f"--config={data_dir / 'config.toml'}"]
-    command += [f"--set=paths.data_dir={data_dir}", "devnet", "--port=0", *options]
-    process = await anyio.open_process(command, stdin=DEVNULL, stderr=None)
+    arguments = ["--json", f"--config={data_dir / 'config.toml'}"]
+    arguments += [f"--set=paths.data_dir={data_dir}", "devnet", "--port=0", *options]
+    process = await open_forked(arguments, stdin=DEVNULL, stderr=None)
     try:
         assert process.stdout is not None
         text = ""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL
 
 import anyio
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
+from tests.forked import open_forked
 
 START_TIMEOUT = 60.0
 
@@ -33,10 +33,9 @@ class HostProcess:
 async def open_host_process(home: Path, overrides: dict[str, str]) -> AsyncGenerator[HostProcess]:
     """Run `fabstir serve` in a folder with a wallet until the block is left; it is killed then."""
     flags = [f"--set={name}={value}" for name, value in overrides.items()]
-    command = [sys.executable, "-m", "fabstir", "serve", "--yes", "--json"]
-    command += [f"--config={home / 'config.toml'}", *flags]
+    arguments = ["serve", "--yes", "--json", f"--config={home / 'config.toml'}", *flags]
     with (home / "stderr.log").open("ab") as log:
-        process = await anyio.open_process(command, stdin=subprocess.DEVNULL, stderr=log)
+        process = await open_forked(arguments, stdin=DEVNULL, stderr=log)
     try:
         with anyio.fail_after(START_TIMEOUT):
             facts = await _read_json(process)

@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from subprocess import PIPE, STDOUT
+from subprocess import STDOUT
 from typing import Any
 
 import anyio
 import pytest
+from tests.forked import open_forked, run_forked
 from tests.terminal import CTRL_C, Terminal, terminal
 
 from fabstir.chain.devnet import Devnet
@@ -22,21 +23,21 @@ pytestmark = [pytest.mark.integration, pytest.mark.anyio, pytest.mark.slow]
 TIMEOUT = 60.0
 
 
-def command(settings: Settings, *arguments: str) -> list[str]:
-    flags = [
+def options(settings: Settings) -> list[str]:
+    return [
+        f"--config={settings.file}",
         f"--set=chain.rpc_url={settings.chain.rpc_url}",
         f"--set=chain.deployment={settings.chain.deployment}",
         f"--set=paths.data_dir={settings.paths.data_dir}",
         f"--set=p2p.bootstrap={settings.p2p.bootstrap[0]}",
         "--set=network.allow_private=true",
     ]
-    return [sys.executable, "-m", "fabstir", f"--config={settings.file}", *flags, *arguments]
 
 
 async def run(settings: Settings, *arguments: str, stdin: bytes = b"", code: int = 0) -> str:
     """Standard output of a command that ends with `code`; its errors if that is not 0."""
     with anyio.fail_after(TIMEOUT):
-        done = await anyio.run_process(command(settings, *arguments), input=stdin, check=False)
+        done = await run_forked([*options(settings), *arguments], given=stdin)
     assert done.returncode == code, done.stderr.decode()
     return (done.stderr if code else done.stdout).decode()
 
@@ -85,13 +86,11 @@ async def test_a_program_talks_by_lines_of_json_and_finds_every_amount(
 async def test_questions_can_come_from_a_file(renter_settings: Settings, tmp_path: Path) -> None:
     questions = anyio.Path(tmp_path / "questions")
     await questions.write_text("Say hello.\n/help\nSay it again.")
-    arguments = command(renter_settings, "chat", "--yes", "--max-tokens", "8")
+    arguments = [*options(renter_settings), "chat", "--yes", "--max-tokens", "8"]
 
     async with await anyio.open_file(questions) as stdin:
         with anyio.fail_after(TIMEOUT):
-            process = await anyio.open_process(
-                arguments, stdin=stdin.wrapped, stdout=PIPE, stderr=STDOUT
-            )
+            process = await open_forked(arguments, stdin=stdin.wrapped, stderr=STDOUT)
             async with process:
                 assert process.stdout is not None
                 output = b"".join([piece async for piece in process.stdout]).decode()
@@ -146,8 +145,8 @@ async def test_errors_name_cause_and_fix(
 async def test_ctrl_c_stops_an_answer_and_twice_leaves_and_settles(
     renter_settings: Settings,
 ) -> None:
-    arguments = command(renter_settings, "chat", "--max-tokens", "2000")
-    async with terminal(arguments) as (screen, process):
+    arguments = [*options(renter_settings), "chat", "--max-tokens", "2000"]
+    async with terminal([sys.executable, "-m", "fabstir", *arguments]) as (screen, process):
         await screen.see("Lock 0.001 ETH?")
         screen.type(b"y\n")
         await screen.see("twice leaves and settles")
@@ -170,11 +169,11 @@ async def test_ctrl_c_stops_an_answer_and_twice_leaves_and_settles(
 async def test_a_reader_that_leaves_in_the_middle_does_not_leave_the_session_open(
     renter_settings: Settings,
 ) -> None:
-    arguments = command(renter_settings, "chat", "--yes", "--json", "--max-tokens", "400")
+    arguments = [*options(renter_settings), "chat", "--yes", "--json", "--max-tokens", "400"]
     question = b"Write a very long story about a lighthouse.\nAnd another one.\n"
     reading, writing = os.pipe()
 
-    process = await anyio.open_process(arguments, stdin=PIPE, stdout=writing, stderr=PIPE)
+    process = await open_forked(arguments, stdout=writing)
     os.close(writing)
     async with process:
         assert process.stdin is not None
