@@ -16,7 +16,6 @@ from fabstir.cli.signals import until_interrupted
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.s5.portals import (
-    AccountFile,
     Check,
     PortalReport,
     open_client,
@@ -24,7 +23,8 @@ from fabstir.s5.portals import (
     probe,
 )
 from fabstir.s5.run.build import S5Running, open_s5
-from fabstir.s5.run.parts import PORTAL_ACCOUNTS_FILE, s5_folder
+from fabstir.s5.run.parts import s5_folder
+from fabstir.s5.run.portal_accounts import account_file
 from fabstir.telemetry.metrics import LOOPBACK, MetricsRegistry, open_metrics_server
 from fabstir.web.inbound.server import forget_start, require_free
 
@@ -120,7 +120,7 @@ def probe_portal(
 
     async def run() -> PortalReport:
         url, _authority = parse_origin(portal)
-        account = await AccountFile(s5_folder(settings) / PORTAL_ACCOUNTS_FILE).load(url)
+        account = await account_file(s5_folder(settings)).load(url)
         async with open_client() as client:
             token = account.token if account is not None else None
             return await probe(url, client, NATIVE, token=token or None)

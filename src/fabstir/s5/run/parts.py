@@ -6,23 +6,18 @@ What `open_s5` adds doors to, and what a command opens for itself where no node 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
-import anyio
-import httpx
-
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.primitives.cid import BlobId, Multihash
-from fabstir.primitives.errors import RemoteProtocolError, StorageError
 from fabstir.s5.formats.derivation import Identity
 from fabstir.s5.formats.directory_cid import Capability
 from fabstir.s5.formats.wire import LocationType
@@ -33,20 +28,15 @@ from fabstir.s5.identities.node_secrets import load_node_key
 from fabstir.s5.peers import Offer, PeerLimits, Peers, open_peers
 from fabstir.s5.peers.urls import node_id, parse_peer_url
 from fabstir.s5.portals import (
-    AccountFile,
     OnRequest,
-    Portal,
-    PortalAccount,
-    PortalHttp,
     PortalPool,
     UploadQueue,
     expand,
-    load_session,
     open_client,
     open_upload_queue,
     parse_origin,
-    sign_in,
 )
+from fabstir.s5.run.portal_accounts import PortalAccounts
 from fabstir.s5.store import BlobStore, LocalRegistry, open_store
 from fabstir.s5.tables.replicas import save_stored
 from fabstir.s5.transfer.node import MergedRegistry, S5Node
@@ -62,7 +52,6 @@ FILES: Final = "files"
 HIDDEN: Final = "hidden"
 """Owner of what the identity's hidden DB keeps."""
 
-PORTAL_ACCOUNTS_FILE: Final = "portals.json"
 FETCH_FOLDER: Final = "fetch"
 
 _HTTP_SCHEMES = {"ws": "http", "wss": "https"}
@@ -96,118 +85,6 @@ class S5:
     replication: Replication
     offer: Callable[[Multihash], Awaitable[Offer | None]]
     accounts: PortalAccounts
-
-
-class PortalAccounts:
-    """This identity's accounts at portals, in a file of the node's folder.
-
-    Args:
-        hidden: the accounts that this identity's machines share. Asked for when it is needed: it
-            is read from the portals that these accounts open.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        identity: Identity,
-        client: httpx.AsyncClient,
-        on_request: OnRequest | None,
-        hidden: Callable[[], HiddenAccounts],
-    ) -> None:
-        self._file = AccountFile(folder / PORTAL_ACCOUNTS_FILE)
-        self._identity = identity
-        self._client = client
-        self._on_request = on_request
-        self._hidden = hidden
-        self._entering = anyio.Lock()
-        """Two that enter a portal at once would make two accounts, and keep one."""
-
-    async def portal(self, url: str, spool_folder: Path) -> Portal:
-        """A portal, with the account that is there for it."""
-        http = self._http(url)
-        session = await load_session(http, self._identity, self._file)
-        return Portal(http, NATIVE, session, spool_folder=spool_folder)
-
-    async def enter(self, portal: Portal, *, invite: str | None = None) -> None:
-        """Log in at a portal because somebody said so: an account is made if none is found, also
-        where this identity's other machines cannot be asked for theirs.
-
-        Raises:
-            PortalError: it does not let us.
-        """
-        async with self._entering:
-            with _not_vital("the accounts of this identity's other machines are not read"):
-                await self._take_from_elsewhere(portal.url)
-            await self._sign_in(portal, invite)
-            await self._tell(portal.url)
-
-    async def enter_if_needed(self, portal: Portal, pool: PortalPool) -> None:
-        """As `enter`, unless somebody did meanwhile, and only if this identity's machines are known
-        to have no account there that is not known here: nobody watches, so a second account, with
-        half of the files, would stay unnoticed.
-
-        Args:
-            pool: has the portal; it is left alone where it failed a moment ago. The shared accounts
-                are read outside of that: the same portal may have to be asked for them.
-
-        Raises:
-            PortalError: the portal does not let us.
-            StorageError: it cannot be known now.
-        """
-        async with self._entering:
-            if portal.session.token is not None:
-                return
-            try:
-                await self._take_from_elsewhere(portal.url)
-            except (StorageError, RemoteProtocolError) as error:
-                raise StorageError(
-                    f"whether this identity has an account at {portal.url} already cannot be known "
-                    f"now, and no second one is made ({error}): this node tries again, or run "
-                    f"`fabstir s5 login {portal.url}`, which makes one all the same"
-                ) from error
-            await pool.guarded(portal, lambda: self._sign_in(portal, None))
-            await self._tell(portal.url)
-
-    async def _sign_in(self, portal: Portal, invite: str | None) -> None:
-        portal.session = await sign_in(
-            portal.http,
-            self._identity,
-            self._file,
-            random_bytes=secrets.token_bytes,
-            invite=invite,
-        )
-
-    async def _tell(self, url: str) -> None:
-        """Let the identity's other machines find the account that is used here."""
-        with _not_vital("this identity's other machines are not told of the account"):
-            if (account := await self._file.load(url)) is not None:
-                await self._hidden().remember(url, account.seed)
-
-    async def _take_from_elsewhere(self, url: str) -> None:
-        """Use the account that this identity made elsewhere, where none was entered from here.
-
-        One whose token is not known may never have been made: the seed is kept before the portal
-        hears of it, and another machine may have been faster since.
-        """
-        ours = await self._file.load(url)
-        if ours is not None and ours.token:
-            return
-        seed = await self._hidden().find(url)
-        if seed is not None and (ours is None or ours.seed != seed):
-            await self._file.save(PortalAccount(url, seed))
-
-    def _http(self, url: str) -> PortalHttp:
-        # Nodes that know each other must not ask each other for what neither has, in circles.
-        return PortalHttp(url, self._client, on_request=self._on_request, only_stored=True)
-
-
-@contextmanager
-def _not_vital(message: str) -> Generator[None]:
-    """Go on without what fails."""
-    try:
-        yield
-    except (StorageError, RemoteProtocolError) as error:
-        _logger.warning(message, extra={"reason": str(error)})
 
 
 def s5_folder(settings: Settings) -> Path:
@@ -268,27 +145,12 @@ async def open_s5_parts(
         local = LocalRegistry(store, NATIVE)
         open_local = LocalRegistry(store, NATIVE, max_entries=s5.max_registry_entries)
         offer = _offer_maker(store, url)
-        peers = await enter(
-            open_peers(
-                s5.peers,
-                node_key=node_seed,
-                crypto=NATIVE,
-                offer=offer,
-                entries=open_local,
-                own_uris=() if url is None else (p2p_uri(url, node_key),),
-                reach=reach,
-                limits=PeerLimits(
-                    max_inbound=s5.max_peers, max_inbound_per_address=s5.max_peers_per_address
-                ),
-            )
-        )
+        peers = await enter(_open_peers(settings, node_seed, offer, open_local, url, reach))
         swarm = Swarm(peers, pool, client, folder / FETCH_FOLDER)
         node = S5Node(store, [swarm, *([pool] if portals else [])])
-        others = [*([peers.registry] if s5.peers else []), *([pool.registry] if portals else [])]
-        # Whoever dialled in is asked too, but that a stranger knows nothing says nothing.
-        hints = [] if s5.peers else [peers.registry]
-        registry = MergedRegistry(local, others, hints, broadcast=peers.broadcast)
-        open_registry = MergedRegistry(open_local, others, hints, broadcast=peers.broadcast)
+        registry, open_registry = (
+            _merged(settings, each, peers, pool) for each in (local, open_local)
+        )
         uploads = await enter(
             open_upload_queue(
                 store,
@@ -332,6 +194,42 @@ async def open_s5_parts(
             offer=offer,
             accounts=accounts,
         )
+
+
+def _open_peers(
+    settings: Settings,
+    node_seed: bytes,
+    offer: Callable[[Multihash], Awaitable[Offer | None]],
+    entries: LocalRegistry,
+    url: str | None,
+    reach: Reach,
+) -> AbstractAsyncContextManager[Peers]:
+    s5 = settings.s5
+    own_uris = () if url is None else (p2p_uri(url, NATIVE.ed25519_public_key(node_seed)),)
+    limits = PeerLimits(max_inbound=s5.max_peers, max_inbound_per_address=s5.max_peers_per_address)
+    return open_peers(
+        s5.peers,
+        node_key=node_seed,
+        crypto=NATIVE,
+        offer=offer,
+        entries=entries,
+        own_uris=own_uris,
+        reach=reach,
+        limits=limits,
+    )
+
+
+def _merged(
+    settings: Settings, local: LocalRegistry, peers: Peers, pool: PortalPool
+) -> MergedRegistry:
+    """What this disk has of the registry, with what peers and portals have."""
+    others = [
+        *([peers.registry] if settings.s5.peers else []),
+        *([pool.registry] if pool.portals else []),
+    ]
+    # Whoever dialled in is asked too, but that a stranger knows nothing says nothing.
+    hints = [] if settings.s5.peers else [peers.registry]
+    return MergedRegistry(local, others, hints, broadcast=peers.broadcast)
 
 
 def p2p_uri(url: str, node_key: bytes) -> str:

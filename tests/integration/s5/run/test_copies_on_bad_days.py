@@ -22,9 +22,10 @@ from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import CorruptBlob
 from fabstir.protocol.fields import Fields
 from fabstir.s5.formats.registry import SignedEntry, sign_entry
-from fabstir.s5.portals import AccountFile, sign_in
+from fabstir.s5.portals import sign_in
 from fabstir.s5.run.commands import S5Commands
-from fabstir.s5.run.parts import PORTAL_ACCOUNTS_FILE, S5, open_s5_parts
+from fabstir.s5.run.parts import S5, open_s5_parts
+from fabstir.s5.run.portal_accounts import account_file
 from fabstir.s5.store import LocalRegistry
 from fabstir.s5.tables.replicas import Replica, ReplicaState, save_stored
 from fabstir.s5.transfer.replication import MAX_CHECKED, MAX_MENDED, Replication
@@ -50,7 +51,7 @@ async def node_of(folder: Path, portal: FaultyPortal | None) -> AsyncGenerator[S
     the list of its accounts, one more blob with copies."""
     overrides = {} if portal is None else {"portals": portal.url, "replicas": "2"}
     async with open_s5_parts(s5_settings(folder, **overrides)) as parts:
-        file = AccountFile(parts.folder / PORTAL_ACCOUNTS_FILE)
+        file = account_file(parts.folder)
         for one in parts.pool.portals:
             if one.session.token is None:
                 one.session = await sign_in(

@@ -11,9 +11,10 @@ from fabstir.config import Settings
 from fabstir.s5.formats.hidden_db import ACCOUNTS_PATH, hidden_db_keys
 from fabstir.s5.formats.limits import MAX_MUTABLE_BYTES
 from fabstir.s5.formats.registry import read_blob_pointer
-from fabstir.s5.portals import AccountFile, PortalAccount
+from fabstir.s5.portals import PortalAccount
 from fabstir.s5.run.build import S5Running, open_s5
-from fabstir.s5.run.parts import PORTAL_ACCOUNTS_FILE, s5_control_path, s5_folder
+from fabstir.s5.run.parts import s5_control_path, s5_folder
+from fabstir.s5.run.portal_accounts import account_file
 from fabstir.telemetry.metrics import MetricsRegistry
 from fabstir.web.control import ask
 
@@ -32,8 +33,7 @@ async def test_a_new_machine_enters_the_account_that_the_other_one_made(tmp_path
             await ask(s5_control_path(fresh), "login", {"url": portal.url})
 
         made, found = [
-            await AccountFile(s5_folder(settings) / PORTAL_ACCOUNTS_FILE).load(portal.url)
-            for settings in (ours, fresh)
+            await account_file(s5_folder(settings)).load(portal.url) for settings in (ours, fresh)
         ]
 
     assert made is not None
@@ -50,7 +50,7 @@ async def test_a_new_machine_enters_it_also_where_nobody_says_so(
         async with open_s5(first, MetricsRegistry()) as node:
             await eventually(lambda: _has_accounts(portal, node))
         if has_tried:  # while the portal was away: the seed is there, and no account
-            file = AccountFile(s5_folder(second) / PORTAL_ACCOUNTS_FILE)
+            file = account_file(s5_folder(second))
             await file.save(PortalAccount(portal.url, b"\7" * 32))
         async with open_s5(second, MetricsRegistry()) as node:
             await eventually(lambda: _is_entered(node))
@@ -100,7 +100,7 @@ def _machines(folder: Path, portal: S5Running) -> tuple[Settings, Settings]:
 
 
 async def _account(settings: Settings, portal: S5Running) -> PortalAccount | None:
-    return await AccountFile(s5_folder(settings) / PORTAL_ACCOUNTS_FILE).load(portal.url)
+    return await account_file(s5_folder(settings)).load(portal.url)
 
 
 async def _is_entered(node: S5Running) -> bool:
