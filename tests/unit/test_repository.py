@@ -138,6 +138,17 @@ def test_every_module_is_imported() -> None:
     assert modules - imported - started == set()
 
 
+def test_a_public_class_has_a_name_of_its_own() -> None:
+    """A name that stands twice has to be read with its module, by people and by searches."""
+    places: dict[str, list[str]] = {}
+    for path in python_files(SOURCE):
+        for node in parsed(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module_name(path))
+
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 def test_no_log_line_is_given_a_secret() -> None:
     given = [
         f"{path}:{key.lineno}"

@@ -36,7 +36,7 @@ _DEV_PASSWORD = "devnet"  # noqa: S105 - of a key that is public anyway
 _DEV_SCRYPT_N = 2**12
 
 
-class Running(Protocol):
+class FabstirProcess(Protocol):
     """A process: asyncio's, or one that the tests fork."""
 
     @property
@@ -61,7 +61,7 @@ class Running(Protocol):
         ...
 
 
-StartFabstir = Callable[[Sequence[str], IO[bytes], int | None], Awaitable[Running]]
+StartFabstir = Callable[[Sequence[str], IO[bytes], int | None], Awaitable[FabstirProcess]]
 """Starts `fabstir` with these arguments, a file for standard error and a limit of open files; in a
 session of its own, with a pipe for standard output, and so that it dies when this process does."""
 
@@ -75,7 +75,7 @@ class HostProcess:
         facts: what `fabstir serve --json` says when it is ready.
     """
 
-    process: Running
+    process: FabstirProcess
     folder: Path
     account: Address
     facts: Mapping[str, Any]
@@ -128,7 +128,7 @@ async def prepare_wallet(folder: Path, signer: Signer) -> None:
 
 async def start_fabstir(
     arguments: Sequence[str], stderr: IO[bytes], max_open_files: int | None
-) -> Running:
+) -> FabstirProcess:
     """See `StartFabstir`: by this Python, from its beginning."""
     # asyncio's own call: anyio's has no way to run code in the child before the program.
     return await to_its_end(
@@ -197,7 +197,7 @@ def _in_child(max_open_files: int | None) -> Callable[[], None]:
     return prepare
 
 
-async def _facts(process: Running, folder: Path) -> Mapping[str, Any]:
+async def _facts(process: FabstirProcess, folder: Path) -> Mapping[str, Any]:
     """Read until the JSON that says it is ready is complete."""
     assert process.stdout is not None, "opened with a pipe"
     said = b""

@@ -38,7 +38,7 @@ from fabstir.s5.fs.paths import Segments, format_path, parse_path
 from fabstir.s5.fs.plans import Plan
 from fabstir.s5.fs.removal import Removal
 from fabstir.s5.fs.rewriting import Rewriting
-from fabstir.s5.fs.running import Running
+from fabstir.s5.fs.running import OngoingWrites
 from fabstir.s5.fs.snapshots import Snapshot, Snapshots
 from fabstir.s5.fs.tree import ReadOnlyTree
 from fabstir.s5.fs.uploads import SHORT_BYTES, Uploads, Wish, gather_short
@@ -129,7 +129,7 @@ class FileSystem(ReadOnlyTree):
         self._moving = Moving(
             directories, root, self._commits, max_versions, is_clear=is_compatible
         )
-        self._running = Running(clock)
+        self._running = OngoingWrites(clock)
         self._uploads = Uploads(directories, clock, max_versions)
         self._vacuum = Vacuum(directories, root, self._snapshots, self._running, clock)
 

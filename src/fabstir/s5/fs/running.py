@@ -21,7 +21,7 @@ class Write:
     stored: set[Multihash] = field(default_factory=set[Multihash])
 
 
-class Running:
+class OngoingWrites:
     """The writes of one file system object.
 
     Args:

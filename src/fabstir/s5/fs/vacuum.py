@@ -29,7 +29,7 @@ from fabstir.s5.fs.directories import (
     State,
 )
 from fabstir.s5.fs.keys import MOUNTED, child_of
-from fabstir.s5.fs.running import Running
+from fabstir.s5.fs.running import OngoingWrites
 from fabstir.s5.fs.snapshots import NOTHING, Snapshots, index_of
 from fabstir.s5.fs.values import versions_of
 from fabstir.s5.tables.pins import Pin
@@ -131,7 +131,7 @@ class Vacuum:
         directories: Directories,
         root: Capability,
         snapshots: Snapshots,
-        running: Running,
+        running: OngoingWrites,
         clock: Callable[[], float],
     ) -> None:
         self._directories = directories
