@@ -58,13 +58,13 @@ if TYPE_CHECKING:
     from fabstir.protocol.sampling import SamplingParams
     from fabstir.sdk.answer import AsyncAnswerStream
     from fabstir.sdk.blocking import AnswerStream, Client, Session, open_client
-    from fabstir.sdk.checkpoints import MissingPart, RecoveredConversation
     from fabstir.sdk.client import open_async_client
     from fabstir.sdk.events import AnswerEvent, Finished, ReceiptVerified, Text
     from fabstir.sdk.holdings import Holdings, WalletBalance
     from fabstir.sdk.money import NATIVE_COIN, PaymentToken, SessionSettlement
     from fabstir.sdk.offers import HostOffer, Model, Quote
     from fabstir.sdk.read_only import open_holdings
+    from fabstir.sdk.recovered import MissingPart, RecoveredConversation
     from fabstir.sdk.renter import AsyncClient
     from fabstir.sdk.session import AsyncSession
     from fabstir.sdk.session_info import SessionInfo
@@ -125,13 +125,13 @@ else:
             "fabstir.protocol.sampling": ["SamplingParams"],
             "answer": ["AsyncAnswerStream"],
             "blocking": ["AnswerStream", "Client", "Session", "open_client"],
-            "checkpoints": ["MissingPart", "RecoveredConversation"],
             "client": ["open_async_client"],
             "events": ["AnswerEvent", "Finished", "ReceiptVerified", "Text"],
             "holdings": ["Holdings", "WalletBalance"],
             "money": ["NATIVE_COIN", "PaymentToken", "SessionSettlement"],
             "offers": ["HostOffer", "Model", "Quote"],
             "read_only": ["open_holdings"],
+            "recovered": ["MissingPart", "RecoveredConversation"],
             "renter": ["AsyncClient"],
             "session": ["AsyncSession"],
             "session_info": ["SessionInfo"],

@@ -19,8 +19,6 @@ from fabstir.p2p import P2PConfig, open_p2p
 from fabstir.primitives.groups import only_error
 from fabstir.s5.portals import expand
 from fabstir.s5.portals import open_client as open_portal_client
-from fabstir.sdk.checkpoints import CheckpointReader
-from fabstir.sdk.deposits import Deposits
 from fabstir.sdk.discovery import Discovery
 from fabstir.sdk.door import Doors, open_hosts_client
 from fabstir.sdk.holdings import Holdings
@@ -28,7 +26,11 @@ from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.parts import connect_chain, find_deployment, load_wallet, payment_tokens
 from fabstir.sdk.renter import AsyncClient
 from fabstir.sdk.session import SessionServices
-from fabstir.sdk.watcher import Watcher
+from fabstir.sdk.session_job.checkpoints import CheckpointReader
+from fabstir.sdk.session_job.deposits import Deposits
+from fabstir.sdk.session_job.rail import SessionJobPayments
+from fabstir.sdk.session_job.reader import MarketplaceReader
+from fabstir.sdk.session_job.watcher import Watcher
 from fabstir.sdk.websocket import WebSocketDialer
 from fabstir.web.reach import Reach
 
@@ -90,10 +92,26 @@ async def _open_parts(
             deposits=deposits,
             clock=clock,
         )
+        checkpoints = CheckpointReader(
+            chain=chain,
+            marketplace=contracts.marketplace,
+            client=portals,
+            portals=expand(settings.s5.portals),
+            crypto=NATIVE_CRYPTO,
+        )
+        rail = SessionJobPayments(
+            chain=chain,
+            contracts=contracts,
+            journal=journal,
+            deposits=deposits,
+            watcher=watcher,
+            checkpoints=checkpoints,
+            crypto=NATIVE_CRYPTO,
+        )
         services = SessionServices(
             wallet=wallet,
             journal=journal,
-            watcher=watcher,
+            rail=rail,
             nodes=contracts.nodes,
             dialer=WebSocketDialer(reach),
             crypto=NATIVE_CRYPTO,
@@ -109,31 +127,21 @@ async def _open_parts(
             histories=journal.histories,
             random=secrets.SystemRandom(),
         )
-        checkpoints = CheckpointReader(
-            chain=chain,
-            marketplace=contracts.marketplace,
-            client=portals,
-            portals=expand(settings.s5.portals),
-            crypto=NATIVE_CRYPTO,
-        )
         holdings = Holdings(
             wallet=wallet.address,
             tokens=await payment_tokens(chain, deployment),
             chain=chain,
-            contracts=contracts,
+            rail=MarketplaceReader(contracts.marketplace),
             journal=journal,
         )
         tasks = await enter(anyio.create_task_group())
         stack.callback(tasks.cancel_scope.cancel)
-        tasks.start_soon(watcher.run)
+        tasks.start_soon(rail.run)
         yield AsyncClient(
             settings=settings,
             chain=chain,
-            contracts=contracts,
             discovery=discovery,
             services=services,
-            deposits=deposits,
-            checkpoints=checkpoints,
             holdings=holdings,
         )
 

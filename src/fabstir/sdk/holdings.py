@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fabstir.chain.contracts import Contracts
+from fabstir.chain.contracts import Erc20
 from fabstir.chain.rpc import Chain
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import Wei
 from fabstir.sdk.journal import JournalReader
 from fabstir.sdk.money import PaymentToken
+from fabstir.sdk.rail import RailReader
 from fabstir.sdk.session_info import SessionInfo
 
 
@@ -19,7 +20,7 @@ class WalletBalance:
 
     Attributes:
         locked: in sessions that are not settled, as the contract counts them.
-        in_contract: free in the marketplace: pre-deposits, and refunds that wait for withdrawal.
+        in_contract: free in its contract: pre-deposits, and refunds that wait for withdrawal.
     """
 
     token: PaymentToken
@@ -40,7 +41,7 @@ class Holdings:
     wallet: Address
     tokens: tuple[PaymentToken, ...]
     chain: Chain = field(repr=False)
-    contracts: Contracts = field(repr=False)
+    rail: RailReader = field(repr=False)
     journal: JournalReader = field(repr=False)
 
     async def balances(self) -> tuple[WalletBalance, ...]:
@@ -49,16 +50,13 @@ class Holdings:
 
     async def balance(self, token: PaymentToken) -> WalletBalance:
         """What the wallet has of one payment token."""
-        market = self.contracts.marketplace
         if token.address == NATIVE_TOKEN:
             held = await self.chain.balance(self.wallet)
         else:
-            held = await self.contracts.usdc.balance(self.wallet)
+            held = await Erc20(self.chain, token.address).balance(self.wallet)
+        committed = await self.rail.committed(self.wallet, token.address)
         return WalletBalance(
-            token=token,
-            wallet=held,
-            locked=await market.locked_balance(self.wallet, token.address),
-            in_contract=await market.deposit_balance(self.wallet, token.address),
+            token=token, wallet=held, locked=committed.locked, in_contract=committed.free
         )
 
     async def sessions(self) -> list[SessionInfo]:

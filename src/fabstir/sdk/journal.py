@@ -136,18 +136,3 @@ def _after(history: HostHistory, outcome: SessionOutcome) -> HostHistory:
     if settled < agreed and outcome.outcome == TIMED_OUT:
         return replace(history, num_silent=history.num_silent + 1)
     return replace(history, num_served=history.num_served + 1) if agreed else history
-
-
-def open_key(session: RenterSession) -> str:
-    """The deposit's name in the outbox: ours, because the session has no number yet."""
-    return f"renter:{session.id}:open"
-
-
-def approve_key(session: RenterSession) -> str:
-    """The ERC-20 allowance's name in the outbox."""
-    return f"renter:{session.id}:approve"
-
-
-def job_key(session: RenterSession, action: str) -> str:
-    """The name in the outbox of what is done to a session that has a number."""
-    return f"{session.contract}:{session.job_id}:{action}"

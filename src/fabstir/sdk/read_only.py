@@ -12,6 +12,7 @@ from fabstir.db import make_data_folder, open_journal_reader
 from fabstir.sdk.holdings import Holdings
 from fabstir.sdk.journal import JournalReader
 from fabstir.sdk.parts import connect_chain, find_deployment, load_wallet, payment_tokens
+from fabstir.sdk.session_job.reader import MarketplaceReader
 
 
 @asynccontextmanager
@@ -39,7 +40,7 @@ async def open_holdings(settings: Settings | None = None) -> AsyncGenerator[Hold
             wallet=wallet.address,
             tokens=await payment_tokens(chain, deployment),
             chain=chain,
-            contracts=contracts,
+            rail=MarketplaceReader(contracts.marketplace),
             journal=JournalReader(
                 db, chain.chain_id, contracts.marketplace.address, wallet.address
             ),

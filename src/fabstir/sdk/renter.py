@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Final
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 
-from fabstir.chain.contracts import Contracts
 from fabstir.chain.rpc import Chain
 from fabstir.config import Settings
 from fabstir.db.renter import RenterSession, RenterState
-from fabstir.market.worth import GAS_TO_END
 from fabstir.primitives.errors import ConfigError, InsufficientFunds
-from fabstir.primitives.ids import NATIVE_TOKEN
 from fabstir.primitives.units import TokenCount, Wei, tokens_for
 from fabstir.protocol.exchange.verification import head_after
-from fabstir.sdk.checkpoints import CheckpointReader, RecoveredConversation
-from fabstir.sdk.deposits import Deposits, offer_of
 from fabstir.sdk.discovery import FIND_TIMEOUT, Discovery
 from fabstir.sdk.drafts import draft_session, spending_cap
 from fabstir.sdk.holdings import Holdings, WalletBalance
 from fabstir.sdk.money import NATIVE_COIN, PaymentToken, SessionSettlement, read_token
 from fabstir.sdk.offers import HostOffer, Model, Quote
+from fabstir.sdk.recovered import RecoveredConversation
 from fabstir.sdk.session import AsyncSession, SessionServices
 from fabstir.sdk.session_info import SessionInfo
-
-GAS_TO_OPEN: Final = 362_000
-"""The most that an approval (45,968) and a first session in an ERC-20 (315,698) took. The chain
-cannot estimate it before the approval; it does estimate a session in its own coin."""
 
 
 class AsyncClient:
@@ -45,11 +36,8 @@ class AsyncClient:
         *,
         settings: Settings,
         chain: Chain,
-        contracts: Contracts,
         discovery: Discovery,
         services: SessionServices,
-        deposits: Deposits,
-        checkpoints: CheckpointReader,
         holdings: Holdings,
     ) -> None:
         self._holdings = holdings
@@ -57,13 +45,10 @@ class AsyncClient:
         self.tokens = holdings.tokens
         self._settings = settings
         self._chain = chain
-        self._contracts = contracts
         self._discovery = discovery
         self._services = services
-        self._deposits = deposits
-        self._checkpoints = checkpoints
         self._journal = services.journal
-        self._watcher = services.watcher
+        self._rail = services.rail
 
     # -- the market ---------------------------------------------------------------------------
 
@@ -108,14 +93,14 @@ class AsyncClient:
             TransactionReverted: the contract would not take it, for example as too small.
         """
         fee = (await self._chain.fees()).max_fee_per_gas
-        await self._require_funds(offer.token, deposit, Wei(GAS_TO_OPEN * fee))
-        gas_to_open = Wei(await self._gas_to_open(offer, deposit) * fee)
+        await self._require_funds(offer.token, deposit, Wei(self._rail.max_gas_to_open * fee))
+        gas_to_open = Wei(await self._rail.gas_to_open(self._draft(offer, deposit)) * fee)
         return Quote(
             offer=offer,
             deposit=deposit,
             max_tokens=tokens_for(deposit, offer.price_per_token),
             gas_to_open=gas_to_open,
-            gas_to_close=Wei(GAS_TO_END * fee),
+            gas_to_close=Wei(self._rail.gas_to_end * fee),
         )
 
     # -- sessions -----------------------------------------------------------------------------
@@ -146,11 +131,11 @@ class AsyncClient:
             TransactionStuck, RpcUnavailable: what was sent is followed and brought home.
         """
         row = self._draft(offer, deposit, proof_window, max_duration, proof_interval)
-        with self._using(row):
+        with self._rail.using(row):
             await self._journal.begin(
                 row, spending_cap(self._settings.renter, offer.token), offer.token
             )
-            row = await self._deposits.lock(row)
+            row = await self._rail.open(row)
             async with self._session(row, offer.token) as session:
                 yield session
 
@@ -167,7 +152,7 @@ class AsyncClient:
         row = await self._find(session)
         if row.state is not RenterState.OPEN:
             raise ConfigError(f"session {session} is {row.state.value}: open another one")
-        with self._using(row):
+        with self._rail.using(row):
             async with self._session(row, await self._token_of(row)) as resumed:
                 yield resumed
 
@@ -187,21 +172,21 @@ class AsyncClient:
         """
         row = await self._find(session)
         token = await self._token_of(row)
-        with self._using(row):
+        with self._rail.using(row):
             if row.state is RenterState.OPEN and not now:
                 async with self._session(row, token) as open_session:
                     return await open_session.close()
             if row.state is RenterState.OPEN:
                 row = await self._journal.update(row, state=RenterState.CLOSING)
-            row = await self._watcher.bring_home(row, now=now)
-            return await self._watcher.settlement(row, token)
+            row = await self._rail.end(row, None, now=now)
+            return await self._rail.settlement(row, token)
 
     async def recover(self) -> list[SessionSettlement]:
         """Look at every unfinished session now; returns where each one's money is."""
         unfinished = {row.id for row in await self._journal.sessions(unfinished_only=True)}
-        await self._watcher.look_at_all()
+        await self._rail.look_at_all()
         rows = [row for row in await self._journal.sessions() if row.id in unfinished]
-        return [await self._watcher.settlement(row, await self._token_of(row)) for row in rows]
+        return [await self._rail.settlement(row, await self._token_of(row)) for row in rows]
 
     async def conversation(self, session: str) -> RecoveredConversation:
         """What a session's host published of the conversation, opened with its recovery key.
@@ -215,7 +200,7 @@ class AsyncClient:
             ConfigError: the journal knows no such session, so its key is not here.
             NotFound: nothing was claimed for it.
         """
-        return await self._checkpoints.conversation(await self._find(session))
+        return await self._rail.conversation(await self._find(session))
 
     async def balances(self) -> tuple[WalletBalance, ...]:
         """What the wallet has, by payment token."""
@@ -234,12 +219,6 @@ class AsyncClient:
                     self.wallet, needed, held, each.symbol, decimals=each.decimals
                 )
 
-    async def _gas_to_open(self, offer: HostOffer, deposit: Wei) -> int:
-        if offer.token.address != NATIVE_TOKEN:
-            return GAS_TO_OPEN
-        call = self._contracts.marketplace.create_session(offer_of(self._draft(offer, deposit)))
-        return await self._chain.estimate_gas(call, self.wallet)
-
     def _draft(
         self,
         offer: HostOffer,
@@ -252,7 +231,7 @@ class AsyncClient:
             offer,
             deposit,
             chain_id=self._chain.chain_id,
-            contract=self._contracts.marketplace.address,
+            contract=self._rail.contract,
             depositor=self.wallet,
             settings=self._settings.renter,
             proof_window=proof_window,
@@ -274,15 +253,6 @@ class AsyncClient:
             finally:
                 with anyio.CancelScope(shield=True):
                     await session.leave()
-
-    @contextmanager
-    def _using(self, row: RenterSession) -> Generator[None]:
-        """The watcher leaves the session alone for the length of the block."""
-        self._watcher.in_use.add(row.id)
-        try:
-            yield
-        finally:
-            self._watcher.in_use.discard(row.id)
 
     async def _find(self, session: str) -> RenterSession:
         rows = await self._journal.sessions()

@@ -43,8 +43,8 @@ from fabstir.sdk.answer import AsyncAnswerStream
 from fabstir.sdk.connection import HostConnection, open_connection
 from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.money import PaymentToken, SessionSettlement
+from fabstir.sdk.rail import RenterRail
 from fabstir.sdk.session_info import SessionInfo
-from fabstir.sdk.watcher import Watcher
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class SessionServices:
 
     wallet: Signer = field(repr=False)
     journal: RenterJournal
-    watcher: Watcher
+    rail: RenterRail
     nodes: NodeRegistry
     dialer: Dialer
     crypto: Crypto
@@ -190,8 +190,8 @@ class AsyncSession:
 
         The host is asked to put its last claim on chain and to settle; if it does not settle in
         time, we do. A host that does not say, sealed, that it claims nothing more keeps the time
-        that it was promised to claim what was acknowledged (see `sdk.watcher`); the client's
-        watcher then brings the rest home.
+        that it was promised to claim what was acknowledged ; the client then brings the rest
+        home.
 
         Args:
             now: settle at once, even if not everything that was acknowledged is claimed.
@@ -202,11 +202,8 @@ class AsyncSession:
             closed = await self._ask_to_close()
         finally:
             await self.leave()
-        if closed is not None and closed.settles_in is not None and not now:
-            self._row = await services.watcher.let_host_settle(self._row, closed.settles_in)
-        is_final = closed is not None and closed.is_final
-        self._row = await services.watcher.bring_home(self._row, now=now or is_final)
-        return await services.watcher.settlement(self._row, self.token)
+        self._row = await services.rail.end(self._row, closed, now=now)
+        return await services.rail.settlement(self._row, self.token)
 
     async def leave(self) -> None:
         """Drop the connection; the session stays open for a while and can be resumed."""
@@ -236,11 +233,7 @@ class AsyncSession:
             await self.leave()
 
     async def _agree(self, verified: Verified) -> SignedAcknowledgement:
-        """Journal, then act: the acknowledgement goes out only after it is stored."""
-        signed = verified.acknowledgement.sign(
-            self._row.session_secret, self._facts.domain, self._services.crypto
-        )
-        await self._services.journal.agree(self._row, verified.plaintext.signed, signed)
+        signed = await self._services.rail.agree(self._row, verified)
         self._head = head_after(signed)
         return signed
 

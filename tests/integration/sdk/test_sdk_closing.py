@@ -33,7 +33,7 @@ from fabstir.sdk import (
     open_async_client,
 )
 from fabstir.sdk import session as session_module
-from fabstir.sdk import watcher as watcher_module
+from fabstir.sdk.session_job import situation
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -235,7 +235,7 @@ async def test_nobody_is_waited_for_longer_than_the_contract_lets_a_host_need(
     settlement = await talk_and_close(client, offer)
 
     assert settlement.is_settled
-    assert time.monotonic() - started < watcher_module.SETTLE_MARGIN + 10
+    assert time.monotonic() - started < situation.SETTLE_MARGIN + 10
 
 
 async def test_frames_that_say_nothing_do_not_keep_a_close_waiting(

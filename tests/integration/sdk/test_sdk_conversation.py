@@ -31,7 +31,7 @@ from fabstir.protocol.sampling import SamplingParams
 from fabstir.rails.session_job.checkpoint_files import CheckpointFiles
 from fabstir.s5.portals import open_client as open_portal_client
 from fabstir.sdk import AsyncClient, RecoveredConversation, open_async_client
-from fabstir.sdk.checkpoints import CheckpointReader
+from fabstir.sdk.session_job.checkpoints import CheckpointReader
 from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.unit.protocol.exchange.answering import DOMAIN, HonestHost
-from tests.unit.sdk.test_sdk_watcher import RENTER, SESSION
+from tests.unit.sdk.test_sdk_situation import RENTER, SESSION
 
 from fabstir.crypto import NATIVE as NATIVE_CRYPTO
 from fabstir.db import Database, open_database

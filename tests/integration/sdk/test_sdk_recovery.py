@@ -23,11 +23,11 @@ from fabstir.protocol.content import Message
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import AsyncClient, open_async_client
-from fabstir.sdk.deposits import offer_of
 from fabstir.sdk.drafts import draft_session
-from fabstir.sdk.journal import RenterJournal, open_key
+from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.money import NATIVE_COIN
-from fabstir.sdk.watcher import KEEP_SECONDS
+from fabstir.sdk.session_job.deposits import offer_of, open_key
+from fabstir.sdk.session_job.situation import KEEP_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 

@@ -10,7 +10,7 @@ from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import RemoteProtocolError
 from fabstir.primitives.ids import Hash32
 from fabstir.protocol.checkpoint import CheckpointEntry
-from fabstir.sdk.checkpoints import (
+from fabstir.sdk.session_job.checkpoints import (
     MAX_CLAIMS,
     MAX_CONVERSATION_BYTES,
     MAX_DELTA_BYTES,

@@ -7,7 +7,7 @@ import inspect
 import json
 
 import pytest
-from tests.unit.sdk.test_sdk_watcher import SESSION
+from tests.unit.sdk.test_sdk_situation import SESSION
 
 import fabstir.sdk
 from fabstir.db.renter import RenterSession

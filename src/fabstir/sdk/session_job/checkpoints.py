@@ -43,7 +43,8 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.limits import MAX_FRAME_BYTES
 from fabstir.s5.portals import PortalHttp
 from fabstir.s5.transfer.fetch import BlobSource, read_whole
-from fabstir.sdk.watcher import MAX_LOG_RANGE
+from fabstir.sdk.recovered import MissingPart, RecoveredConversation
+from fabstir.sdk.session_job.watcher import MAX_LOG_RANGE
 from fabstir.web.addresses import parse_strangers_url
 
 _LOG = logging.getLogger(__name__)
@@ -57,35 +58,6 @@ this is a session of three million."""
 
 MAX_CONVERSATION_BYTES: Final = 64 * 1024 * 1024
 """Deltas of one session that are fetched and held, all together: sixteen of the largest."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MissingPart:
-    """A claim whose delta could not be read.
-
-    Attributes:
-        start_token, end_token: completion tokens of the session before and after.
-    """
-
-    start_token: int
-    end_token: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecoveredConversation:
-    """What could be read back.
-
-    Attributes:
-        messages: in their order; a partial one is the beginning of the next one of its role.
-        num_checkpoints: claims that were found.
-        missing: of which nothing could be read, and why.
-    """
-
-    job_id: JobId
-    messages: tuple[TimedMessage, ...]
-    num_checkpoints: int
-    missing: tuple[MissingPart, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

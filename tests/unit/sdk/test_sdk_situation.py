@@ -11,7 +11,7 @@ from fabstir.chain.contracts import SessionJob, SessionStatus
 from fabstir.db.renter import RenterSession, RenterState
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ChainId, Hash32, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
-from fabstir.sdk.watcher import (
+from fabstir.sdk.session_job.situation import (
     KEEP_SECONDS,
     MAX_SETTLE_WAIT,
     SETTLE_MARGIN,

@@ -20,7 +20,7 @@ from fabstir.db.outbox import TransactionStatus
 from fabstir.db.renter import RenterSession, RenterState
 from fabstir.primitives.errors import ChainError, InsufficientFunds, TransactionReverted
 from fabstir.primitives.ids import NATIVE_TOKEN, Hash32, JobId
-from fabstir.sdk.journal import RenterJournal, approve_key, open_key
+from fabstir.sdk.journal import RenterJournal
 
 _logger = logging.getLogger(__name__)
 
@@ -126,3 +126,13 @@ def offer_of(session: RenterSession) -> SessionOffer:
         proof_interval=session.proof_interval,
         proof_timeout_window=session.proof_window,
     )
+
+
+def open_key(session: RenterSession) -> str:
+    """The deposit's name in the outbox: ours, because the session has no number yet."""
+    return f"renter:{session.id}:open"
+
+
+def approve_key(session: RenterSession) -> str:
+    """The ERC-20 allowance's name in the outbox."""
+    return f"renter:{session.id}:approve"

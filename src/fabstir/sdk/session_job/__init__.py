@@ -1,0 +1,1 @@
+"""Paying by sessions of JobMarketplace: a deposit for each, checkpoints, the rest comes back."""
