@@ -1,9 +1,10 @@
 """Runs one engine for as long as its parent lives.
 
-`python -m fabstir.engines.llamacpp._child` reads its orders as one line of JSON on standard input,
-so that the key of the server stands in no argument list. Standard input then stays open: its end
-means that the parent is gone, however it died, and the child ends too. It prints one line of JSON:
-where the server listens.
+`python -P _child.py` reads its orders as one line of JSON on standard input, so that the key of the
+server stands in no argument list. Standard input then stays open: its end means that the parent is
+gone, however it died, and the child ends too. It prints one line of JSON: where the server listens.
+
+It is started by its path and imports nothing of ours: with our packages it starts 0.3 s later.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def _run_wheel(orders: dict[str, Any], announcements: TextIO) -> None:
     params.cpuparams.n_threads = orders["num_threads"]
     params.cpuparams_batch.n_threads = orders["num_batch_threads"]
     params.n_gpu_layers = orders["num_gpu_layers"]
+    # What it would fit to the memory is ordered above; to look, it reads the model twice (0.25 s).
+    params.fit_params = False
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.api_keys = [orders["api_key"]]

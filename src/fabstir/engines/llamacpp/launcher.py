@@ -30,6 +30,8 @@ SPIN_COUNT: Final = "20000"
 """OpenMP's spinning before it sleeps. Measured on a loaded machine: 39 tokens/s against 22 with
 the default; on a quiet one no difference."""
 
+_CHILD: Final = Path(__file__).with_name("_child.py")
+
 _POLL_SECONDS = 0.02
 _MAX_LINE_BYTES = 4096
 _NUM_LAST_LINES = 8
@@ -147,7 +149,7 @@ async def open_child(config: LlamaCppConfig, threads: ThreadCounts) -> AsyncGene
     """
     api_key = secrets.token_urlsafe(32)
     # -P: a file json.py in the folder that we were started from is not ours to import.
-    command = [sys.executable, "-P", "-m", "fabstir.engines.llamacpp._child"]
+    command = [sys.executable, "-P", str(_CHILD)]
     try:
         opened = await to_its_end(
             anyio.open_process(
