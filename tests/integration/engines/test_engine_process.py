@@ -168,8 +168,15 @@ async def test_only_the_key_opens_it(make_config: MakeConfig) -> None:
         assert child.address.api_key not in Path(f"/proc/{child.pid}/cmdline").read_text()
 
 
-async def test_threads_are_measured_once(make_config: MakeConfig) -> None:
-    config = make_config(num_threads=None, max_model_len=256, num_slots=1, calibration_timeout=60)
+async def test_threads_are_measured_once(make_config: MakeConfig, small_model: Path) -> None:
+    config = make_config(
+        model_path=small_model,
+        num_threads=None,
+        num_batch_threads=None,
+        max_model_len=256,
+        num_slots=1,
+        calibration_timeout=60,
+    )
     said: list[str] = []
 
     choice = await choose_threads(config, said.append)

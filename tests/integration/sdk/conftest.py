@@ -67,6 +67,9 @@ async def host(
             "metrics.port": "0",
             "s5.port": "0",
             "model.path": str(demo_model),
+            # Two would only spin where other tests have the other core.
+            "engine.num_threads": "1",
+            "engine.num_batch_threads": "1",
             # So dear that the smallest deposit pays for 100 tokens: an answer can use it up.
             "host.price_usdc_per_million": str(5_000_000_000),
         },

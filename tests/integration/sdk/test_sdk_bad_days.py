@@ -46,6 +46,7 @@ def host_overrides(devnet: Devnet, demo_model: Path, host_home: Path) -> dict[st
         "s5.port": "0",
         "model.path": str(demo_model),
         "engine.num_threads": "1",
+        "engine.num_batch_threads": "1",
     }
 
 

@@ -39,6 +39,7 @@ async def test_nonsense_from_the_chain_ends_no_host(
     async with open_altering_rpc(devnet.rpc_url, alter) as url:
         of_host = {"host.port": "0", "p2p.port": "0", "metrics.port": "0", "s5.port": "0"}
         of_host |= {"model.path": str(demo_model), "chain.rpc_url": url}
+        of_host |= {"engine.num_threads": "1", "engine.num_batch_threads": "1"}
         home = await make_home(
             tmp_path / "host", devnet.accounts[0], {**chain_settings(devnet), **of_host}
         )
