@@ -89,6 +89,12 @@ class HostRecord:
     sequence: int
     expires_at: int
 
+    @property
+    def all_addresses(self) -> tuple[str, ...]:
+        """Wherever it can be dialled: its URL, then its multiaddrs, each with the peer id."""
+        urls = (self.api_url,) if self.api_url else ()
+        return (*urls, *(f"{address}/p2p/{self.peer_id}" for address in self.addresses))
+
     def _content(self) -> Json:
         return {
             "host": self.host,

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import anyio
 
@@ -24,6 +25,7 @@ from fabstir.sdk.door import Doors, open_hosts_client
 from fabstir.sdk.holdings import Holdings
 from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.parts import connect_chain, find_deployment, load_wallet, payment_tokens
+from fabstir.sdk.registered import registered_url
 from fabstir.sdk.renter import AsyncClient
 from fabstir.sdk.session import SessionServices
 from fabstir.sdk.session_job.checkpoints import CheckpointReader
@@ -31,6 +33,7 @@ from fabstir.sdk.session_job.deposits import Deposits
 from fabstir.sdk.session_job.rail import SessionJobPayments
 from fabstir.sdk.session_job.reader import MarketplaceReader
 from fabstir.sdk.session_job.watcher import Watcher
+from fabstir.sdk.transports import Transports
 from fabstir.sdk.websocket import WebSocketDialer
 from fabstir.web.reach import Reach
 
@@ -108,12 +111,13 @@ async def _open_parts(
             checkpoints=checkpoints,
             crypto=NATIVE_CRYPTO,
         )
+        transports = Transports([WebSocketDialer(reach)])
         services = SessionServices(
             wallet=wallet,
             journal=journal,
             rail=rail,
-            nodes=contracts.nodes,
-            dialer=WebSocketDialer(reach),
+            transports=transports,
+            find_url=partial(registered_url, contracts.nodes),
             crypto=NATIVE_CRYPTO,
             clock=clock,
             random=secrets.token_bytes,
@@ -123,6 +127,7 @@ async def _open_parts(
             contracts=contracts,
             chain_id=chain.chain_id,
             crypto=NATIVE_CRYPTO,
+            transports=transports,
             doors=Doors(http=http, crypto=NATIVE_CRYPTO, random=secrets.token_bytes),
             histories=journal.histories,
             random=secrets.SystemRandom(),

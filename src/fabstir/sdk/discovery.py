@@ -22,6 +22,7 @@ from fabstir.market.selection import UNKNOWN, Candidate, HostHistory, choose, ra
 from fabstir.primitives.errors import (
     ChainError,
     HostRecordInvalid,
+    HostUnresponsive,
     ModelMissing,
     NoHostFound,
     PeerError,
@@ -35,6 +36,7 @@ from fabstir.sdk.door import Doors
 from fabstir.sdk.money import PaymentToken
 from fabstir.sdk.offers import HostOffer, Model
 from fabstir.sdk.registered import MAX_PARALLEL_READS, RegisteredHost, Registry
+from fabstir.sdk.transports import Transports
 
 if TYPE_CHECKING:
     from fabstir.p2p import P2PNode  # loads libp2p
@@ -53,6 +55,9 @@ DHT_SHARE: Final = 2
 RECORD_TIMEOUT: Final = 5.0
 """Seconds for the record of one host whose registered URL does not answer."""
 
+MEASURE_TIMEOUT: Final = 5.0
+"""Seconds for all addresses of one host: a host that takes longer to say nothing is no offer."""
+
 MAX_CANDIDATES: Final = 32
 """Hosts that are looked at: more than anyone compares, few enough for one RPC endpoint."""
 
@@ -64,6 +69,10 @@ MAX_LISTED: Final = 8
 
 MAX_REASON_CHARS: Final = 300
 """Of each of these: some of it is a stranger's text."""
+
+
+_DROPPED: Final = (PeerError, ChainError, RemoteProtocolError, HostUnresponsive, TimeoutError)
+"""Why a candidate is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +88,7 @@ class Discovery:
     contracts: Contracts
     chain_id: ChainId
     crypto: Crypto
+    transports: Transports
     doors: Doors
     histories: Callable[[], Awaitable[Mapping[Address, HostHistory]]]
     random: Random
@@ -266,7 +276,7 @@ class _Search:
                 try:
                     await look(host)
                     del self.rejected[host.address]
-                except (PeerError, ChainError, RemoteProtocolError, TimeoutError) as error:
+                except _DROPPED as error:
                     self.rejected[host.address] = str(error) or "it did not answer in time"
 
         async with anyio.create_task_group() as tasks:
@@ -274,7 +284,7 @@ class _Search:
                 tasks.start_soon(look_at, host)
 
     async def _try_registered_url(self, host: RegisteredHost) -> None:
-        await self._try_door(host, host.api_url)
+        await self._try_addresses(host, [host.api_url], host.api_url)
 
     async def _try_records(self, hosts: Sequence[RegisteredHost]) -> None:
         """Hosts whose registered URL does not answer, but of which the DHT says that they serve."""
@@ -295,9 +305,14 @@ class _Search:
     async def _try_record(self, host: RegisteredHost) -> None:
         record = await self.discovery.p2p.get_host_record(host.peer_id, timeout=RECORD_TIMEOUT)
         self._check_record(record, host)
-        if record.api_url == host.api_url:
-            raise PeerUnreachable("its record names the same URL")
-        await self._try_door(host, record.api_url)
+        others = [
+            address
+            for address in record.all_addresses
+            if address != host.api_url and self.discovery.transports.can_dial(address)
+        ]
+        if not others:
+            raise PeerUnreachable("its record names no other address that can be dialled")
+        await self._try_addresses(host, others, record.api_url)
 
     def _check_record(self, record: HostRecord, host: RegisteredHost) -> None:
         """The record is the registered host's, and speaks of this chain and model."""
@@ -312,7 +327,10 @@ class _Search:
         if all(offered.model_id != self.model.model_id for offered in record.models):
             raise HostRecordInvalid(f"the record does not offer {self.model.name}")
 
-    async def _try_door(self, host: RegisteredHost, api_url: str) -> None:
+    async def _try_addresses(
+        self, host: RegisteredHost, addresses: Sequence[str], api_url: str
+    ) -> None:
+        """Ask its HTTP door what it serves, and measure how sessions would get there."""
         discovery, model = self.discovery, self.model
         async with self.reads:
             price = await discovery.contracts.nodes.price(
@@ -321,16 +339,20 @@ class _Search:
         if price is None:
             raise PeerUnreachable(f"{host.address} sells nothing for {self.token.symbol}")
         answer = await discovery.doors.answer_of(api_url, model.model_id, host.public_key)
+        measured = await discovery.transports.measure(
+            addresses, host.address, timeout=MEASURE_TIMEOUT
+        )
         self.offers[host.address] = HostOffer(
             host=host.address,
             peer_id=host.peer_id,
             api_url=api_url,
+            addresses=tuple(each.address for each in measured),
             public_key=host.public_key,
             model=model,
             max_model_len=answer.max_model_len,
             token=self.token,
             price_per_token=price,
-            latency=answer.latency,
+            latency=measured[0].latency,
         )
 
 

@@ -9,7 +9,6 @@ registered with another key, and every deposit for it would be locked in vain.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -47,15 +46,9 @@ def open_hosts_client(reach: Reach) -> httpx.AsyncClient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorAnswer:
-    """What a door said of itself.
-
-    Attributes:
-        max_model_len: tokens of context that it offers for the model.
-        latency: seconds of one round trip on an open connection.
-    """
+    """What a door said of itself: `max_model_len` tokens of context for the model."""
 
     max_model_len: int
-    latency: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +69,15 @@ class Doors:
         try:
             url = str(parse_strangers_url(api_url)).rstrip("/")
             with anyio.fail_after(DOOR_TIMEOUT):
-                # This one also opens the connection (and TLS), which sessions do only once.
                 await self._ask("GET", f"{url}/v1/health")
-                started = time.monotonic()
                 models = await self._ask("GET", f"{url}/v1/models")
-                latency = time.monotonic() - started
                 await self._prove(f"{url}/v1/auth/challenge", public_key)
         except AddressRefused as exc:
             raise PeerUnreachable(f"its URL {api_url} is not fetched: {exc}") from exc
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as exc:
             reason = str(exc) or f"nothing came for {DOOR_TIMEOUT:g} s"
             raise PeerUnreachable(f"{api_url} does not answer: {reason}") from exc
-        return DoorAnswer(max_model_len=_context_of(models, model_id), latency=latency)
+        return DoorAnswer(max_model_len=_context_of(models, model_id))
 
     async def _prove(self, url: str, public_key: bytes) -> None:
         challenge = self.random(32)

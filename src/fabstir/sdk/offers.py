@@ -41,12 +41,14 @@ class HostOffer:
         public_key: to which handshakes are encrypted; from the registry's metadata.
         max_model_len: tokens of context, as the host says.
         price_per_token: on chain, in `token`.
-        latency: seconds of one round trip to its door, measured.
+        addresses: where it answered, the quickest first.
+        latency: seconds of one round trip to the first of them, measured by its own transport.
     """
 
     host: Address
     peer_id: PeerId
     api_url: str
+    addresses: tuple[str, ...]
     public_key: bytes
     model: Model
     max_model_len: int

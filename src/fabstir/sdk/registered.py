@@ -89,6 +89,12 @@ class Registry:
         return sorted(hosts, key=lambda host: host.address)
 
 
+async def registered_url(nodes: NodeRegistry, host: Address) -> str:
+    """Where a host is now, by its entry; "" for one that left. Raises ChainError."""
+    node = await nodes.node(host)
+    return node.api_url if node else ""
+
+
 def registered_host(
     address: Address, node: NodeInfo | None, model_id: ModelId, crypto: Crypto
 ) -> RegisteredHost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
@@ -136,7 +136,7 @@ class AsyncClient:
                 row, spending_cap(self._settings.renter, offer.token), offer.token
             )
             row = await self._rail.open(row)
-            async with self._session(row, offer.token) as session:
+            async with self._session(row, offer.token, offer.addresses) as session:
                 yield session
 
     @asynccontextmanager
@@ -243,11 +243,13 @@ class AsyncClient:
 
     @asynccontextmanager
     async def _session(
-        self, row: RenterSession, token: PaymentToken
+        self, row: RenterSession, token: PaymentToken, addresses: Sequence[str] = ()
     ) -> AsyncGenerator[AsyncSession]:
         async with AsyncExitStack() as stack:
             last = await self._journal.last_acknowledgement(row)
-            session = AsyncSession(row, token, self._services, stack, head_after(last))
+            session = AsyncSession(
+                row, token, self._services, stack, head_after(last), addresses or (row.api_url,)
+            )
             try:
                 yield session
             finally:

@@ -8,17 +8,17 @@ the next request opens another one, after the last acknowledged receipt.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 
-from fabstir.chain.contracts import NodeRegistry
 from fabstir.chain.keystore import Signer
 from fabstir.db.renter import RenterSession, RenterState
 from fabstir.primitives.errors import FabstirError, HostUnresponsive, LocalProtocolError
+from fabstir.primitives.ids import Address
 from fabstir.primitives.units import TokenCount, Wei, cost_of
 from fabstir.protocol.authorization import SessionKeyAuthorization
 from fabstir.protocol.content import Message, Tool
@@ -26,7 +26,6 @@ from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.exchange.handshake import Introduction
 from fabstir.protocol.exchange.renter import Closed, RenterExchange
-from fabstir.protocol.exchange.streams import Dialer
 from fabstir.protocol.exchange.verification import SessionFacts, Verified, head_after
 from fabstir.protocol.limits import MAX_AUTHORIZATION_LIFETIME
 from fabstir.protocol.payloads import ClosedPlaintext
@@ -45,6 +44,7 @@ from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.money import PaymentToken, SessionSettlement
 from fabstir.sdk.rail import RenterRail
 from fabstir.sdk.session_info import SessionInfo
+from fabstir.sdk.transports import Transports
 
 _logger = logging.getLogger(__name__)
 
@@ -62,13 +62,18 @@ _DEFAULT_SAMPLING: Final = SamplingParams(max_tokens=DEFAULT_MAX_TOKENS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionServices:
-    """What every session of a client needs. `random` gives secure random bytes."""
+    """What every session of a client needs.
+
+    Attributes:
+        find_url: where the registry says that a host is now; "" for one that left.
+        random: gives secure random bytes.
+    """
 
     wallet: Signer = field(repr=False)
     journal: RenterJournal
     rail: RenterRail
-    nodes: NodeRegistry
-    dialer: Dialer
+    transports: Transports
+    find_url: Callable[[Address], Awaitable[str]]
     crypto: Crypto
     clock: Callable[[], float]
     random: Callable[[int], bytes]
@@ -89,6 +94,7 @@ class AsyncSession:
         services: SessionServices,
         stack: AsyncExitStack,
         head: ChainHead,
+        addresses: Sequence[str],
     ) -> None:
         assert row.job_id is not None, "a session is used once its deposit is in the chain"
         self.token = token
@@ -98,6 +104,7 @@ class AsyncSession:
         self._stack = stack
         self._connection: HostConnection | None = None
         self._head = head
+        self._addresses: Sequence[str] = addresses
         self._is_answering = False
         self._facts = SessionFacts(
             job_id=row.job_id,
@@ -284,19 +291,36 @@ class AsyncSession:
         """Connect where the host was, and if it is not there, where the registry says it is now."""
         services = self._services
         try:
-            return await self._open_at(self._row.api_url, last)
+            return await self._open_at_any(self._addresses, last)
         except HostUnresponsive:
-            node = await services.nodes.node(self._row.host)
-            if node is None or node.api_url in {"", self._row.api_url}:
+            api_url = await services.find_url(self._row.host)
+            if not api_url or api_url in self._addresses:
                 raise
-        self._row = await services.journal.update(self._row, api_url=node.api_url)
-        return await self._open_at(node.api_url, last)
+        self._row = await services.journal.update(self._row, api_url=api_url)
+        self._addresses = (api_url,)
+        return await self._open_at_any(self._addresses, last)
 
-    async def _open_at(self, api_url: str, last: SignedAcknowledgement | None) -> HostConnection:
+    async def _open_at_any(
+        self, addresses: Sequence[str], last: SignedAcknowledgement | None
+    ) -> HostConnection:
+        """At the first address that answers.
+
+        Raises:
+            HostUnresponsive: none does; names each, and why.
+        """
+        failures: list[str] = []
+        for address in addresses:
+            try:
+                return await self._open_at(address, last)
+            except HostUnresponsive as error:
+                failures.append(str(error))
+        raise HostUnresponsive("; ".join(failures))
+
+    async def _open_at(self, address: str, last: SignedAcknowledgement | None) -> HostConnection:
         services = self._services
         exchange = RenterExchange(self._facts, self._head)
         greeting = exchange.greet(self._introduction(last), services.random)
-        stream = await services.dialer.dial(api_url, f"host {self._row.host} at {api_url}")
+        stream = await services.transports.dial(address, self._row.host)
         return await self._stack.enter_async_context(open_connection(stream, exchange, greeting))
 
     def _introduction(self, last: SignedAcknowledgement | None) -> Introduction:

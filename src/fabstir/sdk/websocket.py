@@ -88,8 +88,26 @@ class WebSocketDialer:
 
     reach: Reach
 
-    async def dial(self, api_url: str, peer: str) -> FrameStream:
+    def can_dial(self, address: str) -> bool:
+        return address.partition("://")[0].lower() in _HOST_SCHEMES
+
+    async def dial(self, address: str, peer: str) -> FrameStream:
         """Raises HostUnresponsive: it cannot be reached, or its URL leads where it may not."""
+        return HostSocketStream(await self._connect(address, peer), peer)
+
+    async def measure(self, address: str, peer: str) -> float:
+        """By a ping, which a host's WebSocket answers by itself."""
+        socket = await self._connect(address, peer)
+        try:
+            with anyio.fail_after(OPEN_TIMEOUT):
+                return await (await socket.ping())
+        except (ConnectionClosed, TimeoutError) as exc:
+            raise HostUnresponsive(f"{peer} does not answer a ping") from exc
+        finally:
+            with anyio.CancelScope(shield=True):
+                await socket.close()
+
+    async def _connect(self, api_url: str, peer: str) -> BoundedSocket:
         try:
             socket = await connect_websocket(
                 websocket_url(api_url),
@@ -108,7 +126,7 @@ class WebSocketDialer:
             reason = str(exc) or type(exc).__name__
             raise HostUnresponsive(f"{peer} cannot be reached: {reason}") from exc
         assert isinstance(socket, BoundedSocket), "made by create_connection"
-        return HostSocketStream(socket, peer)
+        return socket
 
 
 def websocket_url(api_url: str) -> str:

@@ -96,6 +96,7 @@ def offer(devnet: Devnet, host: ScriptedHost) -> HostOffer:
         host=host.address,
         peer_id=PEER_ID,
         api_url=host.api_url,
+        addresses=(host.api_url,),
         public_key=host.public_key,
         model=Model(
             model_id=demo_model_id(devnet),

@@ -12,14 +12,17 @@ import pytest
 from tests.integration.sdk.scripted_door import ScriptedDoor, open_scripted_door
 
 from fabstir.crypto import NATIVE
-from fabstir.primitives.errors import PeerUnreachable, RemoteProtocolError
-from fabstir.primitives.ids import ModelId
+from fabstir.primitives.errors import HostUnresponsive, PeerUnreachable, RemoteProtocolError
+from fabstir.primitives.ids import Address, ModelId
 from fabstir.sdk import door as door_module
 from fabstir.sdk.door import MAX_DOOR_BYTES, DoorAnswer, Doors, open_hosts_client
+from fabstir.sdk.transports import Transports
+from fabstir.sdk.websocket import WebSocketDialer
 from fabstir.web.reach import Reach
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
+HOST = Address("0x" + "aa" * 20)
 MODEL_ID = ModelId("0x" + "12" * 32)
 SECRET = bytes([5]) * 32
 PATHS = ["/v1/health", "/v1/models", "/v1/auth/challenge"]
@@ -42,13 +45,26 @@ async def answer_of(doors: Doors, door: ScriptedDoor) -> DoorAnswer:
     return await doors.answer_of(door.url, MODEL_ID, NATIVE.public_key(SECRET))
 
 
-async def test_a_good_door_says_its_context_and_is_measured(
-    doors: Doors, door: ScriptedDoor
-) -> None:
-    answer = await answer_of(doors, door)
+async def test_a_good_door_says_its_context(doors: Doors, door: ScriptedDoor) -> None:
+    assert (await answer_of(doors, door)).max_model_len == 2048
 
-    assert answer.max_model_len == 2048
-    assert 0 < answer.latency < 5
+
+async def test_a_socket_is_measured_by_itself(door: ScriptedDoor) -> None:
+    dialer = WebSocketDialer(Reach(allow_private=True))
+
+    assert 0 < await dialer.measure(door.url, "host") < 5
+
+
+async def test_a_url_without_a_socket_behind_it_is_no_way_to_a_host(door: ScriptedDoor) -> None:
+    transports = Transports([WebSocketDialer(Reach(allow_private=True))])
+    wrong = f"{door.url}/elsewhere"
+    addresses = [wrong, "/ip4/127.0.0.1/tcp/9000/p2p/peer"]
+
+    with pytest.raises(HostUnresponsive) as caught:
+        await transports.measure(addresses, HOST, timeout=5)
+
+    assert f"host {HOST} at {wrong} cannot be reached: " in str(caught.value)
+    assert f"at {addresses[1]} cannot be reached: no transport" in str(caught.value)
 
 
 @pytest.mark.parametrize("path", PATHS)

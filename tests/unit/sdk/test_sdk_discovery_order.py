@@ -15,12 +15,15 @@ from fabstir.chain.contracts import Contracts, NodeInfo
 from fabstir.crypto import NATIVE
 from fabstir.market.selection import HostHistory
 from fabstir.p2p import P2PNode
+from fabstir.primitives.errors import HostUnresponsive
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ChainId, Hash32, ModelId
 from fabstir.primitives.units import PricePerToken, Wei
+from fabstir.protocol.exchange.streams import FrameStream
 from fabstir.sdk.discovery import MAX_CANDIDATES, MAX_PARALLEL, Discovery
 from fabstir.sdk.door import MAX_CONNECTIONS, DoorAnswer, Doors
 from fabstir.sdk.money import PaymentToken
 from fabstir.sdk.offers import Model
+from fabstir.sdk.transports import Transports
 
 pytestmark = pytest.mark.anyio
 
@@ -78,7 +81,20 @@ class OneDoor:
         self.asked.append(api_url)
         if api_url != f"http://{HOSTS[-1]}":
             await anyio.sleep_forever()
-        return DoorAnswer(max_model_len=1, latency=0.0)
+        return DoorAnswer(max_model_len=1)
+
+
+class NearDialer:
+    """All addresses are as near as can be, by a transport that carries nothing."""
+
+    def can_dial(self, address: str) -> bool:
+        return True
+
+    async def dial(self, address: str, peer: str) -> FrameStream:
+        raise HostUnresponsive(f"{peer} is only measured here")
+
+    async def measure(self, address: str, peer: str) -> float:
+        return 0.0
 
 
 async def test_hosts_that_hang_do_not_hide_the_one_that_serves() -> None:
@@ -91,6 +107,7 @@ async def test_hosts_that_hang_do_not_hide_the_one_that_serves() -> None:
         contracts=cast("Contracts", Chain(Nodes())),
         chain_id=ChainId(1),
         crypto=NATIVE,
+        transports=Transports([NearDialer()]),
         doors=cast("Doors", doors),
         histories=histories,
         random=Random(7),

@@ -69,9 +69,14 @@ class CallerStream(FrameStream, Protocol):
 
 
 class Dialer(Protocol):
-    """Opens streams to hosts by one transport."""
+    """Opens streams to hosts by one transport. An address is what a host record names: a URL, or a
+    libp2p multiaddr that ends in /p2p and the host's peer id."""
 
-    async def dial(self, api_url: str, peer: str) -> FrameStream:
+    def can_dial(self, address: str) -> bool:
+        """Whether it is an address of this transport."""
+        ...
+
+    async def dial(self, address: str, peer: str) -> FrameStream:
         """Connect to an address of a host.
 
         Args:
@@ -79,5 +84,13 @@ class Dialer(Protocol):
 
         Raises:
             HostUnresponsive: it cannot be reached.
+        """
+        ...
+
+    async def measure(self, address: str, peer: str) -> float:
+        """Seconds of one round trip to an address of a host, on a stream that was opened for it.
+
+        Raises:
+            HostUnresponsive: it cannot be reached, or does not answer.
         """
         ...
