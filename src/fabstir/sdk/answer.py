@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
+import anyio
+
 from fabstir.primitives.errors import FabstirError, HostUnresponsive
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.additions import Addition
@@ -119,7 +121,10 @@ class AsyncAnswerStream:
 
     async def _take_next(self) -> None:
         try:
-            await self._take(await self._receive())
+            event = await self._receive()
+            # Whoever is cancelled here has agreed to a receipt or has not: never to half of it.
+            with anyio.CancelScope(shield=True):
+                await self._take(event)
         except FabstirError:
             self._has_failed = True
             raise

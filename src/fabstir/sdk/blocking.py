@@ -7,12 +7,13 @@ one that it calls.
 
 from __future__ import annotations
 
-import threading
+import concurrent.futures
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Concatenate, Generic, ParamSpec, TypeVar
 
+import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fabstir.config import Settings
@@ -36,6 +37,29 @@ Asked = TypeVar("Asked")
 Opened = TypeVar("Opened")
 
 
+class _Running(Generic[T]):
+    """A call on the loop, which can be stopped from another thread."""
+
+    def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
+        self._call = call
+        self._scope: anyio.CancelScope | None = None
+        self._has_ended = anyio.Event()
+
+    async def run(self) -> T:
+        try:
+            with anyio.CancelScope() as self._scope:
+                return await self._call()
+            raise concurrent.futures.CancelledError
+        finally:
+            self._has_ended.set()
+
+    async def stop(self) -> None:
+        """Cancel it and wait until it has ended; nothing if it never began."""
+        if self._scope is not None:
+            self._scope.cancel()
+            await self._has_ended.wait()
+
+
 class _Blocking(Generic[Inner]):
     """Something asynchronous, and the loop that it lives on."""
 
@@ -46,20 +70,15 @@ class _Blocking(Generic[Inner]):
     def _wait_for(self, call: Callable[[], Awaitable[T]]) -> T:
         """What the call returns. Whoever interrupts it (Ctrl-C) cancels it, and finds it ended:
         two calls at a time would read one stream."""
-        is_done = threading.Event()
-
-        async def run() -> T:
-            try:
-                return await call()
-            finally:
-                is_done.set()
-
-        future = self._portal.start_task_soon(run)
+        running = _Running(call)
         try:
-            return future.result()
+            return self._portal.call(running.run)
+        except Exception:
+            raise
         except BaseException:
-            future.cancel()
-            is_done.wait()
+            # Wherever it came: the loop takes its work in turn, so a call that is still to begin
+            # has begun when this one does.
+            self._portal.call(running.stop)
             raise
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from tests.unit.doors.hosting import open_door
 from tests.unit.protocol.exchange.meeting import HOST
@@ -42,6 +43,27 @@ async def test_a_session_is_held_and_paid_for_without_socket_and_chain(tmp_path:
     assert settlement.tokens_settled == session.info.tokens_agreed == 107
     assert settlement.host_paid == session.cost == settlement.deposit - settlement.refund
     assert renting.dialer.dialled == [NEAR]
+
+
+async def test_who_is_cancelled_while_agreeing_to_a_receipt_has_agreed_to_it(
+    tmp_path: Path,
+) -> None:
+    async with open_renting(tmp_path, WORDS) as renting:
+        session = renting.session
+        with anyio.CancelScope() as scope:
+
+            async def cancelled() -> None:
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+
+            renting.rail.while_agreeing = cancelled
+            async with session.chat(HELLO, sampling=SamplingParams(max_tokens=10)) as answer:
+                await answer.complete()
+        async with session.chat(HELLO, sampling=SamplingParams(max_tokens=3)) as short:
+            await short.complete()
+
+    assert scope.cancelled_caught
+    assert session.tokens == 13
 
 
 async def test_an_address_that_is_gone_is_passed_over(tmp_path: Path) -> None:
