@@ -36,6 +36,11 @@ def blocks_of(text: str) -> list[str]:
     return re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
+def programs_of(text: str) -> list[str]:
+    """What is to be saved and run."""
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
 def commands_of(block: str) -> list[str]:
     """Its commands, each on one line and without its comment."""
     lines = block.replace("\\\n", " ").splitlines()
@@ -79,6 +84,8 @@ class Reader:
                 await self.serve(command)
             case [_, "chat"]:
                 await self.chat(command)
+            case [_, "ask.py"]:
+                await self.ask(command)
             case _:
                 _, process = await self.open(command.replace("9000/p2p/...", self.bootstrap))
                 await self.ended(process)
@@ -120,6 +127,12 @@ class Reader:
         await screen.see("refund")
         await self.ended(process)
 
+    async def ask(self, command: str) -> None:
+        screen, process = await self.open(f"env {command}")
+        await screen.see(" tokens: 0.0")
+        await screen.see("back: 0.000")
+        await self.ended(process)
+
 
 @pytest.fixture
 def place() -> Iterator[Place]:
@@ -143,6 +156,8 @@ async def test_every_block_works_in_its_turn(place: Place, demo_model: Path) -> 
     (place.home / ".venv").symlink_to(ROOT / ".venv")
     text = (ROOT / "README.md").read_text("utf-8")
     (place.home / "README.md").write_text(text, "utf-8")
+    (program,) = programs_of(text)
+    (place.home / "ask.py").write_text(program, "utf-8")
     make, *talk, files, over_http = blocks_of(text)
 
     async with AsyncExitStack() as stack:
@@ -161,4 +176,4 @@ async def test_every_block_works_in_its_turn(place: Place, demo_model: Path) -> 
         await reader.ended(process)
 
     assert commands_of(make) == ["make demo", "make test"]
-    assert len(talk) == 5
+    assert len(talk) == 6
