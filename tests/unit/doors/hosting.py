@@ -206,6 +206,7 @@ class OpenDoor:
     door: SessionDoor
     ledger: HostLedger
     rail: JournalRail
+    gate: Gate
     book: SessionBook
     engine: Reader
     random: Callable[[int], bytes]
@@ -273,7 +274,9 @@ async def open_door(
             strangers=Strangers(),
             describe_error=error_message,
         )
-        opened = OpenDoor(SessionDoor(services), ledger, rail, book, engine, randomness(7), tasks)
+        opened = OpenDoor(
+            SessionDoor(services), ledger, rail, gate, book, engine, randomness(7), tasks
+        )
         try:
             yield opened
         finally:

@@ -19,6 +19,7 @@ from fabstir.primitives.ids import JobId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
 from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.authorization import SessionKeyAuthorization
+from fabstir.protocol.client_messages import EncryptedSessionInit
 from fabstir.protocol.commitments import (
     NO_ADDITIONS,
     derive_seed,
@@ -26,6 +27,7 @@ from fabstir.protocol.commitments import (
     request_digest,
     seed_commitment,
 )
+from fabstir.protocol.envelope import NONCE_BYTES, seal_init
 from fabstir.protocol.era_c import EraCRequest
 from fabstir.protocol.exchange.account import HostAccount
 from fabstir.protocol.exchange.answers import End, Piece
@@ -51,6 +53,7 @@ from fabstir.protocol.payloads import (
     ClosedPlaintext,
     EndPlaintext,
     ExtensionTerms,
+    InitPlaintext,
     ReceiptPlaintext,
 )
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement, Work, sign_receipt
@@ -109,6 +112,23 @@ def introduction(last: SignedAcknowledgement | None = None) -> Introduction:
         recovery_public_key=NATIVE.public_key(SESSION_SECRET),
         authorization=authorization.sign(WALLET_SECRET, DOMAIN, NATIVE),
         last_acknowledgement=last,
+    )
+
+
+def era_c_init(secret: bytes = SESSION_SECRET, *, inside: JobId = JOB) -> EncryptedSessionInit:
+    """An existing client's handshake, signed with `secret`; what is sealed names job `inside`."""
+    random = randomness(secret[0])
+    payload = seal_init(
+        InitPlaintext(job_id=inside, model_name="any", session_key=bytes(32)).encode(),
+        host_public_key=NATIVE.public_key(ENCRYPTION_SECRET),
+        ephemeral_secret=random(32),
+        signing_secret=secret,
+        nonce=random(NONCE_BYTES),
+        aad=b"",
+        crypto=NATIVE,
+    )
+    return EncryptedSessionInit(
+        session_id=str(JOB), job_id=JOB, chain_id=None, payload=payload, id="1"
     )
 
 
