@@ -23,7 +23,6 @@ import typer
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -226,6 +225,8 @@ class StatusLine:
     """One line on standard error that says what is being done, where somebody sees it."""
 
     def __init__(self, text: str) -> None:
+        from rich.status import Status  # its spinners take time that `--help` has no use for
+
         self._status = Status(Text(one_line(text)), console=error_console)
 
     def start(self) -> None:
