@@ -41,7 +41,7 @@ from fabstir.engines import (
     GenerationRequest,
 )
 from fabstir.market.ledger import HostLedger
-from fabstir.primitives.errors import SessionRefused
+from fabstir.primitives.errors import EngineUnavailable, SessionRefused
 from fabstir.primitives.ids import JobId, ModelId
 from fabstir.protocol.capabilities import ModelCapability
 from fabstir.protocol.content import Message
@@ -100,11 +100,16 @@ class JournalRail:
 
 @dataclass(slots=True)
 class Reader:
-    """An engine that reads a text out, a word a token. Its model is what is not tested here."""
+    """An engine that reads a text out, a word a token. Its model is what is not tested here.
+
+    Attributes:
+        fails_after: so many words.
+    """
 
     words: Sequence[str]
     state: EngineState = EngineState.READY
     num_cancelled: int = 0
+    fails_after: int | None = None
     info: EngineInfo = field(
         default_factory=lambda: EngineInfo(
             model="reader",
@@ -137,6 +142,8 @@ class Reader:
         words = self.words[begun : begun + request.sampling.max_tokens]
         for number, word in enumerate(words, start=begun):
             await anyio.sleep(0)
+            if number == self.fails_after:
+                raise EngineUnavailable("the reader lost its place")
             yield GenerationChunk(word, (1000 + number,))
         is_whole = begun + len(words) == len(self.words)
         yield GenerationEnd(

@@ -31,7 +31,7 @@ from tests.unit.protocol.exchange.meeting import (
 from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import HostUnresponsive, SessionRefused
 from fabstir.primitives.ids import Hash32, JobId, ModelId
-from fabstir.primitives.units import TokenCount
+from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.client_messages import EncryptedMessage, EncryptedSessionInit
 from fabstir.protocol.envelope import NONCE_BYTES, seal_init, seal_payload
 from fabstir.protocol.exchange.account import MAX_LOST_TOKENS
@@ -42,6 +42,7 @@ from fabstir.protocol.host_messages import ProofMessage
 from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
 from fabstir.protocol.payloads import InitPlaintext
 from fabstir.protocol.receipts import ChainHead, SignedAcknowledgement
+from fabstir.protocol.request import RequestPlaintext
 from fabstir.sdk.answer import AsyncAnswerStream
 from fabstir.sdk.connection import HostConnection, open_connection
 
@@ -58,9 +59,13 @@ def anyio_backend() -> str:
 
 @asynccontextmanager
 async def connected(
-    host: OpenDoor, head: ChainHead | None = None, last: SignedAcknowledgement | None = None
+    host: OpenDoor,
+    head: ChainHead | None = None,
+    last: SignedAcknowledgement | None = None,
+    *,
+    deposit: Wei = FACTS.deposit,
 ) -> AsyncGenerator[HostConnection]:
-    exchange = RenterExchange(FACTS, head or ChainHead())
+    exchange = RenterExchange(replace(FACTS, deposit=deposit), head or ChainHead())
     greeting = exchange.greet(introduction(last), host.random)
     async with open_connection(host.dial(), exchange, greeting) as connection:
         yield connection
@@ -71,7 +76,11 @@ async def agree(verified: Verified) -> SignedAcknowledgement:
 
 
 async def ask(connection: HostConnection, max_tokens: int = 500) -> AsyncAnswerStream:
-    await connection.send(connection.exchange.ask(asking_for(max_tokens)))
+    return await ask_for(connection, asking_for(max_tokens))
+
+
+async def ask_for(connection: HostConnection, request: RequestPlaintext) -> AsyncAnswerStream:
+    await connection.send(connection.exchange.ask(request))
     assert connection.exchange.verifier is not None
     return AsyncAnswerStream(connection, connection.exchange.verifier, FACTS, agree)
 
@@ -274,10 +283,11 @@ async def test_a_handshake_is_used_once(tmp_path: Path) -> None:
 class EraC:
     """An existing client: no proof, no receipts, one key."""
 
-    def __init__(self, stream: MemoryStream, secret: bytes) -> None:
+    def __init__(self, stream: MemoryStream, secret: bytes, *, draws: int = 0) -> None:
+        """`draws`: which of a client's streams of randomness; no two may be the same."""
         self.stream = stream
         self._secret = secret
-        self._random = randomness()
+        self._random = randomness(draws)
         self._key = secret
 
     async def send(self, frame: Frame) -> None:
