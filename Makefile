@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 .DEFAULT_GOAL := check
-.PHONY: test-engines demo test check static unit bench test-hostile test-s5 bench-s5 setup gate-packages
+.PHONY: coverage test-engines demo test check static unit bench test-hostile test-s5 bench-s5 setup gate-packages
 
 demo: setup
 	$(BIN)/fabstir demo
@@ -68,6 +68,12 @@ test-engines: setup
 
 test-hostile: setup
 	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --heavy tests/e2e/hostile
+
+# What decides about money, by unit tests alone: no socket, no chain, no model.
+coverage: setup
+	$(BIN)/pytest -q tests/unit/protocol/exchange tests/unit/serving tests/unit/doors tests/unit/rails \
+	  --cov=fabstir.protocol.exchange --cov=fabstir.serving --cov=fabstir.rails --cov-branch \
+	  --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 bench-s5: setup
 	$(BIN)/python -m bench.s5

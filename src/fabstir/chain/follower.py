@@ -77,6 +77,11 @@ class Rollback(_Step):
 
     to_block: int
 
+    @property
+    def logs(self) -> tuple[Log, ...]:
+        """None: what follows is read again."""
+        return ()
+
 
 class LogFollower:
     """An endless asynchronous iterator of batches and rollbacks. Made by `follow_logs`.

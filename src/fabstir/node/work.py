@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fabstir.chain.contracts import MarketplaceTerms
 from fabstir.chain.gas_price import watch_gas_price
-from fabstir.chain.identity import confirm_chain_identity
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.doors.errors import error_message
@@ -29,6 +27,7 @@ from fabstir.rails.session_job.checkpoint_files import CheckpointFiles
 from fabstir.rails.session_job.checkpoints import Checkpoints
 from fabstir.rails.session_job.claims import Claimer
 from fabstir.rails.session_job.follower import SessionFollower
+from fabstir.rails.session_job.marketplace import MarketplaceOnChain
 from fabstir.rails.session_job.rail import SessionJobRail
 from fabstir.rails.session_job.records import ChainRecords
 from fabstir.rails.session_job.settler import Settler
@@ -74,19 +73,23 @@ async def build_work(
     host, wallet_secret = market.signer.address, market.signer.secret_key
     domain = Domain(settings.chain.chain_id, marketplace.address)
     ledger = HostLedger(market.db, domain.chain_id, domain.contract)
-    chain_time = _chain_clock(market)
     contract_terms = await marketplace.terms()
     terms = host_terms(settings, contract_terms, usdc=market.contracts.usdc.address)
-    gas_price = await watch_gas_price(market.chain, time.monotonic)
+    contract = MarketplaceOnChain(
+        marketplace=marketplace,
+        chain=market.chain,
+        db=market.db,
+        queue=market.queue,
+        gas=await watch_gas_price(market.chain, time.monotonic),
+    )
 
     party = Party(domain=domain, host=host, crypto=NATIVE)
     book = SessionBook(ledger, secrets.token_bytes)
     records = ChainRecords(
-        marketplace=marketplace,
+        contract=contract,
         ledger=ledger,
         domain=domain,
         clock=time.time,
-        check_chain=lambda: confirm_chain_identity(market.chain, market.db),
         on_restart=book.forget,
     )
     checkpoints = Checkpoints(
@@ -102,11 +105,9 @@ async def build_work(
         ledger=ledger,
         prover=ReceiptChainProver(),
         checkpoints=checkpoints,
-        marketplace=marketplace,
+        contract=contract,
         records=records,
         terms=terms,
-        gas_price=gas_price,
-        queue=market.queue,
         live=book,
         observe=metrics.tokens_proven.inc,
         on_mined=checkpoint_files.changed,
@@ -114,26 +115,21 @@ async def build_work(
     settler = Settler(
         ledger=ledger,
         claimer=claimer,
-        marketplace=marketplace,
+        contract=contract,
         records=records,
         terms=terms,
-        gas_price=gas_price,
-        queue=market.queue,
         live=book,
         dispute_window=contract_terms.dispute_window,
         reconnect_grace=settings.host.reconnect_grace_seconds,
-        chain_time=chain_time,
         clock=time.time,
         serving_since=time.time(),
         poll_seconds=settings.chain.poll_seconds,
     )
     admission = JobAdmission(
-        marketplace=marketplace,
+        contract=contract,
         records=records,
         terms=terms,
-        gas_price=gas_price,
         host=host,
-        chain_time=chain_time,
         clock=time.time,
     )
     rail = SessionJobRail(admission=admission, settler=settler)
@@ -171,7 +167,7 @@ async def build_work(
     metrics.live_sessions.set_function(lambda: len(book))
     metrics.sockets.set_function(lambda: len(door))
     follower = SessionFollower(
-        marketplace=marketplace,
+        contract=contract,
         records=records,
         ledger=ledger,
         settler=settler,
@@ -202,12 +198,3 @@ def host_terms(settings: Settings, contract: MarketplaceTerms, *, usdc: Address)
         fee=contract.fee,
         min_proven=contract.min_proven_tokens,
     )
-
-
-def _chain_clock(market: HostMarket) -> Callable[[], Awaitable[int]]:
-    """The chain's time: its newest block's, or this machine's where no block came for a while."""
-
-    async def chain_time() -> int:
-        return max(int(time.time()), (await market.chain.latest_block()).timestamp)
-
-    return chain_time

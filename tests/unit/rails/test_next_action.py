@@ -10,7 +10,7 @@ from fabstir.db.host_sessions import SessionRow, SessionState
 from fabstir.market.ledger import Balance
 from fabstir.primitives.ids import Address, ChainId, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
-from fabstir.rails.session_job.settler import Action, Situation, next_action
+from fabstir.rails.session_job.situation import Action, Situation, next_action
 
 START = 1_000_000
 RENTER = Address("0x" + "11" * 20)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from fabstir.chain.contracts import Marketplace, SessionStatus
-from fabstir.chain.gas_price import GasPrice
+from fabstir.chain.contracts import SessionStatus
 from fabstir.db.host_sessions import SessionRow, SessionState
 from fabstir.market.worth import HostTerms
 from fabstir.primitives.errors import SessionRefused
 from fabstir.primitives.ids import Address, JobId, ModelId
 from fabstir.protocol.exchange.handshake import Greeting
 from fabstir.rails.rail import Funding
+from fabstir.rails.session_job.contract import SessionContract
 from fabstir.rails.session_job.records import ChainRecords
 
 _MAX_JOB_ID: Final = 1 << 63
@@ -24,12 +24,10 @@ _MAX_JOB_ID: Final = 1 << 63
 class JobAdmission:
     """The checks, with what they look at."""
 
-    marketplace: Marketplace
+    contract: SessionContract
     records: ChainRecords
     terms: HostTerms
-    gas_price: GasPrice
     host: Address
-    chain_time: Callable[[], Awaitable[int]]
     clock: Callable[[], float]
 
     async def admit(self, greeting: Greeting, accept: Callable[[ModelId], object]) -> Funding:
@@ -46,7 +44,7 @@ class JobAdmission:
     async def _check_job(self, job_id: JobId, accept: Callable[[ModelId], object]) -> SessionRow:
         if job_id >= _MAX_JOB_ID:
             raise SessionRefused("SESSION_NOT_FOUND", f"there is no session {job_id}")
-        job = await self.marketplace.session(job_id)
+        job = await self.contract.session(job_id)
         if job is None:
             domain = self.records.domain
             raise SessionRefused(
@@ -63,7 +61,7 @@ class JobAdmission:
                 "SESSION_NOT_ACTIVE",
                 f"session {job_id} is {job.status.name.lower()} on chain: open another",
             )
-        if await self.chain_time() > job.start_time + job.max_duration:
+        if await self.contract.time() > job.start_time + job.max_duration:
             raise SessionRefused(
                 "SESSION_EXPIRED",
                 f"session {job_id} is past its {job.max_duration} seconds: open another",
@@ -78,7 +76,7 @@ class JobAdmission:
 
     async def _check_terms(self, row: SessionRow) -> None:
         """Before a session is used for the first time: it must be worth this host's while."""
-        objection = self.terms.objection(row, await self.gas_price.look())
+        objection = self.terms.objection(row, await self.contract.look_at_gas_price())
         if objection is not None:
             raise SessionRefused(
                 "TERMS_REFUSED",
@@ -88,4 +86,4 @@ class JobAdmission:
     async def _speaks_for(self, row: SessionRow, wallet: Address) -> bool:
         if wallet == row.depositor:
             return True
-        return await self.marketplace.is_delegate(row.depositor, wallet)
+        return await self.contract.is_delegate(row.depositor, wallet)

@@ -12,9 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fabstir.chain.contracts import Marketplace, SessionStatus
-from fabstir.chain.gas_price import GasPrice
-from fabstir.chain.transactions import TransactionQueue
+from fabstir.chain.contracts import SessionStatus
 from fabstir.db.claims import ClaimRow, ClaimState
 from fabstir.db.host_sessions import SessionRow
 from fabstir.market.ledger import Balance, HostLedger
@@ -27,6 +25,7 @@ from fabstir.proofs.prover import ClaimedWork, Prover
 from fabstir.protocol.host_messages import ProofMessage
 from fabstir.rails.rail import LiveSessions, Said
 from fabstir.rails.session_job.checkpoints import Checkpoints
+from fabstir.rails.session_job.contract import SessionContract
 from fabstir.rails.session_job.records import ChainRecords
 from fabstir.telemetry.waiting import KeyedLocks
 
@@ -45,11 +44,9 @@ class Claimer:
     ledger: HostLedger
     prover: Prover
     checkpoints: Checkpoints
-    marketplace: Marketplace
+    contract: SessionContract
     records: ChainRecords
     terms: HostTerms
-    gas_price: GasPrice
-    queue: TransactionQueue
     live: LiveSessions
     observe: Callable[[int], None]
     on_mined: Callable[[JobId], None]
@@ -62,7 +59,7 @@ class Claimer:
             ChainError: the transaction could not be sent; the plan stays and is tried again.
         """
         async with self._locks.hold(job_id):
-            job = await self.marketplace.session(job_id)
+            job = await self.contract.session(job_id)
             if job is None:
                 raise ChainError(f"the chain does not know session {job_id} (any more)")
             if job.status != SessionStatus.ACTIVE:
@@ -82,7 +79,7 @@ class Claimer:
 
     async def min_claim(self, row: SessionRow, balance: Balance) -> int:
         """The fewest tokens for which a claim of the session is sent now. Raises ChainError."""
-        return self.terms.min_claim(row, balance.proven, await self.gas_price.look())
+        return self.terms.min_claim(row, balance.proven, await self.contract.look_at_gas_price())
 
     async def _finish_planned(self, row: SessionRow) -> None:
         for claim in await self.ledger.claims(row.job_id):
@@ -122,27 +119,27 @@ class Claimer:
         return claim
 
     async def _send(self, row: SessionRow, claim: ClaimRow) -> None:
-        call = self.marketplace.submit_proof(
-            row.job_id,
-            claim.num_tokens,
-            claim.proof_hash,
-            proof_cid=claim.proof_cid,
-            delta_cid=claim.delta_cid,
-        )
         key = f"{row.contract}:{row.job_id}:proof:{claim.claim_index}"
         try:
-            mined = await self.queue.send(key, call)
+            tx_hash = await self.contract.submit_proof(
+                key,
+                row.job_id,
+                claim.num_tokens,
+                claim.proof_hash,
+                proof_cid=claim.proof_cid,
+                delta_cid=claim.delta_cid,
+            )
         except TransactionReverted as error:
             await self._refused(row, claim, error)
             return
-        await self.ledger.finish_claim(row.job_id, claim, ClaimState.MINED, tx_hash=mined.tx_hash)
+        await self.ledger.finish_claim(row.job_id, claim, ClaimState.MINED, tx_hash=tx_hash)
         self.observe(claim.num_tokens)
         self.on_mined(row.job_id)
         self._tell(row, claim)
 
     async def _refused(self, row: SessionRow, claim: ClaimRow, error: TransactionReverted) -> None:
         """Give a claim up if it can never go through; else it stays planned."""
-        job = await self.marketplace.session(row.job_id)
+        job = await self.contract.session(row.job_id)
         is_over = job is None or job.status != SessionStatus.ACTIVE
         if is_over or error.tx_hash is not None:
             tx_hash = Hash32(error.tx_hash) if error.tx_hash else None

@@ -9,44 +9,58 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Final, Protocol
 
 import anyio
 
-from fabstir.chain.contracts import Marketplace, SessionStatus
+from fabstir.chain.contracts import SessionStatus
 from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, decode_event
-from fabstir.chain.follower import LogBatch, Rollback
 from fabstir.chain.records import Log
 from fabstir.market.ledger import HostLedger
 from fabstir.primitives.errors import ChainError, StorageError
 from fabstir.primitives.ids import Address, JobId
+from fabstir.rails.session_job.contract import SessionContract
 from fabstir.rails.session_job.records import ChainRecords
 from fabstir.rails.session_job.settler import Settler
 
 _logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 2.0
+RETRY_SECONDS: Final = 2.0
 """Before events are looked at again that the chain or the journal failed."""
+
+
+class ChainStep(Protocol):
+    """What `chain.follower` gives: the events of some blocks, or that blocks left the chain."""
+
+    @property
+    def logs(self) -> Sequence[Log]:
+        """In the order of the chain; none where blocks left it."""
+        ...
+
+    async def commit(self) -> None:
+        """They are dealt with; raises StorageError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFollower:
     """Books what happens to this host's sessions on chain."""
 
-    marketplace: Marketplace
+    contract: SessionContract
     records: ChainRecords
     ledger: HostLedger
     settler: Settler
     host: Address
+    retry_seconds: float = RETRY_SECONDS
 
-    async def run(self, steps: AsyncIterator[LogBatch | Rollback]) -> None:
+    async def run(self, steps: AsyncIterator[ChainStep]) -> None:
         """Until cancelled."""
         async for step in steps:
-            if isinstance(step, LogBatch):
-                await self._book(step.logs)
+            await self._book(step.logs)
             await self._commit(step)
             self.settler.wake()
 
-    async def _commit(self, step: LogBatch | Rollback) -> None:
+    async def _commit(self, step: ChainStep) -> None:
         """However long the journal is away."""
         while True:
             try:
@@ -54,13 +68,13 @@ class SessionFollower:
             except StorageError as error:
                 extra = {"reason": str(error)}
                 _logger.warning("how far events were read is noted soon", extra=extra)
-            await anyio.sleep(RETRY_SECONDS)
+            await anyio.sleep(self.retry_seconds)
 
     async def _book(self, logs: Sequence[Log]) -> None:
         """Look at what the events are about, however long chain and journal cannot be asked."""
         for log in logs:
             while not await self._look_at(log):  # noqa: ASYNC110 - nobody tells when they can
-                await anyio.sleep(RETRY_SECONDS)
+                await anyio.sleep(self.retry_seconds)
 
     async def _look_at(self, log: Log) -> bool:
         try:
@@ -83,7 +97,7 @@ class SessionFollower:
         return True
 
     async def _opened(self, job_id: JobId) -> None:
-        job = await self.marketplace.session(job_id)
+        job = await self.contract.session(job_id)
         if job is None or job.status != SessionStatus.ACTIVE:
             return
         await self.records.row_of(job)
@@ -92,4 +106,4 @@ class SessionFollower:
 
     async def _ended(self, job_id: JobId) -> None:
         if await self.ledger.session(job_id) is not None:
-            await self.settler.record_end(job_id, await self.marketplace.session(job_id))
+            await self.settler.record_end(job_id, await self.contract.session(job_id))

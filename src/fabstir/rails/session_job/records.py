@@ -7,15 +7,16 @@ chain's begins anew.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from fabstir.chain.contracts import Marketplace, SessionJob
+from fabstir.chain.contracts import SessionJob
 from fabstir.db.host_sessions import SessionRow, SessionState
 from fabstir.market.ledger import HostLedger
 from fabstir.primitives.ids import JobId, ModelId
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.eip712 import Domain
+from fabstir.rails.session_job.contract import SessionContract
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,15 +24,13 @@ class ChainRecords:
     """Reads sessions from the chain into the journal.
 
     Attributes:
-        check_chain: raises ChainError if another chain answers than the journal's.
         on_restart: told of each session whose books began anew; must not wait.
     """
 
-    marketplace: Marketplace
+    contract: SessionContract
     ledger: HostLedger
     domain: Domain
     clock: Callable[[], float]
-    check_chain: Callable[[], Awaitable[None]]
     on_restart: Callable[[JobId], None]
 
     async def row_of(self, job: SessionJob) -> SessionRow:
@@ -40,8 +39,8 @@ class ChainRecords:
         Raises:
             ChainError: the chain does not answer, or is another one.
         """
-        await self.check_chain()
-        model_id = await self.marketplace.session_model(job.id)
+        await self.contract.check_chain()
+        model_id = await self.contract.session_model(job.id)
         fresh = row_of_job(job, model_id, self.domain, self.clock())
         row, is_replaced = await self.ledger.remember(fresh)
         if is_replaced:
