@@ -11,8 +11,6 @@ import anyio
 from starlette.routing import BaseRoute
 
 from fabstir.chain.encryption_key import load_or_create_encryption_key
-from fabstir.chain.events import SessionCompleted, SessionCreated, SessionTimedOut, event_filter
-from fabstir.chain.follower import follow_logs
 from fabstir.chain.identity import confirm_chain_identity
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
@@ -41,6 +39,8 @@ from fabstir.primitives.errors import ChainReplaced
 from fabstir.primitives.ids import Address
 from fabstir.protocol.host_record import HostModel, HostRecord
 from fabstir.protocol.limits import MAX_FRAME_BYTES
+from fabstir.rails.rail import Rail
+from fabstir.s5.ports import Blobs
 from fabstir.s5.run.build import S5Running, open_s5
 from fabstir.serving.models import ServedModel, ServedModels
 from fabstir.telemetry import CheckResult, HealthChecks
@@ -80,10 +80,7 @@ class Host:
         """Take no new work, finish what runs, prove what was agreed to, settle what can be."""
         self.work.book.is_draining = True
         await self.work.door.drain()
-        with anyio.move_on_after(DRAIN_SECONDS):
-            await self.work.settler.prove_all()
-        with anyio.move_on_after(DRAIN_SECONDS):
-            await self.work.settler.settle_closing()
+        await self.work.rail.drain(DRAIN_SECONDS)
 
 
 @asynccontextmanager
@@ -125,7 +122,7 @@ async def open_host(
             Strangers(on_refused=doors.on_refused("api")),
         )
         health = _health(market, models, s5, supervision, reachability)
-        routes = _routes(market, models, work, health, encryption_secret)
+        routes = _routes(market, models, work, blobs, health, encryption_secret)
         app = create_app(routes, on_refused=doors.on_refused("api"))
         await enter(
             open_server(app, listener, max_frame_bytes=MAX_FRAME_BYTES, connections=connections)
@@ -136,7 +133,7 @@ async def open_host(
         await market.registrar.ensure(entry, confirm)
         make_record = _record_maker(market, entry, models, p2p)
         advertiser = await enter(open_advertiser(p2p, make_record, entry.models))
-        await enter(_background(market, work, supervision, reachability))
+        await enter(_background(work.rail, supervision, reachability))
         serving = Host(
             market=market,
             models=models,
@@ -157,6 +154,7 @@ def _routes(
     market: HostMarket,
     models: ServedModels,
     work: HostWork,
+    blobs: Blobs,
     health: Callable[[], Awaitable[Json]],
     encryption_secret: bytes,
 ) -> list[BaseRoute]:
@@ -171,7 +169,7 @@ def _routes(
         encryption_secret=encryption_secret,
         crypto=NATIVE,
     )
-    evidence = PublishedEvidence(checkpoint_index=work.checkpoints.index, blobs=work.blobs)
+    evidence = PublishedEvidence(checkpoint_index=work.rail.checkpoints.index, blobs=blobs)
     return [*facts.routes(), *evidence.routes(), *WebSocketDoor(work.door).routes()]
 
 
@@ -212,28 +210,13 @@ def _commands(host: Host) -> dict[str, Command]:
 
 @asynccontextmanager
 async def _background(
-    market: HostMarket, work: HostWork, supervision: Supervision, reachability: Reachability
+    rail: Rail, supervision: Supervision, reachability: Reachability
 ) -> AsyncGenerator[None]:
-    """Follow the chain and settle, for the length of the block."""
-    marketplace = market.contracts.marketplace
-    wanted = event_filter([marketplace.address], SessionCreated, SessionCompleted, SessionTimedOut)
-    async with (
-        follow_logs(
-            market.chain,
-            market.db,
-            name=f"sessions:{marketplace.address}",
-            log_filter=wanted,
-            start_block=market.contracts.deployment.block_number,
-            ws_url=market.settings.chain.ws_url,
-            poll_interval=market.settings.chain.poll_seconds,
-        ) as steps,
-        anyio.create_task_group() as tasks,
-    ):
-        keep = supervision.keep
-        tasks.start_soon(keep, "settlement", work.settler.run)
-        tasks.start_soon(keep, "checkpoint index", work.checkpoint_files.run)
-        tasks.start_soon(keep, "look at the chain's events", partial(work.follower.run, steps))
-        tasks.start_soon(keep, "look at libp2p", reachability.run)
+    """What goes on beside serving, for the length of the block."""
+    async with anyio.create_task_group() as tasks:
+        for name, task in rail.background.items():
+            tasks.start_soon(supervision.keep, name, task)
+        tasks.start_soon(supervision.keep, "look at libp2p", reachability.run)
         yield
         tasks.cancel_scope.cancel()
 

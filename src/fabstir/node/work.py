@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import time
 from dataclasses import dataclass
 
 from fabstir.chain.contracts import MarketplaceTerms
-from fabstir.chain.gas_price import watch_gas_price
 from fabstir.config import Settings
 from fabstir.crypto import NATIVE
 from fabstir.doors.errors import error_message
@@ -22,15 +20,9 @@ from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.proofs.receipt_chain import ReceiptChainProver
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.exchange.handshake import Party
-from fabstir.rails.session_job.admission import JobAdmission
-from fabstir.rails.session_job.checkpoint_files import CheckpointFiles
-from fabstir.rails.session_job.checkpoints import Checkpoints
-from fabstir.rails.session_job.claims import Claimer
-from fabstir.rails.session_job.follower import SessionFollower
-from fabstir.rails.session_job.marketplace import MarketplaceOnChain
+from fabstir.rails.rail import Rail
+from fabstir.rails.session_job.build import ClaimEvidence, HostWallet, build_rail
 from fabstir.rails.session_job.rail import SessionJobRail
-from fabstir.rails.session_job.records import ChainRecords
-from fabstir.rails.session_job.settler import Settler
 from fabstir.s5.fs import FileSystem
 from fabstir.s5.ports import Blobs
 from fabstir.serving.answer import AnswerServices
@@ -41,15 +33,10 @@ from fabstir.serving.models import ServedModels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostWork:
-    """Serving, claiming and settling, for one host."""
+    """Serving and being paid, for one host."""
 
-    ledger: HostLedger
-    blobs: Blobs
     book: SessionBook
-    checkpoints: Checkpoints
-    checkpoint_files: CheckpointFiles
-    settler: Settler
-    follower: SessionFollower
+    rail: SessionJobRail
     door: SessionDoor
 
 
@@ -69,70 +56,13 @@ async def build_work(
         files: this node's file system, where the checkpoints' indexes lie.
         strangers: counts what callers cost who are not known yet.
     """
-    settings, marketplace = market.settings, market.contracts.marketplace
-    host, wallet_secret = market.signer.address, market.signer.secret_key
-    domain = Domain(settings.chain.chain_id, marketplace.address)
+    marketplace = market.contracts.marketplace
+    domain = Domain(market.settings.chain.chain_id, marketplace.address)
     ledger = HostLedger(market.db, domain.chain_id, domain.contract)
-    contract_terms = await marketplace.terms()
-    terms = host_terms(settings, contract_terms, usdc=market.contracts.usdc.address)
-    contract = MarketplaceOnChain(
-        marketplace=marketplace,
-        chain=market.chain,
-        db=market.db,
-        queue=market.queue,
-        gas=await watch_gas_price(market.chain, time.monotonic),
-    )
-
-    party = Party(domain=domain, host=host, crypto=NATIVE)
     book = SessionBook(ledger, secrets.token_bytes)
-    records = ChainRecords(
-        contract=contract,
-        ledger=ledger,
-        domain=domain,
-        clock=time.time,
-        on_restart=book.forget,
-    )
-    checkpoints = Checkpoints(
-        blobs=blobs,
-        ledger=ledger,
-        host=host,
-        wallet_secret=wallet_secret,
-        crypto=NATIVE,
-        random=secrets.token_bytes,
-    )
-    checkpoint_files = CheckpointFiles(checkpoints, files)
-    claimer = Claimer(
-        ledger=ledger,
-        prover=ReceiptChainProver(),
-        checkpoints=checkpoints,
-        contract=contract,
-        records=records,
-        terms=terms,
-        live=book,
-        observe=metrics.tokens_proven.inc,
-        on_mined=checkpoint_files.changed,
-    )
-    settler = Settler(
-        ledger=ledger,
-        claimer=claimer,
-        contract=contract,
-        records=records,
-        terms=terms,
-        live=book,
-        dispute_window=contract_terms.dispute_window,
-        reconnect_grace=settings.host.reconnect_grace_seconds,
-        clock=time.time,
-        serving_since=time.time(),
-        poll_seconds=settings.chain.poll_seconds,
-    )
-    admission = JobAdmission(
-        contract=contract,
-        records=records,
-        terms=terms,
-        host=host,
-        clock=time.time,
-    )
-    rail = SessionJobRail(admission=admission, settler=settler)
+    evidence = ClaimEvidence(prover=ReceiptChainProver(), crypto=NATIVE, blobs=blobs, files=files)
+    rail = await _build_rail(market, ledger, domain, evidence, book, metrics)
+    party = Party(domain=domain, host=market.signer.address, crypto=NATIVE)
     gate = Gate(
         party=party,
         rail=rail,
@@ -140,22 +70,9 @@ async def build_work(
         models=models,
         encryption_secret=encryption_secret,
     )
-    answers = AnswerServices(
-        ledger=ledger,
-        domain=domain,
-        crypto=NATIVE,
-        wallet_secret=wallet_secret,
-        acknowledgement_timeout=settings.host.acknowledgement_timeout_seconds,
-        rail=rail,
-        random=secrets.token_bytes,
-        observe_first_token=lambda name, seconds: metrics.first_token_seconds.labels(name).observe(
-            seconds
-        ),
-        observe_tokens=lambda name, num: metrics.tokens_delivered.labels(name).inc(num),
-    )
     door = SessionDoor(
         DoorServices(
-            answers=answers,
+            answers=_answers(market, ledger, domain, rail, metrics),
             gate=gate,
             book=book,
             party=party,
@@ -166,22 +83,57 @@ async def build_work(
     metrics.watch(models)
     metrics.live_sessions.set_function(lambda: len(book))
     metrics.sockets.set_function(lambda: len(door))
-    follower = SessionFollower(
-        contract=contract,
-        records=records,
+    return HostWork(book=book, rail=rail, door=door)
+
+
+async def _build_rail(
+    market: HostMarket,
+    ledger: HostLedger,
+    domain: Domain,
+    evidence: ClaimEvidence,
+    book: SessionBook,
+    metrics: HostMetrics,
+) -> SessionJobRail:
+    settings, marketplace = market.settings, market.contracts.marketplace
+    contract = await marketplace.terms()
+    wallet = HostWallet(
+        chain=market.chain,
+        marketplace=marketplace,
+        start_block=market.contracts.deployment.block_number,
+        ws_url=settings.chain.ws_url,
+        poll_seconds=settings.chain.poll_seconds,
+        signer=market.signer,
+        queue=market.queue,
+        db=market.db,
         ledger=ledger,
-        settler=settler,
-        host=host,
+        domain=domain,
     )
-    return HostWork(
+    return await build_rail(
+        wallet,
+        evidence,
+        terms=host_terms(settings, contract, usdc=market.contracts.usdc.address),
+        dispute_window=contract.dispute_window,
+        reconnect_grace=settings.host.reconnect_grace_seconds,
+        live=book,
+        observe_claimed=metrics.tokens_proven.inc,
+    )
+
+
+def _answers(
+    market: HostMarket, ledger: HostLedger, domain: Domain, rail: Rail, metrics: HostMetrics
+) -> AnswerServices:
+    return AnswerServices(
         ledger=ledger,
-        blobs=blobs,
-        book=book,
-        checkpoints=checkpoints,
-        checkpoint_files=checkpoint_files,
-        settler=settler,
-        follower=follower,
-        door=door,
+        domain=domain,
+        crypto=NATIVE,
+        wallet_secret=market.signer.secret_key,
+        acknowledgement_timeout=market.settings.host.acknowledgement_timeout_seconds,
+        rail=rail,
+        random=secrets.token_bytes,
+        observe_first_token=lambda name, seconds: metrics.first_token_seconds.labels(name).observe(
+            seconds
+        ),
+        observe_tokens=lambda name, num: metrics.tokens_delivered.labels(name).inc(num),
     )
 
 

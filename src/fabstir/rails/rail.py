@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,7 +43,15 @@ class Closing:
 
 
 class Rail(Protocol):
-    """One way to be paid."""
+    """One way to be paid.
+
+    Attributes:
+        background: what goes on for as long as the host serves, by what complaints call it. Each is
+            started again when an error of ours ends it.
+    """
+
+    @property
+    def background(self) -> Mapping[str, Callable[[], Awaitable[None]]]: ...
 
     async def admit(self, greeting: Greeting, *, accept: Callable[[ModelId], object]) -> Funding:
         """Whether the job of a handshake is there, ours, worth it, and for whom its caller speaks.
@@ -70,6 +78,15 @@ class Rail(Protocol):
 
         Raises:
             ChainError: the claim could not be sent; it stays planned and is tried again.
+        """
+        ...
+
+    async def drain(self, patience: float) -> None:
+        """On shutdown, with `background` going on: claim what was agreed to, and settle what only
+        waits for its time.
+
+        Args:
+            patience: seconds for each of the two.
         """
         ...
 

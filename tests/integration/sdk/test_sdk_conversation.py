@@ -95,9 +95,11 @@ def reader(devnet: Devnet, http: httpx.AsyncClient, portals: Sequence[str]) -> C
 
 
 async def published_delta(host: Host, job_id: JobId) -> Sample:
-    (claim,) = await host.work.ledger.claims(job_id)
+    (claim,) = await host.work.rail.settler.ledger.claims(job_id)
     blob = BlobId.decode(claim.delta_cid)
-    return Sample.of(await host.work.blobs.get(blob.multihash, max_bytes=blob.size))
+    return Sample.of(
+        await host.work.rail.checkpoints.blobs.get(blob.multihash, max_bytes=blob.size)
+    )
 
 
 async def test_it_is_read_from_the_host(told: Told) -> None:
@@ -118,23 +120,23 @@ async def test_the_index_lies_in_the_hosts_file_system(told: Told, host: Host) -
     path = index_path(host.market.signer.address, told.job_id)
 
     with anyio.fail_after(30):
-        while not await host.work.checkpoint_files.files.exists(path):
+        while not await host.s5.parts.files.exists(path):
             await anyio.sleep(0.05)
 
-    stored = await host.work.checkpoint_files.files.get(path, 1 << 20)
-    assert stored == await host.work.checkpoints.index(told.job_id)
+    stored = await host.s5.parts.files.get(path, 1 << 20)
+    assert stored == await host.work.rail.checkpoints.index(told.job_id)
     async with httpx.AsyncClient(trust_env=False) as web:
         assert (await web.get(f"{host.api_url}/v1/checkpoints/{told.job_id}")).content == stored
 
 
 async def test_a_lost_index_is_written_again_when_the_host_starts(told: Told, host: Host) -> None:
-    files = host.work.checkpoint_files.files
+    files = host.s5.parts.files
     path = index_path(host.market.signer.address, told.job_id)
     with anyio.fail_after(30):
         while not await files.exists(path):
             await anyio.sleep(0.05)
     await files.delete(path)
-    again = CheckpointFiles(host.work.checkpoints, files)
+    again = CheckpointFiles(host.work.rail.checkpoints, files)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(again.run)
@@ -143,7 +145,7 @@ async def test_a_lost_index_is_written_again_when_the_host_starts(told: Told, ho
                 await anyio.sleep(0.05)
         tasks.cancel_scope.cancel()
 
-    assert await files.get(path, 1 << 20) == await host.work.checkpoints.index(told.job_id)
+    assert await files.get(path, 1 << 20) == await host.work.rail.checkpoints.index(told.job_id)
 
 
 async def test_without_the_host_the_chain_and_a_portal_have_it(

@@ -165,7 +165,9 @@ async def test_a_refund_that_cannot_be_paid_out_is_withdrawn_later(
             async with session.chat(HELLO, sampling=SamplingParams(max_tokens=8)) as answer:
                 await answer.complete()
             await devnet.chain.request("anvil_setCode", [wallet, refuses_everything])
-            await host.work.ledger.close(session.job_id, "the test does not wait for the grace")
+            await host.work.rail.settler.ledger.close(
+                session.job_id, "the test does not wait for the grace"
+            )
 
     async def is_completed() -> bool:
         job = await devnet.contracts.marketplace.session(session.job_id)

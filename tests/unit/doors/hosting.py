@@ -4,7 +4,7 @@ is only the journal. What is spoken comes from an engine that reads a given text
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -74,6 +74,9 @@ class JournalRail:
     max_unproven: int = 1 << 30
     sessions: dict[JobId, SessionRow] = field(default_factory=lambda: {JOB: SESSION})
     claimed: dict[JobId, int] = field(default_factory=dict[JobId, int])
+    background: Mapping[str, Callable[[], Awaitable[None]]] = field(
+        default_factory=dict[str, Callable[[], Awaitable[None]]]
+    )
 
     async def admit(self, greeting: Greeting, *, accept: Callable[[ModelId], object]) -> Funding:
         session = self.sessions.get(greeting.job_id)
@@ -96,6 +99,9 @@ class JournalRail:
         await self.ledger.close(row.job_id, "closed by its renter")
         agreed = (await self.ledger.balance(row.job_id)).agreed
         return Closing(tokens_proven=agreed, is_final=True, settles_in=0)
+
+    async def drain(self, patience: float) -> None:
+        """Nothing is claimed."""
 
 
 @dataclass(slots=True)

@@ -338,6 +338,6 @@ async def open_rail(
             claimer=claimer,
             settler=settler,
             follower=follower,
-            rail=SessionJobRail(admission=admission, settler=settler),
+            rail=SessionJobRail(admission=admission, settler=settler, checkpoints=checkpoints),
             restarted=restarted,
         )
