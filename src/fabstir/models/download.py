@@ -72,7 +72,7 @@ class _Interrupted(Exception):
 
 @asynccontextmanager
 async def open_client(url: str, reach: Reach = STRANGERS) -> AsyncGenerator[httpx.AsyncClient]:
-    """An HTTP client that trusts what the system trusts, besides httpx's own list.
+    """An HTTP client.
 
     Its timeout is off because `download` has one of its own, which moves with every byte.
 
@@ -81,8 +81,6 @@ async def open_client(url: str, reach: Reach = STRANGERS) -> AsyncGenerator[http
             network, so may what it redirects to.
         reach: where redirects of any other source may lead.
     """
-    context = httpx.create_ssl_context()
-    context.load_default_certs()
     try:
         origin = httpx.URL(url)
         is_private = await reach.is_private(origin.host, origin.port or 0)
@@ -90,7 +88,6 @@ async def open_client(url: str, reach: Reach = STRANGERS) -> AsyncGenerator[http
         is_private = False
     transport = WebTransport(
         replace(reach, allow_private=True) if is_private else reach,
-        verify=context,
         limits=httpx.Limits(),
         trust_env=True,
     )

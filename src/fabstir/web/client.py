@@ -7,7 +7,6 @@ stranger's pool again unless it stays at the user's own origin.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -18,6 +17,7 @@ import httpx
 
 from fabstir.primitives.errors import AddressRefused
 from fabstir.web.addresses import parse_strangers_url
+from fabstir.web.certificates import trusted_certificates
 from fabstir.web.proxies import EnvironmentProxies
 from fabstir.web.racing import connect_first
 from fabstir.web.reach import Reach
@@ -80,11 +80,9 @@ async def _close(stream: httpcore.AsyncNetworkStream) -> None:
     await stream.aclose()
 
 
-def checked_transport(
-    reach: Reach, *, verify: ssl.SSLContext | bool = True, limits: httpx.Limits
-) -> httpx.AsyncHTTPTransport:
+def checked_transport(reach: Reach, *, limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
     """A transport whose every connection goes to a checked address."""
-    made = httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)
+    made = httpx.AsyncHTTPTransport(verify=trusted_certificates(), limits=limits, trust_env=False)
     pool = made._pool  # pyright: ignore[reportPrivateUsage] - httpx hands no backend on
     assert hasattr(pool, "_network_backend"), "httpcore renamed its network backend"
     pool._network_backend = _CheckedBackend(reach)  # pyright: ignore[reportPrivateUsage] - the same
@@ -103,17 +101,19 @@ class WebTransport(httpx.AsyncBaseTransport):
         self,
         reach: Reach,
         *,
-        verify: ssl.SSLContext | bool = True,
         limits: httpx.Limits,
         trust_env: bool = False,
     ) -> None:
         self._reach = reach
-        self._users = httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False)
-        self._strangers = checked_transport(reach, verify=verify, limits=limits)
+        certificates = trusted_certificates()
+        self._users = httpx.AsyncHTTPTransport(verify=certificates, limits=limits, trust_env=False)
+        self._strangers = checked_transport(reach, limits=limits)
         self._public = replace(reach, allow_private=False)
-        self._queries = checked_transport(self._public, verify=verify, limits=limits)
+        self._queries = checked_transport(self._public, limits=limits)
         """For URLs with a query: a page of this machine that does something is called so."""
-        self._proxies = EnvironmentProxies(verify=verify, limits=limits) if trust_env else None
+        self._proxies = (
+            EnvironmentProxies(verify=certificates, limits=limits) if trust_env else None
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url

@@ -123,17 +123,15 @@ DEFAULT_PATIENCE: Final = PortalPatience()
 async def open_client(
     reach: Reach = STRANGERS, *, max_connections: int = 64
 ) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client for all portals, which trusts what the system trusts besides httpx's own list.
+    """A client for all portals.
 
     Args:
         reach: where it goes for those that are not in the settings, and where redirects lead.
         max_connections: all portals together; each answer uses one while it is read.
     """
-    context = httpx.create_ssl_context()
-    context.load_default_certs()
     limits = httpx.Limits(max_connections=max_connections, keepalive_expiry=20.0)
     client = httpx.AsyncClient(
-        transport=WebTransport(reach, verify=context, limits=limits, trust_env=True),
+        transport=WebTransport(reach, limits=limits, trust_env=True),
         follow_redirects=False,
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
         headers={"User-Agent": "fabstir"},
