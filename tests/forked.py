@@ -85,14 +85,20 @@ def fork(
     stdin: Stream = PIPE,
     stdout: Stream = PIPE,
     stderr: Stream = PIPE,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
     is_new_session: bool = False,
     max_open_files: int | None = None,
 ) -> Forked:
-    """Start `fabstir` with these arguments. A file that is given stays the caller's."""
+    """Start `fabstir` with these arguments. A file that is given stays the caller's.
+
+    Args:
+        environment: all of it, and `folder` where it works; None: as this process.
+    """
     request = Request(
         arguments=list(arguments),
-        environment=dict(os.environ),
-        folder=str(Path.cwd()),
+        environment=dict(os.environ if environment is None else environment),
+        folder=str(folder or Path.cwd()),
         is_new_session=is_new_session,
         max_open_files=max_open_files,
     )
@@ -233,6 +239,8 @@ async def open_forked(
     stdin: Stream = PIPE,
     stdout: Stream = PIPE,
     stderr: Stream = PIPE,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
     is_new_session: bool = False,
     max_open_files: int | None = None,
 ) -> ForkedProcess:
@@ -243,6 +251,8 @@ async def open_forked(
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
+            environment=environment,
+            folder=folder,
             is_new_session=is_new_session,
             max_open_files=max_open_files,
         )
@@ -264,7 +274,11 @@ async def start_forked(
 
 
 async def run_forked(
-    arguments: Sequence[str], *, given: bytes = b""
+    arguments: Sequence[str],
+    *,
+    given: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `fabstir` to its end, with this on its standard input."""
     output = dict[str, bytes]()
@@ -273,7 +287,7 @@ async def run_forked(
         assert stream is not None
         output[name] = b"".join([piece async for piece in stream])
 
-    process = await open_forked(arguments)
+    process = await open_forked(arguments, environment=environment, folder=folder)
     async with process, anyio.create_task_group() as tasks:
         tasks.start_soon(read, "stdout", process.stdout)
         tasks.start_soon(read, "stderr", process.stderr)

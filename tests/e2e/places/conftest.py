@@ -1,21 +1,28 @@
-"""The installed command, run as a subprocess in machines as they really are."""
+"""The command in machines as they really are: the installed one, where it matters how it starts."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import anyio
 import pytest
+from tests.forked import run_forked
 
 FABSTIR = Path(sys.executable).with_name("fabstir")
 
 TIMEOUT_SECONDS = 60
 """Of one command, on a machine that is busy with other tests."""
+
+
+_PYTHONS_OWN = re.compile(r"\b(LC_|LANG|PYTHON)")
+"""Variables that Python reads before it runs anything of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,6 @@ class Place:
         given: bytes = b"",
         variables: Mapping[str, str] | None = None,
         before: tuple[str, ...] = (),
-        **options: Any,
     ) -> Ended:
         """Run the command to its end.
 
@@ -57,20 +63,30 @@ class Place:
             given: its standard input.
             variables: besides this place's own.
             before: a program that starts it, such as `sh -c`.
-            options: of `subprocess.run`.
         """
-        done = subprocess.run(
-            [*before, str(FABSTIR), *arguments],
-            input=given,
-            capture_output=True,
-            env=self.environment(**(variables or {})),
-            cwd=self.home,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-            **options,
-        )
+        environment = self.environment(**(variables or {}))
+        if before or _PYTHONS_OWN.search(" ".join(variables or {})):
+            done = subprocess.run(
+                [*before, str(FABSTIR), *arguments],
+                input=given,
+                capture_output=True,
+                env=environment,
+                cwd=self.home,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        else:
+            done = anyio.run(partial(self._run_forked, arguments, given, environment))
         assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
         return Ended(done.returncode, done.stdout, done.stderr)
+
+    async def _run_forked(
+        self, arguments: Sequence[str], given: bytes, environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[bytes]:
+        with anyio.fail_after(TIMEOUT_SECONDS):
+            return await run_forked(
+                arguments, given=given, environment=environment, folder=self.home
+            )
 
 
 @pytest.fixture

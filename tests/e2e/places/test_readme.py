@@ -150,6 +150,7 @@ async def test_every_block_works_in_its_turn(place: Place, demo_model: Path) -> 
         "FABSTIR_P2P_PORT": "0",
         "FABSTIR_METRICS_PORT": "0",
         "FABSTIR_MODEL_PATH": str(demo_model),
+        "FABSTIR_ENGINE_NUM_THREADS": "1",  # not measured: other tests have the other core
         "NO_COLOR": "1",
     }
     place.variables.update(variables)
