@@ -72,7 +72,7 @@ test-hostile: setup
 # What decides about money, by unit tests alone: no socket, no chain, no model.
 coverage: setup
 	$(BIN)/pytest -q tests/unit/protocol/exchange tests/unit/serving tests/unit/doors tests/unit/rails \
-	  --cov=fabstir.protocol.exchange --cov=fabstir.serving --cov=fabstir.rails --cov-branch \
+	  --cov=fabstir.protocol.exchange --cov=fabstir.serving --cov=fabstir.rails \
 	  --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 bench-s5: setup

@@ -169,7 +169,7 @@ def _routes(
         encryption_secret=encryption_secret,
         crypto=NATIVE,
     )
-    evidence = PublishedEvidence(checkpoint_index=work.rail.checkpoints.index, blobs=blobs)
+    evidence = PublishedEvidence(checkpoint_index=work.checkpoint_index, blobs=blobs)
     return [*facts.routes(), *evidence.routes(), *WebSocketDoor(work.door).routes()]
 
 

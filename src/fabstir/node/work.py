@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fabstir.chain.contracts import MarketplaceTerms
@@ -16,7 +17,7 @@ from fabstir.market.worth import HostTerms
 from fabstir.node.market import HostMarket
 from fabstir.node.metrics import HostMetrics
 from fabstir.node.models import host_prices, model_prices
-from fabstir.primitives.ids import NATIVE_TOKEN, Address
+from fabstir.primitives.ids import NATIVE_TOKEN, Address, JobId
 from fabstir.proofs.receipt_chain import ReceiptChainProver
 from fabstir.protocol.eip712 import Domain
 from fabstir.protocol.exchange.handshake import Party
@@ -33,11 +34,16 @@ from fabstir.serving.models import ServedModels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostWork:
-    """Serving and being paid, for one host."""
+    """Serving and being paid, for one host.
+
+    Attributes:
+        checkpoint_index: what was published with the claims of a session; None: nothing.
+    """
 
     book: SessionBook
     rail: SessionJobRail
     door: SessionDoor
+    checkpoint_index: Callable[[JobId], Awaitable[bytes | None]]
 
 
 async def build_work(
@@ -83,7 +89,7 @@ async def build_work(
     metrics.watch(models)
     metrics.live_sessions.set_function(lambda: len(book))
     metrics.sockets.set_function(lambda: len(door))
-    return HostWork(book=book, rail=rail, door=door)
+    return HostWork(book=book, rail=rail, door=door, checkpoint_index=rail.checkpoints.index)
 
 
 async def _build_rail(

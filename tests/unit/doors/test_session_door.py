@@ -320,7 +320,8 @@ class EraC:
 
     async def ask(self, prompt: str, session_id: str = str(JOB)) -> dict[str, Any]:
         payload = seal_payload(self._key, self._random(NONCE_BYTES), b"", prompt.encode(), NATIVE)
-        await self.send(EncryptedMessage(session_id=session_id, id="q", payload=payload))
+        self.last_asked = EncryptedMessage(session_id=session_id, id="q", payload=payload)
+        await self.send(self.last_asked)
         return await self.read("stream_end")
 
 
@@ -336,6 +337,29 @@ async def test_an_existing_client_is_answered_and_pinned(tmp_path: Path) -> None
         assert (await host.ledger.balance(JOB)).agreed == 10
         other = EraC(host.dial(), bytes([22]) * 32)
         assert (await other.open())["code"] == "SESSION_PINNED"
+
+
+async def test_whatever_is_sent_is_answered(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as host:
+        client = EraC(host.dial(), bytes([21]) * 32)
+        await client.stream.send('{"type":"ping"}')
+        assert (await client.read("pong"))["type"] == "pong"
+        await client.stream.send('{"type":"something_new","id":"7"}')
+        assert (await client.read("error"))["id"] == "7"
+
+
+async def test_a_message_of_an_existing_client_counts_once(tmp_path: Path) -> None:
+    async with open_door(tmp_path, WORDS[:5]) as host:
+        client = EraC(host.dial(), bytes([21]) * 32)
+        await client.open()
+        await client.ask("Hello")
+        frame = client.last_asked
+
+        await client.send(frame)
+        refused = await client.read("stream_end")
+
+        assert refused["code"] == "REPLAYED_MESSAGE"
+        assert (await host.ledger.balance(JOB)).agreed == 5
 
 
 async def test_the_depositor_evicts_who_could_not_show_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.unit.doors.hosting import SESSION, JournalRail, OpenDoor, open_door
-from tests.unit.protocol.exchange.answering import DOMAIN
+from tests.unit.protocol.exchange.answering import DIGEST, DOMAIN, HOST_SECRET
 from tests.unit.protocol.exchange.meeting import (
     FACTS,
     JOB,
@@ -28,7 +28,13 @@ from fabstir.primitives.units import TokenCount
 from fabstir.protocol.client_messages import EncryptedSessionInit
 from fabstir.protocol.exchange.handshake import Greeting, introduce
 from fabstir.protocol.host_messages import ProofMessage
-from fabstir.protocol.receipts import Acknowledgement, SignedAcknowledgement
+from fabstir.protocol.receipts import (
+    Acknowledgement,
+    ChainHead,
+    SignedAcknowledgement,
+    Work,
+    sign_receipt,
+)
 from fabstir.rails.rail import Funding
 from fabstir.serving import gate as gates
 from fabstir.serving.gate import Admission
@@ -36,6 +42,14 @@ from fabstir.serving.gate import Admission
 pytestmark = pytest.mark.anyio
 
 HEAD = Hash32("0x" + "12" * 32)
+WORK = Work(
+    model_digest=DIGEST,
+    request_digest=DIGEST,
+    additions_digest=DIGEST,
+    output_commitment=DIGEST,
+    num_prompt_tokens=TokenCount(1),
+    num_completion_tokens=TokenCount(64),
+)
 
 
 @pytest.fixture
@@ -85,6 +99,40 @@ async def test_an_acknowledgement_that_this_host_lost_is_booked_again(tmp_path: 
         await host.gate.admit(init(2, unknown))
 
         assert (await host.ledger.balance(JOB)).agreed == 0  # no receipt of ours: not believed
+
+
+async def test_an_acknowledgement_for_a_receipt_of_ours_counts_again(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as host:
+        await opened(host, object())
+        receipt = ChainHead().next_request().make(JOB, WORK, FACTS.price_per_token)
+        receipt_hash = receipt.hash(DOMAIN, NATIVE)
+        await host.ledger.add_receipt(
+            JOB,
+            receipt_hash,
+            sign_receipt(receipt, HOST_SECRET, DOMAIN, NATIVE),
+            is_claimable=False,
+            reserve_up_to=receipt.cumulative_tokens,
+        )
+        lost = Acknowledgement(
+            job_id=JOB,
+            sequence=receipt.sequence,
+            receipt_hash=receipt_hash,
+            cumulative_tokens=receipt.cumulative_tokens,
+        ).sign(SESSION_SECRET, DOMAIN, NATIVE)
+
+        await host.gate.admit(init(2, lost))
+
+        assert (await host.ledger.balance(JOB)).agreed == WORK.num_completion_tokens
+
+
+async def test_proof_is_not_given_up_by_a_weaker_handshake(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as host:
+        await opened(host, object())
+
+        with pytest.raises(SessionRefused, match="this handshake shows none") as refused:
+            await host.gate.admit(era_c_init())
+
+    assert refused.value.code == "SESSION_PINNED"
 
 
 async def test_two_that_come_at_once_do_not_both_get_it(tmp_path: Path) -> None:

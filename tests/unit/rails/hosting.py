@@ -132,7 +132,7 @@ class Live:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Until something that is told here made it true."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not condition():
                 await self._changes.wait()
 

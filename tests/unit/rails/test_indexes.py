@@ -40,7 +40,7 @@ async def claimed(rail: OpenRail) -> None:
 
 async def until_written(rail: OpenRail) -> bytes:
     """The index, once it is as the journal has it."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while True:
             try:
                 if (there := await index(rail)) == await rail.checkpoints.index(JOB):

@@ -32,6 +32,8 @@ pytestmark = pytest.mark.anyio
 
 GRACE = 61
 WINDOW = 31
+PATIENCE = 60.0
+"""Seconds, on a machine that is busy with other tests."""
 OTHER = Address("0x" + "55" * 20)
 
 
@@ -281,7 +283,7 @@ async def test_what_is_not_worth_its_end_is_left_and_looked_at_again_later(
         await rail.ledger.close(JOB, "closed by its renter")
         async with running(rail):
             await rail.live.until(lambda: bool(rail.live.forgotten))
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE):
                 await rail.settler.settle_closing()  # waits for nothing that it left
             contract.gas = Wei(0)
             contract.now += int(LEFT_SECONDS) + 1
@@ -380,8 +382,7 @@ async def test_on_shutdown_a_closing_session_is_waited_for(
     async with open_rail(tmp_path, contract, poll_seconds=0.01) as rail:
         await closing_session(rail)
         async with running(rail):
-            with anyio.fail_after(5):
-                await rail.settler.settle_closing()
+            await rail.rail.drain(PATIENCE)
 
         assert contract.sessions[JOB].status is SessionStatus.COMPLETED
 

@@ -68,6 +68,12 @@ def test_chatml_is_taken_apart_so_that_the_template_is_applied_once() -> None:
     )
 
 
+def test_a_prompt_in_chatml_is_the_whole_conversation() -> None:
+    prompt = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+
+    assert Conversation([user("Before")]).turn(ask(prompt)) == parse_chatml(prompt)
+
+
 def test_markers_of_a_user_interface_are_taken_out() -> None:
     turn = Conversation().turn(ask("<<DISPLAY>>Look <<ATTACHMENTS>>[Attached image: a.png]here"))
 
