@@ -78,12 +78,19 @@ class FeeMarket:
             return None
 
     async def _try(self, method: str, params: Sequence[Any], parse: Callable[[Any], T]) -> T | None:
-        """None if the endpoint does not have the method, or not as it is meant."""
+        """None if the endpoint does not have the method, or not as it is meant.
+
+        What it refuses it is not asked for again; a malformed answer may be the only one.
+        """
         if method in self._missing:
             return None
         try:
             return await self._endpoint.ask(method, params, parse)
-        except (RpcRefused, RpcMalformed) as exc:
+        except RpcMalformed as exc:
+            extra = {"method": method, "reason": str(exc)}
+            logger.info("a price of gas is found without a method", extra=extra)
+            return None
+        except RpcRefused as exc:
             self._missing.add(method)
             logger.warning(
                 "the chain's RPC lacks a method; it is done without",
@@ -96,5 +103,5 @@ class FeeMarket:
         say (1.7.1): 200 times the whole price of gas on Base.
         """
         if self._client is None:  # some public endpoints do not tell
-            self._client = (await self._try("web3_clientVersion", [], parse_text) or "").lower()
-        return self._client.startswith("anvil/")
+            self._client = await self._try("web3_clientVersion", [], parse_text)
+        return (self._client or "").lower().startswith("anvil/")

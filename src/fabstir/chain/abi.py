@@ -44,6 +44,9 @@ ARTIFACTS = (
 """Every committed contract; custom errors are looked up in all of them."""
 
 
+_WORD_BYTES = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     """One function of a contract."""
@@ -189,11 +192,18 @@ _DECODER = _lenient_decoder()
 
 
 def _decode(types: Sequence[str], data: bytes) -> tuple[Any, ...]:
-    """Raises DecodingError: the bytes are not these types."""
+    """Raises DecodingError: the bytes are not these types, or more than these types."""
+    if not any(map(_is_dynamic, types)) and len(data) != _WORD_BYTES * len(types):
+        raise DecodingError(f"{len(data)} bytes are not {len(types)} words")
     try:
         return _DECODER.decode(types, data)
     except ArithmeticError as exc:  # a length beyond what an index can be
         raise DecodingError(str(exc)) from exc
+
+
+def _is_dynamic(kind: str) -> bool:
+    """Whether its bytes may be of any number; tuples are taken for such, whatever is in them."""
+    return kind in {"string", "bytes"} or kind.endswith((")", "]"))
 
 
 def _encode(what: str, types: Sequence[str], arguments: Sequence[Any]) -> bytes:

@@ -238,6 +238,19 @@ async def test_an_odd_fee_history_is_done_without(upstream: str, odd: Any) -> No
         assert (await chain.fees()).max_fee_per_gas > 0
 
 
+async def test_a_method_that_answered_oddly_once_is_asked_again(upstream: str) -> None:
+    method = "eth_maxPriorityFeePerGas"
+    altered = at_first(1, replaced(method, []), method)
+    async with (
+        open_altering_rpc(upstream, altered) as url,
+        open_chain(url, chain_id=DEV_CHAIN_ID, retry_delays=()) as chain,
+        open_chain(upstream, chain_id=DEV_CHAIN_ID) as whole,
+    ):
+        await chain.fees()
+
+        assert (await chain.fees()) == (await whole.fees())
+
+
 async def test_without_a_pending_block_the_newest_tells_the_base_fee(upstream: str) -> None:
     def alter(method: str, params: list[Any], answer: Answer) -> Answer:
         if method == "eth_getBlockByNumber" and params[0] == "pending":

@@ -68,6 +68,16 @@ def test_arguments_that_do_not_fit_are_our_own_bug() -> None:
         load_abi("ModelRegistry").creation_code()
 
 
+@pytest.mark.parametrize("size", [0, 31, 33, 64, 600])
+def test_a_word_is_a_word_and_nothing_more(size: int) -> None:
+    """600 bytes of 0xff were once read as the model of a session, by their first 32."""
+    function = load_abi("JobMarketplaceWithModels").functions["sessionModel"]
+
+    with pytest.raises(ChainError, match="which are not its outputs"):
+        function.decode(b"\xff" * size)
+    assert function.decode(b"\xff" * 32) == (b"\xff" * 32,)
+
+
 def test_outputs_of_another_contract_are_an_error() -> None:
     with pytest.raises(ChainError, match="which are not its outputs"):
         load_abi("TestFab").functions["symbol"].decode(b"\x01")

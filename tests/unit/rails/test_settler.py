@@ -23,8 +23,8 @@ from tests.unit.rails.memory_contract import Killed, MemoryContract
 from fabstir.chain.contracts import SessionStatus
 from fabstir.db.host_sessions import SessionState
 from fabstir.market.settlement import settle
-from fabstir.primitives.errors import ChainReplaced, RpcUnavailable
-from fabstir.primitives.ids import Address, JobId
+from fabstir.primitives.errors import ChainError, ChainReplaced, RpcUnavailable
+from fabstir.primitives.ids import Address, JobId, ModelId
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.rails.session_job.settler import LEFT_SECONDS
 
@@ -335,6 +335,18 @@ async def test_another_chain_of_the_same_number_settles_nothing(rail: OpenRail) 
     assert (await rail.row()).tokens_settled is None
     with pytest.raises(ChainReplaced):
         await rail.contract.check_chain()
+
+
+async def test_one_wrong_answer_of_the_chain_drops_no_books(rail: OpenRail) -> None:
+    row = await rail.admit()
+    await rail.agree(100)
+    rail.contract.odd_model = ModelId("0x" + "ff" * 32)
+    with pytest.raises(ChainError, match="two things"):
+        await rail.rail.close(row)
+    closing = await rail.rail.close(row)
+
+    assert closing.tokens_proven == 100
+    assert rail.restarted == []
 
 
 async def test_a_number_that_became_another_depositors_begins_anew(rail: OpenRail) -> None:

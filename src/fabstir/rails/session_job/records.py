@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fabstir.chain.contracts import SessionJob
 from fabstir.db.host_sessions import SessionRow, SessionState
 from fabstir.market.ledger import HostLedger
+from fabstir.primitives.errors import ChainError
 from fabstir.primitives.ids import JobId, ModelId
 from fabstir.primitives.units import TokenCount
 from fabstir.protocol.eip712 import Domain
@@ -37,15 +38,29 @@ class ChainRecords:
         """The journal's row of a session of the chain.
 
         Raises:
-            ChainError: the chain does not answer, or is another one.
+            ChainError: the chain does not answer, is another one, or says two things.
         """
         await self.contract.check_chain()
-        model_id = await self.contract.session_model(job.id)
-        fresh = row_of_job(job, model_id, self.domain, self.clock())
+        fresh = await self._read(job)
+        known = await self.ledger.session(job.id)
+        if known is not None and not known.is_same_session(fresh):
+            await self._look_again(fresh)
         row, is_replaced = await self.ledger.remember(fresh)
         if is_replaced:
             self.on_restart(job.id)
         return row
+
+    async def _read(self, job: SessionJob) -> SessionRow:
+        model_id = await self.contract.session_model(job.id)
+        return row_of_job(job, model_id, self.domain, self.clock())
+
+    async def _look_again(self, fresh: SessionRow) -> None:
+        """Before books are dropped: one wrong answer of the chain's node is no other session."""
+        job = await self.contract.session(fresh.job_id)
+        if job is None or not (await self._read(job)).is_same_session(fresh):
+            raise ChainError(
+                f"the chain's node says two things of session {fresh.job_id}: it is asked again"
+            )
 
 
 def row_of_job(job: SessionJob, model_id: ModelId, domain: Domain, now: float) -> SessionRow:
