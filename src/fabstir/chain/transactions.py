@@ -220,7 +220,13 @@ class TransactionQueue:
         )
 
     async def _get(self, row_id: int) -> OutboxRow:
-        return await self._db.read(lambda connection: get_transaction(connection, row_id))
+        """A row that is journalled: a database that is away is no reason to give up waiting."""
+        while True:
+            try:
+                return await self._db.read(lambda connection: get_transaction(connection, row_id))
+            except StorageError as exc:
+                logger.warning("a sender waits for the outbox", extra={"reason": str(exc)})
+            await anyio.sleep(self._options.poll_interval)
 
     def _notify(self, row: OutboxRow) -> None:
         if waiter := self._waiters.pop(row.id, None):
