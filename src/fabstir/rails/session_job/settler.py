@@ -54,6 +54,7 @@ class Settler:
     poll_seconds: float
     _calls: Changes = field(default_factory=Changes)
     _looked_at: set[JobId] = field(default_factory=set[JobId])
+    _called_again: set[JobId] = field(default_factory=set[JobId])
     _left_at: dict[JobId, float] = field(default_factory=dict[JobId, float])
     _num_reverted: dict[JobId, int] = field(default_factory=dict[JobId, int])
 
@@ -76,9 +77,12 @@ class Settler:
         async with anyio.create_task_group() as tasks:
             while True:
                 wake = self._calls.next
-                for row in filter(self._needs_look, await self._unsettled()):
-                    self._looked_at.add(row.job_id)
-                    tasks.start_soon(self._look_in_turn, row, limiter)
+                for row in await self._unsettled():
+                    if row.job_id in self._looked_at:
+                        self._called_again.add(row.job_id)
+                    elif self._needs_look(row):
+                        self._looked_at.add(row.job_id)
+                        tasks.start_soon(self._look_in_turn, row, limiter)
                 with anyio.move_on_after(self.poll_seconds):
                     await wake.wait()
 
@@ -93,7 +97,7 @@ class Settler:
         """Not one that nobody ever opened here: there is nothing in it for this host."""
         left_at = self._left_at.get(row.job_id)
         is_left = left_at is not None and self.clock() < left_at + LEFT_SECONDS
-        return row.signer is not None and not is_left and row.job_id not in self._looked_at
+        return row.signer is not None and not is_left
 
     async def _look_in_turn(self, row: SessionRow, limiter: anyio.CapacityLimiter) -> None:
         async with limiter:
@@ -108,6 +112,9 @@ class Settler:
             _logger.warning("settlement waits for chain or disk", extra=extra)
         finally:
             self._looked_at.discard(row.job_id)
+            if row.job_id in self._called_again:  # what this look may have come too early for
+                self._called_again.discard(row.job_id)
+                self.wake()
 
     async def close(self, row: SessionRow) -> Closing:
         """The renter is done: prove everything now that is worth it. See `Rail.close`."""
