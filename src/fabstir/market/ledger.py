@@ -85,9 +85,6 @@ class HostLedger:
         Where the chain has other terms than the journal, it wins: a reorg gave the number to
         another session, so its books begin anew, and nothing of the old ones is claimed of it.
         """
-        known = await self.session(row.job_id)
-        if known is not None and known.is_same_session(row):
-            return known, False
 
         def write(c: Connection) -> tuple[SessionRow, bool]:
             known = host_sessions.load_session(c, row.key)

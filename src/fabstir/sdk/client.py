@@ -28,11 +28,8 @@ from fabstir.sdk.parts import connect_chain, find_deployment, load_wallet, payme
 from fabstir.sdk.registered import registered_url
 from fabstir.sdk.renter import AsyncClient
 from fabstir.sdk.session import SessionServices
-from fabstir.sdk.session_job.checkpoints import CheckpointReader
-from fabstir.sdk.session_job.deposits import Deposits
-from fabstir.sdk.session_job.rail import SessionJobPayments
+from fabstir.sdk.session_job.build import build_payments
 from fabstir.sdk.session_job.reader import MarketplaceReader
-from fabstir.sdk.session_job.watcher import Watcher
 from fabstir.sdk.transports import Transports
 from fabstir.sdk.websocket import WebSocketDialer
 from fabstir.web.reach import Reach
@@ -86,30 +83,15 @@ async def _open_parts(
         contracts = Contracts.of(chain, deployment)
         contract = contracts.marketplace.address
         journal = RenterJournal(db, chain.chain_id, contract, wallet.address, clock)
-        deposits = Deposits(chain=chain, contracts=contracts, queue=queue, journal=journal)
-        watcher = Watcher(
-            chain=chain,
-            contracts=contracts,
-            queue=queue,
-            journal=journal,
-            deposits=deposits,
-            clock=clock,
-        )
-        checkpoints = CheckpointReader(
-            chain=chain,
-            marketplace=contracts.marketplace,
+        rail = build_payments(
+            chain,
+            contracts,
+            queue,
+            journal,
             client=portals,
             portals=expand(settings.s5.portals),
             crypto=NATIVE_CRYPTO,
-        )
-        rail = SessionJobPayments(
-            chain=chain,
-            contracts=contracts,
-            journal=journal,
-            deposits=deposits,
-            watcher=watcher,
-            checkpoints=checkpoints,
-            crypto=NATIVE_CRYPTO,
+            clock=clock,
         )
         transports = Transports([WebSocketDialer(reach)])
         services = SessionServices(

@@ -197,8 +197,7 @@ class AsyncSession:
 
         The host is asked to put its last claim on chain and to settle; if it does not settle in
         time, we do. A host that does not say, sealed, that it claims nothing more keeps the time
-        that it was promised to claim what was acknowledged ; the client then brings the rest
-        home.
+        that it was promised to claim what was acknowledged; the client then brings the rest home.
 
         Args:
             now: settle at once, even if not everything that was acknowledged is claimed.

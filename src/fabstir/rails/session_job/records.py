@@ -43,7 +43,9 @@ class ChainRecords:
         await self.contract.check_chain()
         fresh = await self._read(job)
         known = await self.ledger.session(job.id)
-        if known is not None and not known.is_same_session(fresh):
+        if known is not None:
+            if known.is_same_session(fresh):
+                return known
             await self._look_again(fresh)
         row, is_replaced = await self.ledger.remember(fresh)
         if is_replaced:
