@@ -83,6 +83,7 @@ async def _home(folder: Path, devnet: Devnet, account: int, more: dict[str, str]
     await prepare_wallet(folder, devnet.accounts[account])
     sections: dict[str, dict[str, object]] = {
         "chain": {"rpc_url": devnet.rpc_url, "deployment": str(devnet.deployment_path)},
+        "network": {"allow_private": True},
         "paths": {"data_dir": "data", "cache_dir": str(platformdirs.user_cache_path("fabstir"))},
     }
     lines: list[str] = []
