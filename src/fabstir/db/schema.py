@@ -31,16 +31,28 @@ class Schema:
     Attributes:
         what: for people, in errors: "the journal".
         metadata: its tables, as the code declares them.
+        modules: those that declare one; each is imported before tables are made.
         migrations: Alembic's folder, which makes and changes them.
+        revision: of the newest migration, whose tables the metadata has.
     """
 
     what: str
     metadata: MetaData
+    modules: tuple[str, ...]
     migrations: Path
+    revision: str
 
 
 JOURNAL: Final = Schema(
-    what="the journal", metadata=metadata, migrations=Path(__file__).parent / "migrations"
+    what="the journal",
+    metadata=metadata,
+    modules=(
+        *("fabstir.db.chains", "fabstir.db.claims", "fabstir.db.cursors"),
+        *("fabstir.db.host_sessions", "fabstir.db.outbox", "fabstir.db.receipts"),
+        "fabstir.db.renter",
+    ),
+    migrations=Path(__file__).parent / "migrations",
+    revision="0001",
 )
 """The money of a host or a renter."""
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import anyio
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 from tests.integration.db.rows import add, count
+from tests.integration.db.schemas import made, migrated
 from tests.open_files import no_more_open_files
 
-from fabstir.db import Database, Schema, open_database, open_reader
+from fabstir.db import JOURNAL, Database, Schema, open_database, open_reader
 from fabstir.db import _sqlite as sqlite_module
 from fabstir.primitives.errors import ConfigError, StorageError, StorageFull
-from fabstir.s5.tables import S5
+from fabstir.s5.tables import S5, blobs, scrubs
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
@@ -72,13 +72,59 @@ async def test_the_files_are_their_owners_alone(db: Database) -> None:
 
 
 @pytest.mark.parametrize("schema", [S5], ids=lambda schema: schema.what)
-async def test_every_schema_is_what_its_code_declares(tmp_path: Path, schema: Schema) -> None:
+async def test_every_schema_is_what_its_code_declares_and_what_migrations_make(
+    tmp_path: Path, schema: Schema
+) -> None:
     async with open_database(f"sqlite:///{tmp_path}/x.db", schema) as db:
-        differences = await db.read(
-            lambda c: compare_metadata(MigrationContext.configure(c), schema.metadata)
-        )
+        at_once = await db.read(lambda c: made(c, schema))
+        by_migrations = await db.write(lambda c: migrated(c, schema), durable=True)
 
-    assert differences == []
+    assert at_once == by_migrations
+    assert at_once.differences == []
+
+
+async def test_older_tables_are_migrated_at_open(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    async with open_database(url, S5) as db:
+        newest = await db.read(lambda c: made(c, S5))
+        await db.write(_as_of_the_first_revision, durable=True)
+
+    async with open_database(url, S5) as db:
+        assert await db.read(lambda c: made(c, S5)) == newest
+
+
+def _as_of_the_first_revision(connection: Connection) -> None:
+    scrubs.scrubs.drop(connection)
+    blobs.DAMAGED.drop(connection)
+    connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+
+
+_MAKE_BOTH = """
+import sys
+import anyio
+from fabstir.db import JOURNAL, open_database
+from fabstir.s5.tables import S5
+
+async def main():
+    for url, schema in zip(sys.argv[1:], (JOURNAL, S5), strict=True):
+        async with open_database(url, schema):
+            pass
+
+anyio.run(main)
+"""
+
+
+async def test_a_program_that_has_not_imported_the_tables_makes_all_of_them(tmp_path: Path) -> None:
+    urls = {f"sqlite:///{tmp_path}/{n}.db": schema for n, schema in enumerate((JOURNAL, S5))}
+
+    await anyio.run_process([sys.executable, "-c", _MAKE_BOTH, *urls])
+
+    for url, schema in urls.items():
+        async with open_database(url, schema) as db:
+            by_itself = await db.read(lambda c, schema=schema: made(c, schema))
+            assert by_itself == await db.write(
+                lambda c, schema=schema: migrated(c, schema), durable=True
+            )
 
 
 async def test_a_damaged_file_is_named(url: str) -> None:
