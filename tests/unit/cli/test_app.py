@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import typer
 
 from fabstir.cli import app as cli_app
 from fabstir.cli.app import COMMANDS, build_app, hoist_global_options, run
+from fabstir.cli.output import show_uncaught
 from fabstir.primitives.errors import ConfigError, FabstirError, RpcUnavailable
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -22,10 +24,10 @@ def run_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     def fails() -> None:
         raise error
 
-    def only_this_app(_command: str | None) -> typer.Typer:
-        return app
+    def only_this_app(_command: str | None) -> Callable[..., object]:
+        return typer.main.get_command(app)
 
-    monkeypatch.setattr(cli_app, "build_app", only_this_app)
+    monkeypatch.setattr(cli_app, "load_command", only_this_app)
     return run([])
 
 
@@ -140,6 +142,18 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         run_with(bug, monkeypatch)
 
     assert caught.value is bug
+
+
+def test_what_shows_an_uncaught_error_is_left_in_its_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bugs' texts are strangers' as often as not: `show_uncaught` makes them fit for a terminal."""
+    monkeypatch.setattr(sys, "excepthook", show_uncaught)
+
+    assert run(["--version"]) == 0
+
+    assert sys.excepthook is show_uncaught
+    assert capsys.readouterr().out
 
 
 def test_settings_come_from_file_set_and_json_shows_their_origin(
