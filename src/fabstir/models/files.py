@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from anyio import from_thread, to_thread
 
 from fabstir.db.files import replace_private
+from fabstir.models.gguf import read_gguf
 from fabstir.primitives.errors import ModelHashMismatch, ModelMissing, ModelNotGguf
 from fabstir.primitives.ids import Hash32, hash32
 
@@ -20,17 +20,6 @@ OnProgress = Callable[[int, int], None]
 """(bytes done, bytes in total; 0 where the total is unknown)."""
 
 _BLOCK_BYTES = 4 * 1024 * 1024
-_MAGIC = b"GGUF"
-_VERSIONS = (2, 3)
-"""What llama.cpp loads; version 1 was withdrawn in 2023."""
-_HEADER = struct.Struct("<4sI")
-
-
-_SPLIT_COUNT = struct.pack("<Q11sI", 11, b"split.count", 2)
-"""A pair of GGUF's metadata: the key with its length, and the type of a 16-bit number."""
-
-_MAX_METADATA_BYTES = 64 * 2**20
-"""The largest vocabularies make some 20 MB of it."""
 
 
 async def sha256_of(path: Path, on_progress: OnProgress | None = None) -> Hash32:
@@ -77,43 +66,23 @@ async def verify_model(
 
 
 async def check_header(path: Path) -> None:
-    """Look whether llama.cpp loads files of this kind.
+    """Look whether llama.cpp loads files of this kind, before it sees this one.
 
     Raises:
         ModelNotGguf: it does not.
+        GgufRefused: it should not, because the header is damaged or hostile.
         OSError: the file cannot be read.
     """
     await to_thread.run_sync(_check_header, path)
 
 
 def _check_header(path: Path) -> None:
-    with path.open("rb") as file:
-        header = file.read(_HEADER.size)
-        num_parts = _num_parts(header + file.read(_MAX_METADATA_BYTES))
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise ModelNotGguf(f"{path} is no GGUF file: take the model's GGUF version")
-    version: int = _HEADER.unpack(header)[1]
-    if version not in _VERSIONS:
-        raise ModelNotGguf(
-            f"{path} is GGUF of version {version} (little-endian), and llama.cpp loads "
-            f"{' and '.join(map(str, _VERSIONS))}: convert the model again"
-        )
-    if num_parts > 1:
+    if (num_parts := read_gguf(path).num_parts) > 1:
         raise ModelNotGguf(
             f"{path} is one of {num_parts} parts, and its digest covers none of the others, which "
             "llama.cpp would load too: merge them with `llama-gguf-split --merge`, and have the "
             "digest of the whole approved"
         )
-
-
-def _num_parts(metadata: bytes) -> int:
-    """How many files make the model. Found by its key's bytes, wherever it stands."""
-    at = -1
-    while (at := metadata.find(_SPLIT_COUNT, at + 1)) >= 0:
-        value = metadata[at + len(_SPLIT_COUNT) :][:2]
-        if len(value) == 2 and (count := int.from_bytes(value, "little")) > 1:
-            return count
-    return 1
 
 
 async def ensure_verified(path: Path, sha256: Hash32) -> None:

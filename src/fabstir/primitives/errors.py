@@ -19,6 +19,7 @@ FabstirError
     ModelMissing              no such file, and no source to fetch it from
     ModelHashMismatch         bytes are not the approved ones: never loaded
     ModelNotGguf              bytes are the approved ones, of a format that is not loaded
+      GgufRefused             a header that contradicts itself, its file or our limits
     ModelDownloadFailed       a source failed; what was fetched is kept for resuming
   ChainError
     WrongChain                carries expected and actual chain ids
@@ -171,6 +172,10 @@ class ModelHashMismatch(ModelError):
 
 class ModelNotGguf(ModelError):
     """The file is no GGUF of a version that llama.cpp loads."""
+
+
+class GgufRefused(ModelNotGguf):
+    """A GGUF header is damaged or hostile: no native code is to see the file."""
 
 
 class ModelDownloadFailed(ModelError):

@@ -16,8 +16,8 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from fabstir.models import ModelSpec, UrlSource
 from fabstir.primitives.ids import Hash32, hash32
 
-GGUF = b"GGUF" + (3).to_bytes(4, "little") + random.Random(20).randbytes(400_000)
-"""What passes for a model where nothing loads it."""
+GGUF = b"GGUF" + (3).to_bytes(4, "little") + bytes(16) + random.Random(20).randbytes(400_000)
+"""What passes for a model where nothing loads it: neither keys nor tensors, and noise behind."""
 
 _MAX_HEAD_BYTES = 64 * 1024
 _PIECE_BYTES = 16 * 1024

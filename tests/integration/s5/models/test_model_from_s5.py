@@ -27,7 +27,7 @@ from fabstir.telemetry.metrics import MetricsRegistry
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 ROOT = Path(__file__).resolve().parents[4]
-GGUF = b"GGUF" + (3).to_bytes(4, "little") + noise(18_000_000, seed=20)
+GGUF = b"GGUF" + (3).to_bytes(4, "little") + bytes(16) + noise(18_000_000, seed=20)
 SAMPLE = Sample.of(GGUF)
 PATIENCE = Patience(stall_timeout=20, max_failures=2, first_delay=0.001, max_delay=0.01)
 
