@@ -11,11 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from anyio import to_thread
-
 from fabstir.engines.engine import Engine, EngineInfo, EngineState
-from fabstir.engines.memory import usable_memory
-from fabstir.primitives.errors import ConfigError
 
 LocateModel = Callable[[str], Awaitable[Path]]
 """From a model's name to its verified file."""
@@ -23,7 +19,8 @@ LocateModel = Callable[[str], Awaitable[Path]]
 OpenEngine = Callable[[str, Path], AbstractAsyncContextManager[Engine]]
 """(model's name, its file) to an engine that answers for the length of the block."""
 
-_MB = 10**6
+RequireRoom = Callable[[Mapping[str, Path]], Awaitable[None]]
+"""Given every model's file by its name; raises ConfigError where they do not fit into memory."""
 
 
 class EnginePool:
@@ -52,21 +49,20 @@ async def open_pool(
     locate: LocateModel,
     open_engine: OpenEngine,
     *,
-    memory: Callable[[], int | None] = usable_memory,
+    require_room: RequireRoom,
 ) -> AsyncGenerator[EnginePool]:
     """Serve models for the length of the block.
 
     Args:
         models: their names, no two alike.
-        memory: the bytes that models may take; None where nobody knows.
+        require_room: asked once all files are there, before any of them is loaded.
 
     Raises:
-        ConfigError: together the files are larger than the memory.
-        Whatever `locate` and `open_engine` raise.
+        Whatever `locate`, `require_room` and `open_engine` raise.
     """
     # All files first: a download may take an hour, in which no engine need hold memory.
     files = {model: await locate(model) for model in models}
-    await to_thread.run_sync(_require_memory, files, memory())
+    await require_room(files)
     async with AsyncExitStack() as stack:
         # One after another, because threads are measured at a start.
         engines = {
@@ -74,16 +70,3 @@ async def open_pool(
             for model, file in files.items()
         }
         yield EnginePool(engines)
-
-
-def _require_memory(files: Mapping[str, Path], usable_bytes: int | None) -> None:
-    """Weights alone, which is the least that any engine needs: contexts come on top."""
-    sizes = {model: file.stat().st_size for model, file in files.items()}
-    if usable_bytes is None or sum(sizes.values()) <= usable_bytes:
-        return
-    listed = ", ".join(f"{model} ({size / _MB:,.0f} MB)" for model, size in sizes.items())
-    raise ConfigError(
-        f"the weights of {listed} need {sum(sizes.values()) / _MB:,.0f} MB of memory and "
-        f"{usable_bytes / _MB:,.0f} MB can be had: serve fewer or smaller models, or end what else "
-        "uses this machine's memory"
-    )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from anyio import to_thread
+
 from fabstir.chain.contracts import ModelRegistry
 from fabstir.config import ModelSettings, Settings
 from fabstir.engines import Engine, open_pool
 from fabstir.engines.llamacpp import LlamaCppConfig, open_llamacpp
+from fabstir.engines.memory import usable_memory
 from fabstir.models import (
     DEMO_MODEL,
     FindSources,
@@ -22,6 +26,9 @@ from fabstir.models import (
     ensure_verified,
     fetch_model,
 )
+from fabstir.models.facts import model_facts
+from fabstir.models.fit import PlannedModel, require_fit
+from fabstir.models.gguf import GgufHeader, read_gguf
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, Hash32, ModelId
@@ -30,6 +37,8 @@ from fabstir.s5.run.build import S5Running
 from fabstir.s5.transfer.fetch import BlobSource
 from fabstir.serving.models import ServedModel, ServedModels, model_name
 from fabstir.web.reach import Reach
+
+_LOG = logging.getLogger(__name__)
 
 Progress = Callable[[str, str], None]
 """(what, how far): one line for people, whenever it changes."""
@@ -162,7 +171,10 @@ async def open_served_models(
             config, on_progress=lambda text: on_progress("engine", f"{shown} {text}".strip())
         )
 
-    async with open_pool(tuple(offers), locate, open_engine) as pool:
+    async def require_room(files: Mapping[str, Path]) -> None:
+        await _require_room(offers, files, on_progress)
+
+    async with open_pool(tuple(offers), locate, open_engine, require_room=require_room) as pool:
         yield ServedModels(
             [
                 ServedModel(
@@ -175,6 +187,31 @@ async def open_served_models(
                 for offer in offers.values()
             ]
         )
+
+
+async def _require_room(
+    offers: Mapping[str, ModelOffer], files: Mapping[str, Path], on_progress: Progress
+) -> None:
+    """Show what every model needs of the memory, and refuse what cannot be loaded."""
+    planned = {
+        name: planned_model(offers[name], await to_thread.run_sync(read_gguf, path))
+        for name, path in files.items()
+    }
+    usable = await to_thread.run_sync(usable_memory)
+    for name, model in planned.items():
+        on_progress("memory", f"{name} needs {model.need}")
+        _LOG.info("memory that a model needs", extra={"model": name, "need": str(model.need)})
+    require_fit(planned, usable)
+
+
+def planned_model(offer: ModelOffer, header: GgufHeader) -> PlannedModel:
+    """A model as the settings would have it loaded."""
+    return PlannedModel(
+        where=offer.where,
+        facts=model_facts(header),
+        max_model_len=offer.wanted.max_model_len,
+        num_slots=offer.wanted.num_slots,
+    )
 
 
 def _llamacpp_config(settings: Settings, offer: ModelOffer, path: Path) -> LlamaCppConfig:
