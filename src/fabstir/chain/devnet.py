@@ -22,7 +22,7 @@ import anyio
 
 from fabstir.chain.abi import load_abi
 from fabstir.chain.anvil import DEV_CHAIN_ID, open_anvil
-from fabstir.chain.cheats import set_balance, set_interval_mining, set_next_base_fee
+from fabstir.chain.cheats import send_as, set_balance, set_interval_mining, set_next_base_fee
 from fabstir.chain.contracts import Contracts
 from fabstir.chain.deploy import MarketplaceParameters, deploy_contracts
 from fabstir.chain.deployment import Deployment, save_deployment
@@ -167,7 +167,9 @@ async def open_devnet(
             for model in models:
                 call = contracts.models.add_trusted(model.repo, model.file, model.sha256)
                 await queue.send(f"devnet:model:{model.repo}/{model.file}", call)
-            await _fund(queue, deployment, accounts)
+        funding = _funding(deployment, accounts)
+        # Twice the fee of the first block: those behind it are hardly filled, so it only falls.
+        await send_as(chain, deployer.address, funding, max_fee=Wei(2 * parameters.base_fee))
         save_deployment(path, deployment)
         if parameters.block_time is not None and parameters.interval_only:
             # Only now: the deployment's transactions would wait for a block each.
@@ -218,16 +220,12 @@ async def _temporary_queue(chain: Chain, signer: Signer) -> AsyncGenerator[Trans
             yield queue
 
 
-async def _fund(
-    queue: TransactionQueue, deployment: Deployment, accounts: Sequence[Signer]
-) -> None:
-    """Mint test tokens for all accounts, in as few blocks as the chain likes."""
+def _funding(deployment: Deployment, accounts: Sequence[Signer]) -> list[ContractCall]:
+    """Test tokens for all accounts."""
     amounts = ((deployment.fab_token, _FAB_PER_ACCOUNT), (deployment.usdc, _USDC_PER_ACCOUNT))
-    async with anyio.create_task_group() as tasks:
-        for signer in accounts:
-            for token, amount in amounts:
-                call = _mint(token, signer.address, amount)
-                tasks.start_soon(queue.send, f"devnet:mint:{token}:{signer.address}", call)
+    return [
+        _mint(token, signer.address, amount) for signer in accounts for token, amount in amounts
+    ]
 
 
 def _check_range(option: str, value: int, least: int, most: int) -> None:
