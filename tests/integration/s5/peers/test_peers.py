@@ -142,10 +142,13 @@ async def test_of_two_entries_of_one_revision_the_first_stays_and_both_are_evide
         assert await a.registry.get(first.public_key) == first
 
 
-async def test_hundreds_of_new_keys_at_once_all_arrive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_keys", [80, pytest.param(400, marks=pytest.mark.heavy)])
+async def test_many_new_keys_at_once_all_arrive(tmp_path: Path, num_keys: int) -> None:
     """Peers read each other at their own pace; what waits is told, in the end, all of it."""
     limits = replace(QUICK, outbox_frames=16, frames_per_second=5000.0)
-    entries = [sign_entry(number.to_bytes(32), 1, b"data", NATIVE) for number in range(1, 401)]
+    entries = [
+        sign_entry(number.to_bytes(32), 1, b"data", NATIVE) for number in range(1, num_keys + 1)
+    ]
     async with (
         open_node(tmp_path / "a", 1, limits=limits) as a,
         open_node(tmp_path / "b", 2, [a.url], limits=limits) as b,
