@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -16,7 +16,6 @@ from fabstir.engines import (
 from fabstir.primitives.errors import EngineUnavailable
 from fabstir.primitives.ids import Hash32, ModelId
 from fabstir.protocol.capabilities import ModelCapability
-from fabstir.protocol.content import Message
 from fabstir.serving.models import ServedModel, model_name
 
 
@@ -42,12 +41,9 @@ class IdleEngine:
     def capabilities(self) -> frozenset[ModelCapability]:
         return self.can
 
-    async def tokenize_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        raise EngineUnavailable("nothing is loaded")
-
     def generate(
         self, request: GenerationRequest
-    ) -> AbstractAsyncContextManager[AsyncIterator[GenerationEvent]]:
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[GenerationEvent, ...]]]:
         raise EngineUnavailable("nothing is loaded")
 
 

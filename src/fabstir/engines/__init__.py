@@ -8,6 +8,7 @@ from fabstir.engines.engine import (
     GenerationEnd,
     GenerationEvent,
     GenerationRequest,
+    GenerationStart,
 )
 from fabstir.engines.launcher import CannotStart, EngineProcess, Launcher
 from fabstir.engines.pool import EnginePool, LocateModel, OpenEngine, open_pool
@@ -24,6 +25,7 @@ __all__ = [
     "GenerationEnd",
     "GenerationEvent",
     "GenerationRequest",
+    "GenerationStart",
     "Launcher",
     "LocateModel",
     "OpenEngine",

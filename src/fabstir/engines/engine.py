@@ -1,12 +1,12 @@
-"""The port that every engine offers: tokenize, generate, cancel, and say what it is."""
+"""The port that every engine offers: generate, cancel, and say what it is."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from fabstir.protocol.answers import TokenLogprob
 from fabstir.protocol.capabilities import ModelCapability
@@ -49,26 +49,41 @@ class GenerationRequest:
     """One completion.
 
     Attributes:
-        sampling: with a seed.
+        messages: the conversation; the engine puts it into the model's own template, open for the
+            answer.
+        sampling: with a seed; `max_tokens` is how many are generated now.
         response_format: None for text. An answer that is held to a form cannot be gone on with in
             another request: the form would begin anew.
+        generated: tokens of this answer that an earlier request gave; it goes on behind them.
 
     Raises:
-        ValueError: there is no prompt or no seed, or max_tokens is less than 1 (llama.cpp generates
-            a token for 0, and without end for -1).
+        ValueError: there is no message or no seed, or max_tokens is less than 1 (llama.cpp
+            generates a token for 0, and without end for -1).
     """
 
-    prompt_token_ids: tuple[int, ...]
+    messages: tuple[Message, ...]
     sampling: SamplingParams
     response_format: ResponseFormat | None = None
+    generated: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.prompt_token_ids:
-            raise ValueError("a prompt has at least one token")
+        if not self.messages:
+            raise ValueError("a conversation has at least one message")
         if self.sampling.seed is None:
             raise ValueError("an engine is told its seed, so that the answer can be made again")
         if self.sampling.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.sampling.max_tokens}: ask for at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStart:
+    """The first event: the prompt has been read.
+
+    Attributes:
+        num_prompt_tokens: of the conversation in its template, without `generated`.
+    """
+
+    num_prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +112,8 @@ class GenerationEnd:
     Attributes:
         finish_reason: stop: the model ended it, or a stop string. length: max_tokens or the
             context is used up.
-        num_cached_tokens: of the prompt, taken from an earlier request.
+        num_prompt_tokens: as the start says.
+        num_cached_tokens: of the prompt and `generated`, taken from an earlier request.
         num_completion_tokens: the `token_ids` of all pieces.
     """
 
@@ -109,7 +125,12 @@ class GenerationEnd:
     decode_seconds: float
 
 
-GenerationEvent = GenerationChunk | GenerationEnd
+GenerationEvent = GenerationStart | GenerationChunk | GenerationEnd
+
+BATCH_SECONDS: Final = 0.02
+"""The first piece of an answer comes at once, and then what has come in this time comes together:
+what a piece costs (sealing, a frame, a wake-up on both sides) is many times what a token costs, and
+nobody reads faster."""
 
 
 class Engine(Protocol):
@@ -129,22 +150,17 @@ class Engine(Protocol):
         """What it can do; a request that needs more is refused before anything is charged."""
         ...
 
-    async def tokenize_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The prompt of a conversation by the model's own template, open for the answer.
-
-        Raises:
-            ConversationRefused: the template does not take these roles in this order.
-            EngineUnavailable: it is loading or gone.
-        """
-        ...
-
     def generate(
         self, request: GenerationRequest
-    ) -> AbstractAsyncContextManager[AsyncIterator[GenerationEvent]]:
-        """Stream one completion: chunks, then one end. Leaving the block early stops decoding.
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[GenerationEvent, ...]]]:
+        """Stream one completion: a start, chunks, one end, in batches of what has come.
 
-        Raises:
+        Entering the block sends the request and waits for nothing more. Leaving it early stops
+        decoding.
+
+        Raises, while entering or iterating:
             ContextLengthExceeded: the prompt leaves no room for a token.
+            ConversationRefused: the template does not take these roles in this order.
             EngineUnavailable: it is loading or gone; nothing was generated.
             RequestRefused: it does not take the schema of the answer.
             EngineCrashed: it died in the middle.

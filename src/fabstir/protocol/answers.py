@@ -118,13 +118,6 @@ class AnswerContent:
     _thoughts: list[str] = field(default_factory=list[str])
     _calls: list[list[ToolCallPiece]] = field(default_factory=list[list[ToolCallPiece]])
 
-    @classmethod
-    def of(cls, text: str, reasoning: str = "") -> Self:
-        """An answer of text."""
-        content = cls()
-        content.add(text, reasoning=reasoning)
-        return content
-
     @property
     def text(self) -> str:
         """What is said."""
@@ -164,12 +157,3 @@ class AnswerContent:
             if is_first:
                 self._calls.append([])
             self._calls[piece.index].append(piece)
-
-    def to_json(self) -> dict[str, Json]:
-        """The form that is hashed; what is not there is left out, but for the text."""
-        out: dict[str, Json] = {"text": self.text}
-        if reasoning := self.reasoning:
-            out["reasoning"] = reasoning
-        if self._calls:
-            out["tool_calls"] = [call.to_json() for call in self.tool_calls]
-        return out

@@ -6,13 +6,14 @@ The renter chooses the salt, so both sides can open a commitment and nobody else
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Final
 
-from fabstir.primitives.encoding import canonical_json
+from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.ids import Hash32, hash32
 from fabstir.protocol.additions import Addition, additions_json
-from fabstir.protocol.answers import AnswerContent
+from fabstir.protocol.answers import ToolCallPiece
 from fabstir.protocol.crypto import Crypto
 from fabstir.protocol.request import ChatRequest
 from fabstir.protocol.sampling import SEED_LIMIT
@@ -55,17 +56,56 @@ def additions_digest(additions: Sequence[Addition], salt: bytes, crypto: Crypto)
     return hash32(crypto.keccak256(preimage + content))
 
 
-def output_commitment(
-    token_ids: Sequence[int], content: AnswerContent, salt: bytes, crypto: Crypto
-) -> Hash32:
-    """keccak(domain | salt | u32 count | u32 ids | keccak(canonical JSON of the content)).
+class OutputCommitment:
+    """The commitment to an answer, which grows with it: a receipt hashes only what is new in it.
 
+    keccak(domain | salt) at first; with each receipt keccak(commitment before | u32 count |
+    u32 ids | keccak(canonical JSON of the content)), of what came since the receipt before.
     Integers are big-endian.
     """
-    ids = b"".join(token.to_bytes(4, "big") for token in token_ids)
-    count = len(token_ids).to_bytes(4, "big")
-    tail = crypto.keccak256(canonical_json(content.to_json()))
-    return hash32(crypto.keccak256(OUTPUT_DOMAIN + _exactly_32(salt) + count + ids + tail))
+
+    def __init__(self, salt: bytes, crypto: Crypto) -> None:
+        self._crypto = crypto
+        self._committed = crypto.keccak256(OUTPUT_DOMAIN + _exactly_32(salt))
+        self._token_ids: list[int] = []
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._calls: list[Json] = []
+
+    def add(
+        self,
+        token_ids: Sequence[int],
+        text: str,
+        *,
+        reasoning: str = "",
+        tool_calls: Sequence[ToolCallPiece] = (),
+    ) -> None:
+        """Take in the next piece."""
+        self._token_ids += token_ids
+        self._texts.append(text)
+        self._thoughts.append(reasoning)
+        self._calls += [call.to_json() for call in tool_calls]
+
+    def value(self) -> Hash32:
+        """What a receipt for all pieces so far says. Changes nothing."""
+        return hash32(self._after())
+
+    def receipted(self) -> None:
+        """A receipt with this value was made: what comes is the next one's."""
+        self._committed = self._after()
+        for each in (self._token_ids, self._texts, self._thoughts, self._calls):
+            each.clear()
+
+    def _after(self) -> bytes:
+        content: dict[str, Json] = {"text": "".join(self._texts)}
+        if reasoning := "".join(self._thoughts):
+            content["reasoning"] = reasoning
+        if self._calls:
+            content["tool_calls"] = self._calls
+        count = len(self._token_ids)
+        ids = struct.pack(f">{count + 1}I", count, *self._token_ids)
+        tail = self._crypto.keccak256(canonical_json(content))
+        return self._crypto.keccak256(self._committed + ids + tail)
 
 
 def seed_commitment(host_nonce: bytes, crypto: Crypto) -> Hash32:

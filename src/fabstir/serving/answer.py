@@ -1,6 +1,6 @@
 """One answer: from a request to its last receipt, never further ahead than the renter agreed to.
 
-The engine streams; every piece is sent at once; a receipt follows every
+The engine streams; what comes together is sent as one piece; a receipt follows every
 RECEIPT_INTERVAL_TOKENS. Delivery stops at MAX_UNACKNOWLEDGED_TOKENS without an acknowledgement, at
 `max_unproven` tokens beyond the last proof on chain, and while the client reads nothing. What takes
 long is waited for without the engine: its decoding is cancelled, so that its slot is another
@@ -10,22 +10,28 @@ session's, and goes on from the kept prefix afterwards.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import anyio
 
-from fabstir.engines import Engine, GenerationChunk, GenerationEnd, GenerationRequest
+from fabstir.engines import (
+    Engine,
+    GenerationChunk,
+    GenerationEnd,
+    GenerationEvent,
+    GenerationRequest,
+    GenerationStart,
+)
 from fabstir.market.ledger import HostLedger
-from fabstir.primitives.errors import ContextLengthExceeded, DepositExhausted
+from fabstir.primitives.errors import DepositExhausted
 from fabstir.primitives.units import TokenCount
-from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.capabilities import require_capable
 from fabstir.protocol.commitments import (
     NO_ADDITIONS,
+    OutputCommitment,
     derive_seed,
-    output_commitment,
     request_digest,
     seed_commitment,
 )
@@ -40,6 +46,7 @@ from fabstir.protocol.payloads import ChunkPlaintext, EndPlaintext, ReceiptPlain
 from fabstir.protocol.receipts import Work, sign_receipt
 from fabstir.protocol.request import ChatRequest, RequestPlaintext
 from fabstir.rails.rail import Rail
+from fabstir.serving.output import AnswerBooks, DeliveredOutput, PendingPiece
 from fabstir.serving.session import LiveSession
 from fabstir.serving.stops import StopStrings
 
@@ -73,19 +80,6 @@ class AnswerServices:
     observe_tokens: Callable[[str, int], None]
 
 
-@dataclass(slots=True)
-class _Output:
-    token_ids: list[int] = field(default_factory=list[int])
-    content: AnswerContent = field(default_factory=AnswerContent)
-    num_chunks: int = 0
-    num_receipted: int = 0
-
-    def add(self, chunk: GenerationChunk) -> None:
-        self.token_ids += chunk.token_ids
-        self.content.add(chunk.text)
-        self.num_chunks += 1
-
-
 class Answer:
     """Runs once. `stop` may be called from another task at any time."""
 
@@ -112,9 +106,13 @@ class Answer:
         self._has_receipts = has_receipts
         self._sink = sink
         self._has_room = has_room
-        self._output = _Output()
+        self._output = DeliveredOutput()
         self._stop_reason: str | None = None
         self._executed, self._salt = self._execution()
+        self._pending = PendingPiece()
+        self._books: AnswerBooks | None = None
+        self._is_reserved = False
+        self._max_tokens = 0
         self._stops = StopStrings(self._executed.sampling.stop)
         self._started = time.monotonic()
 
@@ -145,22 +143,20 @@ class Answer:
         account = self._account
         require_capable(self._executed, engine.capabilities())
         account.begin_request()
-        prompt = await engine.tokenize_chat(self._executed.messages)
-        limit, limit_reason = self._limit(len(prompt))
-        await self._services.ledger.reserve(account.job_id, account.window_end)
-        self._work = self._work_of(len(prompt))
+        self._max_tokens, limit_reason = self._limit()
         try:
-            reason = await self._deliver(engine, prompt, limit, limit_reason)
+            reason = await self._deliver(engine, limit_reason)
             if rest := self._stops.rest():
-                await self._send_piece(GenerationChunk(rest, ()))
+                await self._send_piece(ChunkPlaintext(text=rest, token_ids=()))
         finally:
             with anyio.CancelScope(shield=True):
                 if not self._has_receipts:
                     # A client that leaves in the middle can agree no more to what it was sent.
                     await self._receipt(is_last=True)
-                await self._services.ledger.release(account.job_id, account.delivered)
+                if self._is_reserved:
+                    await self._services.ledger.release(account.job_id, account.delivered)
         await self._receipt(is_last=True)
-        await self._finish(len(prompt), reason)
+        await self._finish(reason)
 
     # -- the parameters of this answer --------------------------------------------------------
 
@@ -182,50 +178,50 @@ class Answer:
         seed = derive_seed(nonce, session.seed_nonce, session.row.job_id, services.crypto)
         return request.with_seed(seed), salt
 
-    def _limit(self, num_prompt_tokens: int) -> tuple[int, str]:
+    def _limit(self) -> tuple[int, str]:
         """How many tokens may be generated, and what it means to reach that many."""
-        max_model_len = self._session.model.info.max_model_len
-        room = max_model_len - num_prompt_tokens
-        if room < 1:
-            raise ContextLengthExceeded(num_prompt_tokens, max_model_len)
         affordable = self._account.affordable
         if affordable < 1:
             raise DepositExhausted(
                 f"the deposit of session {self._account.job_id} is used up: "
                 "close it and open another, with a larger deposit"
             )
-        wanted = min(self._executed.sampling.max_tokens, room)
+        wanted = self._executed.sampling.max_tokens
         return (wanted, "length") if wanted <= affordable else (affordable, "deposit_exhausted")
 
-    def _work_of(self, num_prompt_tokens: int) -> Work:
+    def _begin(self, start: GenerationStart) -> None:
+        """The prompt has been read: now it is known how long it is."""
+        if self._books is not None:
+            return  # it was read before, and the answer paused
         crypto = self._services.crypto
-        return Work(
+        output = OutputCommitment(self._salt, crypto)
+        work = Work(
             model_digest=self._session.model.digest,
             request_digest=request_digest(self._executed, self._salt, crypto),
             additions_digest=NO_ADDITIONS,
-            output_commitment=output_commitment((), AnswerContent(), self._salt, crypto),
-            num_prompt_tokens=TokenCount(num_prompt_tokens),
+            output_commitment=output.value(),
+            num_prompt_tokens=TokenCount(start.num_prompt_tokens),
             num_completion_tokens=TokenCount(0),
         )
+        self._books = AnswerBooks(work, output)
 
     # -- delivery -----------------------------------------------------------------------------
 
-    async def _deliver(
-        self, engine: Engine, prompt: tuple[int, ...], limit: int, limit_reason: str
-    ) -> str:
+    async def _deliver(self, engine: Engine, limit_reason: str) -> str:
         """Generate and send until there is a reason to stop; returns it."""
         while True:
-            left = limit - len(self._output.token_ids)
+            left = self._max_tokens - len(self._output.token_ids)
             if left <= 0:
                 return limit_reason
             if not await self._wait_for_renter():
                 return self._stopping or "unacknowledged"
             request = GenerationRequest(
-                prompt_token_ids=(*prompt, *self._output.token_ids),
+                messages=self._executed.messages,
                 sampling=replace(self._executed.sampling, max_tokens=left, stop=()),
                 response_format=self._executed.response_format,
+                generated=tuple(self._output.token_ids),
             )
-            end = await self._stream(engine, request, left)
+            end = await self._stream(engine, request)
             if self._stops.is_found:
                 return "stop"
             if self._stopping:
@@ -233,30 +229,73 @@ class Answer:
             if end is None and self._is_held_to_a_form:
                 return "unacknowledged"
             if end is not None:
-                return limit_reason if end.finish_reason == "length" else end.finish_reason
+                is_at_limit = end.finish_reason == "length" and self._is_at_limit
+                return limit_reason if is_at_limit else end.finish_reason
 
-    async def _stream(
-        self, engine: Engine, request: GenerationRequest, left: int
-    ) -> GenerationEnd | None:
-        """Send what the engine makes, up to `left` tokens; None if it was cancelled to wait or to
-        stop.
-        """
-        async with engine.generate(request) as events:
-            async for event in events:
-                if isinstance(event, GenerationEnd):
-                    return event
-                if self._stopping:
+    async def _stream(self, engine: Engine, request: GenerationRequest) -> GenerationEnd | None:
+        """Send what the engine makes; None if it was cancelled to wait or to stop."""
+        async with engine.generate(request) as batches:
+            await self._reserve()  # while the engine reads the prompt
+            async for batch in batches:
+                if self._stopping or not await self._send_batch(batch):
                     return None
-                if not await self._may_deliver(len(event.token_ids), self._patience):
-                    return None  # this piece is generated again from the kept prefix
-                text = self._stops.feed(event.text)
-                left -= len(event.token_ids)
-                if left <= 0:
-                    text += self._stops.rest()
-                await self._send_piece(replace(event, text=text))
-                if self._stops.is_found:
-                    return None
+                if isinstance(end := batch[-1], GenerationEnd):
+                    return end
         return None
+
+    async def _reserve(self) -> None:
+        """Before the first token is delivered: what a crash from here on may have cost."""
+        if self._is_reserved:
+            return
+        self._is_reserved = True
+        await self._services.ledger.reserve(self._account.job_id, self._account.window_end)
+
+    async def _send_batch(self, batch: Sequence[GenerationEvent]) -> bool:
+        """Send what came together in as few pieces as the renter's window allows.
+
+        Returns:
+            Whether to go on: all of it was sent, and no stop string was found. What was not sent
+            is generated again from the kept prefix.
+        """
+        for event in batch:
+            if isinstance(event, GenerationStart):
+                self._begin(event)
+            elif isinstance(event, GenerationChunk) and not await self._add(event):
+                break
+            if self._stops.is_found:
+                break
+        else:
+            is_last = isinstance(batch[-1], GenerationEnd) or self._is_at_limit
+            if is_last and not self._pending.is_empty:
+                self._pending.texts.append(self._stops.rest())  # alone it would be in no receipt
+            await self._send_pending()
+            return True
+        await self._send_pending()
+        return False
+
+    @property
+    def _is_at_limit(self) -> bool:
+        return len(self._output.token_ids) + len(self._pending.token_ids) >= self._max_tokens
+
+    async def _add(self, chunk: GenerationChunk) -> bool:
+        """Put a chunk to those that leave together; False if it may not be delivered."""
+        if not self._fits(len(self._pending.token_ids) + len(chunk.token_ids)):
+            await self._send_pending()
+        if self._pending.is_empty and not await self._may_deliver(
+            len(chunk.token_ids), self._patience
+        ):
+            return False
+        self._pending.add(self._stops.feed(chunk.text), chunk)
+        return True
+
+    def _fits(self, num_tokens: int) -> bool:
+        """Whether one piece may hold so many; receipts stay where single tokens would put them."""
+        is_before_receipt = self._output.num_unreceipted + num_tokens <= RECEIPT_INTERVAL_TOKENS
+        return is_before_receipt and self._is_agreed(num_tokens) and self._is_proven(num_tokens)
+
+    async def _send_pending(self) -> None:
+        if not self._pending.is_empty:
+            await self._send_piece(self._pending.take())
 
     @property
     def _is_held_to_a_form(self) -> bool:
@@ -303,18 +342,19 @@ class Answer:
             await self._session.wait_until(lambda: may() or self._stopping is not None, timeout)
         return may() and self._stopping is None
 
-    async def _send_piece(self, chunk: GenerationChunk) -> None:
-        if not self._output.num_chunks:
-            self._services.observe_first_token(
-                self._session.model.name, time.monotonic() - self._started
-            )
-        index = self._output.num_chunks
-        piece = ChunkPlaintext(text=chunk.text, token_ids=chunk.token_ids, logprobs=chunk.logprobs)
-        self._sink(Piece(index=index, chunk=piece))
-        self._output.add(chunk)
-        self._account.deliver(len(chunk.token_ids))
-        self._services.observe_tokens(self._session.model.name, len(chunk.token_ids))
-        if len(self._output.token_ids) - self._output.num_receipted >= RECEIPT_INTERVAL_TOKENS:
+    async def _send_piece(self, piece: ChunkPlaintext) -> None:
+        output, services, model = self._output, self._services, self._session.model.name
+        assert self._books is not None, "the engine says first that it has read the prompt"
+        if not output.num_chunks:
+            services.observe_first_token(model, time.monotonic() - self._started)
+        self._sink(Piece(index=output.num_chunks, chunk=piece))
+        output.token_ids += piece.token_ids
+        output.content.add(piece.text)
+        output.num_chunks += 1
+        self._books.output.add(piece.token_ids, piece.text)
+        self._account.deliver(len(piece.token_ids))
+        services.observe_tokens(model, len(piece.token_ids))
+        if output.num_unreceipted >= RECEIPT_INTERVAL_TOKENS:
             await self._receipt()
 
     # -- receipts -----------------------------------------------------------------------------
@@ -326,13 +366,13 @@ class Answer:
             is_last: nothing more is delivered, so no further window is reserved.
         """
         output, account, services = self._output, self._account, self._services
-        if output.num_receipted == len(output.token_ids):
+        if not output.num_unreceipted:
             return
+        books = self._books
+        assert books is not None, "something was sent"
         work = replace(
-            self._work,
-            output_commitment=output_commitment(
-                output.token_ids, output.content, self._salt, services.crypto
-            ),
+            books.work,
+            output_commitment=books.output.value(),
             num_completion_tokens=TokenCount(len(output.token_ids)),
         )
         receipt = account.next_receipt(work)
@@ -349,6 +389,7 @@ class Answer:
                 ),
             )
         output.num_receipted = len(output.token_ids)
+        books.output.receipted()
         account.issue(receipt, receipt_hash, is_agreed=not self._has_receipts)
         if self._has_receipts:
             seed = self._executed.sampling.seed
@@ -360,7 +401,8 @@ class Answer:
 
     # -- the end ------------------------------------------------------------------------------
 
-    async def _finish(self, num_prompt: int, reason: str) -> None:
+    async def _finish(self, reason: str) -> None:
+        num_prompt = self._books.work.num_prompt_tokens if self._books else TokenCount(0)
         session, output, asked = self._session, self._output, self._asked
         now, turn, text = int(time.time() * 1000), self._executed.messages, output.content.text
         if isinstance(asked, EraCRequest) and not asked.messages:
@@ -371,7 +413,7 @@ class Answer:
         session.seed_nonce = self._services.random(32)  # the old one is revealed
         end = EndPlaintext(
             finish_reason=reason,
-            num_prompt_tokens=TokenCount(num_prompt),
+            num_prompt_tokens=num_prompt,
             num_completion_tokens=TokenCount(len(output.token_ids)),
             seed_commitment=seed_commitment(session.seed_nonce, self._services.crypto),
         )

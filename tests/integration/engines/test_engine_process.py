@@ -21,7 +21,9 @@ from tests.open_files import no_more_open_files
 from fabstir.engines import (
     EngineState,
     GenerationChunk,
+    GenerationEvent,
     GenerationRequest,
+    GenerationStart,
     RestartPolicy,
 )
 from fabstir.engines._http import EngineRefused
@@ -36,7 +38,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 PARENT = Path(__file__).with_name("engine_parent.py")
 LONG_REQUEST = GenerationRequest(
-    prompt_token_ids=(19556, 28), sampling=SamplingParams(max_tokens=400, seed=1)
+    messages=(Message("user", "Count from 1 to 1000."),),
+    sampling=SamplingParams(max_tokens=400, seed=1),
 )
 
 
@@ -62,29 +65,31 @@ async def until_it_is(engine: LlamaCppEngine, state: EngineState) -> None:
             await anyio.sleep(0.02)
 
 
+async def first_batch(engine: LlamaCppEngine) -> tuple[GenerationEvent, ...]:
+    async with engine.generate(LONG_REQUEST) as batches:
+        return await anext(batches)
+
+
 async def signal_while_it_answers(engine: LlamaCppEngine, number: signal.Signals) -> None:
     """Send a signal with the first token, and read on."""
     assert engine.pid is not None
     child = engine.pid
-    async with engine.generate(LONG_REQUEST) as events:
-        async for _event in events:
+    async with engine.generate(LONG_REQUEST) as batches:
+        async for _batch in batches:
             os.kill(child, number)
 
 
 async def test_a_killed_engine_fails_the_request_and_comes_back(make_config: MakeConfig) -> None:
     config = make_config(num_slots=1)
     async with open_llamacpp(config, on_progress=quietly) as engine:
-        question = [Message("user", "Count from 1 to 1000.")]
-        prompt = await engine.tokenize_chat(question)
-
         with pytest.raises(EngineCrashed, match="send the request again"):
             await signal_while_it_answers(engine, signal.SIGKILL)
 
         await until_it_is(engine, EngineState.RESTARTING)
         with pytest.raises(EngineUnavailable, match="signal 9"):
-            await engine.tokenize_chat(question)
+            await first_batch(engine)
         await until_it_is(engine, EngineState.READY)
-        assert await engine.tokenize_chat(question) == prompt
+        assert isinstance((await first_batch(engine))[0], GenerationStart)
 
 
 async def test_a_hung_engine_is_killed_and_fails_the_request(make_config: MakeConfig) -> None:
@@ -95,7 +100,7 @@ async def test_a_hung_engine_is_killed_and_fails_the_request(make_config: MakeCo
 
         await until_it_is(engine, EngineState.FAILED)
         with pytest.raises(EngineUnavailable, match="it hung"):
-            await engine.tokenize_chat([Message("user", "Hello?")])
+            await first_batch(engine)
 
 
 async def test_an_engine_that_keeps_crashing_is_left_down(make_config: MakeConfig) -> None:
@@ -108,7 +113,7 @@ async def test_an_engine_that_keeps_crashing_is_left_down(make_config: MakeConfi
             await until_it_is(engine, after)
 
         with pytest.raises(EngineUnavailable, match=r"failed .*signal 9.*start the host again"):
-            await engine.tokenize_chat([Message("user", "Hello?")])
+            await first_batch(engine)
 
 
 async def test_a_process_without_descriptors_kills_no_engine(make_config: MakeConfig) -> None:

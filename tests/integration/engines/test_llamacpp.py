@@ -2,10 +2,11 @@
 
 import json
 import re
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +16,12 @@ import pytest
 from fabstir.engines import (
     GenerationChunk,
     GenerationEnd,
+    GenerationEvent,
     GenerationRequest,
+    GenerationStart,
 )
 from fabstir.engines.llamacpp import LlamaCppEngine, open_llamacpp
-from fabstir.engines.llamacpp.driver import completion_body, read_events
+from fabstir.engines.llamacpp.completion import CompletionReader, completion_body
 from fabstir.engines.llamacpp.vocabulary import read_character_pieces
 from fabstir.primitives.errors import (
     ContextLengthExceeded,
@@ -33,11 +36,22 @@ from fabstir.protocol.sampling import SamplingParams
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
+END_OF_TURN: Final = 2
+"""The token with which the demo's model ends an answer."""
+
 ITALY = "What is the capital of Italy? Answer in one sentence."
 
 
 def greedy(max_tokens: int, stop: tuple[str, ...] = ()) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, temperature=0, seed=1, stop=stop)
+
+
+def asking(
+    question: str, sampling: SamplingParams, response_format: ResponseFormat | None = None
+) -> GenerationRequest:
+    return GenerationRequest(
+        messages=(Message("user", question),), sampling=sampling, response_format=response_format
+    )
 
 
 def ids_of(chunks: Iterable[GenerationChunk]) -> list[int]:
@@ -52,19 +66,35 @@ async def complete(
     engine: LlamaCppEngine, question: str, sampling: SamplingParams
 ) -> tuple[list[GenerationChunk], GenerationEnd]:
     """Ask, and hold the engine to what every answer keeps to."""
-    prompt = await engine.tokenize_chat([Message("user", question)])
-    chunks: list[GenerationChunk] = []
-    async with engine.generate(
-        GenerationRequest(prompt_token_ids=prompt, sampling=sampling)
-    ) as events:
-        async for event in events:
-            if isinstance(event, GenerationEnd):
-                assert event.num_prompt_tokens == len(prompt)
-                assert event.num_completion_tokens == len(ids_of(chunks))
-                assert event.num_completion_tokens <= sampling.max_tokens
-                return chunks, event
-            chunks.append(event)
-    raise AssertionError("no end came")
+    received = await everything(engine, asking(question, sampling))
+    start, chunks, end = received[0], chunks_of(received), received[-1]
+    assert isinstance(start, GenerationStart)
+    assert isinstance(end, GenerationEnd)
+    assert len(received) == len(chunks) + 2
+    prompt = await prompt_ids(engine, question)
+    assert start.num_prompt_tokens == end.num_prompt_tokens == len(prompt)
+    assert end.num_completion_tokens == len(ids_of(chunks)) <= sampling.max_tokens
+    return chunks, end
+
+
+async def everything(engine: LlamaCppEngine, request: GenerationRequest) -> list[GenerationEvent]:
+    async with engine.generate(request) as batches:
+        return [event async for batch in batches for event in batch]
+
+
+def chunks_of(events: Iterable[GenerationEvent]) -> list[GenerationChunk]:
+    return [event for event in events if isinstance(event, GenerationChunk)]
+
+
+async def prompt_ids(engine: LlamaCppEngine, *contents: str) -> list[int]:
+    """By the engine's own template and tokenizer; the roles take turns."""
+    roles = cycle(("user", "assistant"))
+    messages = [
+        {"role": role, "content": text} for role, text in zip(roles, contents, strict=False)
+    ]
+    rendered = await engine.address.post_json("/apply-template", {"messages": messages})
+    body = {"content": rendered["prompt"], "add_special": True, "parse_special": True}
+    return (await engine.address.post_json("/tokenize", body))["tokens"]
 
 
 async def predicted_total(engine: LlamaCppEngine) -> int:
@@ -90,10 +120,8 @@ CAT = "Describe a cat."
 
 
 async def complete_in_form(engine: LlamaCppEngine, form: ResponseFormat) -> str:
-    prompt = await engine.tokenize_chat([Message("user", CAT)])
-    request = GenerationRequest(prompt_token_ids=prompt, sampling=greedy(60), response_format=form)
-    async with engine.generate(request) as events:
-        return text_of([event async for event in events if isinstance(event, GenerationChunk)])
+    request = asking(CAT, greedy(60), response_format=form)
+    return text_of(chunks_of(await everything(engine, request)))
 
 
 async def test_an_answer_is_held_to_a_schema(engine: LlamaCppEngine) -> None:
@@ -218,14 +246,13 @@ async def test_every_token_of_a_character_is_reported(
     """Forbidding a token makes the model spell an emoji in more tokens than a tokenizer would:
     without that it does so for 1 in 200."""
     pieces = read_character_pieces(demo_model)
-    request = GenerationRequest(prompt_token_ids=(19556,), sampling=greedy(24))
-    body = completion_body(request, 24)
+    request = asking("Hello", greedy(24))
+    body = completion_body(request, "Hello")
     body |= {"grammar": f'root ::= "{text}"', "logit_bias": forbidden}
 
     async with engine.address.stream("POST", "/completion", body) as answer:
-        received = [event async for event in read_events(answer, pieces)]
+        chunks = chunks_of(CompletionReader(pieces, request, 512).feed(await answer.read()))
 
-    chunks = [event for event in received if isinstance(event, GenerationChunk)]
     unstreamed = body | {"stream": False, "response_fields": ["tokens"]}
     listed = await engine.address.post_json("/completion", unstreamed)
     assert text_of(chunks) == text
@@ -252,11 +279,8 @@ async def test_a_stop_string_ends_the_answer(engine: LlamaCppEngine) -> None:
 
 
 async def test_leaving_early_stops_decoding(engine: LlamaCppEngine) -> None:
-    prompt = await engine.tokenize_chat([Message("user", "Count from 1 to 1000.")])
-    request = GenerationRequest(prompt_token_ids=prompt, sampling=greedy(400))
-
-    async with engine.generate(request) as events:
-        async for _event in events:
+    async with engine.generate(asking("Count from 1 to 1000.", greedy(400))) as batches:
+        async for _batch in batches:
             break
 
     _chunks, _end = await complete(engine, "Say yes.", greedy(2))
@@ -266,13 +290,12 @@ async def test_leaving_early_stops_decoding(engine: LlamaCppEngine) -> None:
 
 
 async def test_a_prompt_beyond_the_context_is_refused(engine: LlamaCppEngine) -> None:
-    prompt = await engine.tokenize_chat([Message("user", "word " * 600)])
+    question = "word " * 600
 
     with pytest.raises(ContextLengthExceeded) as refused:
-        async with engine.generate(GenerationRequest(prompt_token_ids=prompt, sampling=greedy(5))):
-            pass
+        await everything(engine, asking(question, greedy(5)))
 
-    assert refused.value.num_prompt_tokens == len(prompt)
+    assert refused.value.num_prompt_tokens == len(await prompt_ids(engine, question))
     assert refused.value.max_model_len == 512
 
 
@@ -303,23 +326,66 @@ async def test_more_requests_than_slots_wait_and_block_nobody(engine: LlamaCppEn
         for _ in range(12):
             tasks.start_soon(ask)
         with anyio.fail_after(10):
-            await engine.tokenize_chat([Message("user", "May I?")])
+            await engine.address.get_json("/health")
 
     assert most <= engine.info.num_slots
     assert engine.num_running == 0
 
 
 async def test_the_context_ends_an_answer(engine: LlamaCppEngine) -> None:
-    prompt = (28,) * (engine.info.max_model_len - 6)
-    request = GenerationRequest(prompt_token_ids=prompt, sampling=greedy(10_000))
+    asked = asking("Count from 1 to 1000.", greedy(10_000))
+    num_prompt = len(await prompt_ids(engine, "Count from 1 to 1000."))
+    begun = (28,) * (engine.info.max_model_len - num_prompt - 6)
 
-    async with engine.generate(request) as events:
-        received = [event async for event in events]
+    *_, end = await everything(engine, replace(asked, generated=begun))
 
-    end = received[-1]
     assert isinstance(end, GenerationEnd)
     assert end.finish_reason == "length"
+    assert end.num_prompt_tokens == num_prompt
     assert end.num_completion_tokens == 6
+
+
+async def test_a_context_that_the_engine_rounded_up_ends_where_it_was_promised(
+    make_config: Any,
+) -> None:
+    config = make_config(max_model_len=200, num_slots=1)
+    async with open_llamacpp(config, on_progress=lambda _text: None) as engine:
+        endless = replace(greedy(10_000), logit_bias=((END_OF_TURN, -100.0),))
+        received = await everything(engine, asking("Count from 1 to 1000.", endless))
+        num_prompt = len(await prompt_ids(engine, "Count from 1 to 1000."))
+
+        assert isinstance(end := received[-1], GenerationEnd)
+        assert end.finish_reason == "length"
+        assert num_prompt + len(ids_of(chunks_of(received))) == 200
+        assert engine.num_running == 0
+        with pytest.raises(ContextLengthExceeded):
+            await everything(engine, asking("word " * 180, greedy(5)))
+
+
+async def test_an_answer_goes_on_where_it_was_left(engine: LlamaCppEngine) -> None:
+    asked = asking("Name ten colours.", greedy(40))
+    whole = chunks_of(await everything(engine, asked))
+    ids = ids_of(whole)
+
+    for cut in (1, 7, len(ids) - 1):
+        rest = replace(asked, generated=tuple(ids[:cut]), sampling=greedy(40 - cut))
+        received = await everything(engine, rest)
+        assert isinstance(received[0], GenerationStart)
+        assert received[0].num_prompt_tokens == len(await prompt_ids(engine, "Name ten colours."))
+        assert ids[:cut] + ids_of(chunks_of(received)) == ids
+
+
+async def test_what_comes_together_is_given_together(engine: LlamaCppEngine) -> None:
+    """The first piece at once, and all of the others, in fewer batches than tokens."""
+    sizes: list[int] = []
+    async with engine.generate(asking("Count from 1 to 1000.", greedy(60))) as batches:
+        async for batch in batches:
+            sizes.append(len(ids_of(chunks_of(batch))))
+            time.sleep(0.1)
+
+    assert sizes[0] == 1
+    assert sum(sizes) == 60
+    assert max(sizes) > 1
 
 
 async def test_a_prompt_that_was_seen_is_cached(engine: LlamaCppEngine) -> None:
@@ -333,20 +399,17 @@ async def test_a_prompt_that_was_seen_is_cached(engine: LlamaCppEngine) -> None:
 
 
 async def test_a_token_that_the_model_does_not_have_is_refused(engine: LlamaCppEngine) -> None:
-    request = GenerationRequest(prompt_token_ids=(10**9,), sampling=greedy(1))
+    request = replace(asking("Hello", greedy(1)), generated=(10**9,))
 
     with pytest.raises(EngineUnavailable, match="invalid tokens"):
-        async with engine.generate(request):
-            pass
+        await everything(engine, request)
 
 
 async def test_what_fails_in_the_block_keeps_its_name(engine: LlamaCppEngine) -> None:
     """A renter's broken socket is no crash of the engine."""
-    request = GenerationRequest(prompt_token_ids=(19556,), sampling=greedy(50))
-
     with pytest.raises(anyio.BrokenResourceError):
-        async with engine.generate(request) as events:
-            await anext(events)
+        async with engine.generate(asking("Hello", greedy(50))) as batches:
+            await anext(batches)
             raise anyio.BrokenResourceError
 
     assert engine.num_running == 0
@@ -378,7 +441,7 @@ async def test_roles_that_the_template_refuses_are_the_callers_fault(
     user = Message("user", "Hello")
 
     async with open_llamacpp(strict, on_progress=lambda _text: None) as engine:
-        assert await engine.tokenize_chat([user])
-        for refused in ([user, user], [user, Message("assistant", "Hi"), user, user]):
+        assert await everything(engine, GenerationRequest(messages=(user,), sampling=greedy(2)))
+        for refused in ((user, user), (user, Message("assistant", "Hi"), user, user)):
             with pytest.raises(ConversationRefused, match="roles must alternate"):
-                await engine.tokenize_chat(refused)
+                await everything(engine, GenerationRequest(messages=refused, sampling=greedy(2)))

@@ -13,7 +13,6 @@ from websockets.exceptions import ConnectionClosed
 from fabstir.crypto import NATIVE
 from fabstir.primitives.ids import Address, Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount
-from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.client_messages import (
     ClientMessage,
     EncryptedAck,
@@ -24,8 +23,8 @@ from fabstir.protocol.client_messages import (
 )
 from fabstir.protocol.commitments import (
     NO_ADDITIONS,
+    OutputCommitment,
     derive_seed,
-    output_commitment,
     request_digest,
     seed_commitment,
 )
@@ -117,7 +116,7 @@ class Line:
     id: str = ""
     asked: RequestPlaintext | None = None
     token_ids: list[int] = field(default_factory=list[int])
-    text: str = ""
+    output: OutputCommitment | None = None
     num_chunks: int = 0
     head: ChainHead = field(default_factory=ChainHead)
     acknowledged: list[SignedAcknowledgement] = field(default_factory=list[SignedAcknowledgement])
@@ -152,25 +151,28 @@ class Line:
             )
         )
         self.num_chunks += 1
-        self.text += text
+        assert self.output is not None, "a request is being answered"
         self.token_ids += token_ids
+        self.output.add(token_ids, text)
 
     async def receipt(self) -> None:
         """An honest receipt for everything so far."""
-        asked, content = self.asked, AnswerContent.of(self.text)
+        asked, output = self.asked, self.output
         assert asked is not None
+        assert output is not None
         assert asked.client_nonce is not None
         seed = derive_seed(asked.client_nonce, HOST_NONCE, self.job_id, NATIVE)
         work = Work(
             model_digest=self.host.model_digest,
             request_digest=request_digest(asked.request.with_seed(seed), asked.salt, NATIVE),
             additions_digest=NO_ADDITIONS,
-            output_commitment=output_commitment(self.token_ids, content, asked.salt, NATIVE),
+            output_commitment=output.value(),
             num_prompt_tokens=NUM_PROMPT_TOKENS,
             num_completion_tokens=TokenCount(len(self.token_ids)),
         )
         receipt = self.head.make(self.job_id, work, self.host.price)
         self.head = self.head.advance(receipt, receipt.hash(self.host.domain, NATIVE))
+        output.receipted()
         signed = sign_receipt(receipt, self.host.secret, self.host.domain, NATIVE)
         plaintext = ReceiptPlaintext(signed=signed, seed=seed, host_nonce=HOST_NONCE)
         await self.say(
@@ -215,7 +217,8 @@ class Line:
             case EncryptedMessage():
                 self.id = message.id or ""
                 self.asked = RequestPlaintext.decode(self._open("encrypted_message", message))
-                self.token_ids, self.text, self.num_chunks = [], "", 0
+                self.token_ids, self.num_chunks = [], 0
+                self.output = OutputCommitment(self.asked.salt, NATIVE)
                 self.head = self.head.next_request()
                 await self.host.answer(self)
             case EncryptedAck():

@@ -39,12 +39,12 @@ from fabstir.engines import (
     GenerationEnd,
     GenerationEvent,
     GenerationRequest,
+    GenerationStart,
 )
 from fabstir.market.ledger import HostLedger
-from fabstir.primitives.errors import EngineUnavailable, SessionRefused
+from fabstir.primitives.errors import ContextLengthExceeded, EngineUnavailable, SessionRefused
 from fabstir.primitives.ids import JobId, ModelId
 from fabstir.protocol.capabilities import ModelCapability
-from fabstir.protocol.content import Message
 from fabstir.protocol.exchange.handshake import Greeting
 from fabstir.protocol.exchange.streams import Path
 from fabstir.rails.rail import Closing, Funding
@@ -110,12 +110,14 @@ class Reader:
 
     Attributes:
         fails_after: so many words.
+        batch_size: words that come together.
     """
 
     words: Sequence[str]
     state: EngineState = EngineState.READY
     num_cancelled: int = 0
     fails_after: int | None = None
+    batch_size: int = 1
     info: EngineInfo = field(
         default_factory=lambda: EngineInfo(
             model="reader",
@@ -130,36 +132,43 @@ class Reader:
     def capabilities(self) -> frozenset[ModelCapability]:
         return frozenset(ModelCapability)
 
-    async def tokenize_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        return tuple(range(1, 1 + sum(len(message.text.split()) for message in messages)))
-
     @asynccontextmanager
     async def generate(
         self, request: GenerationRequest
-    ) -> AsyncGenerator[AsyncIterator[GenerationEvent]]:
-        begun = sum(1 for each in request.prompt_token_ids if each >= 1000)
-        events = self._read(begun, request)
+    ) -> AsyncGenerator[AsyncIterator[tuple[GenerationEvent, ...]]]:
+        events = self._read(len(request.generated), request)
         try:
             yield events
         finally:
             self.num_cancelled += 1
 
-    async def _read(self, begun: int, request: GenerationRequest) -> AsyncIterator[GenerationEvent]:
+    async def _read(
+        self, begun: int, request: GenerationRequest
+    ) -> AsyncIterator[tuple[GenerationEvent, ...]]:
+        num_prompt = sum(len(message.text.split()) for message in request.messages)
+        if num_prompt >= self.info.max_model_len:
+            raise ContextLengthExceeded(num_prompt, self.info.max_model_len)
+        yield (GenerationStart(num_prompt),)
         words = self.words[begun : begun + request.sampling.max_tokens]
+        batch: list[GenerationEvent] = []
         for number, word in enumerate(words, start=begun):
             await anyio.sleep(0)
             if number == self.fails_after:
                 raise EngineUnavailable("the reader lost its place")
-            yield GenerationChunk(word, (1000 + number,))
+            batch.append(GenerationChunk(word, (1000 + number,)))
+            if len(batch) >= self.batch_size:
+                yield tuple(batch)
+                batch.clear()
         is_whole = begun + len(words) == len(self.words)
-        yield GenerationEnd(
+        end = GenerationEnd(
             finish_reason="stop" if is_whole else "length",
-            num_prompt_tokens=len(request.prompt_token_ids),
+            num_prompt_tokens=num_prompt,
             num_cached_tokens=0,
             num_completion_tokens=len(words),
             prompt_seconds=0.0,
             decode_seconds=0.0,
         )
+        yield (*batch, end)
 
 
 class MemoryStream:

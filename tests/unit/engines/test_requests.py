@@ -5,7 +5,10 @@ import pytest
 from fabstir.engines import GenerationRequest
 from fabstir.engines.llamacpp.calibration import candidates
 from fabstir.engines.llamacpp.launcher import ThreadCounts
+from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
+
+ASKED = (Message("user", "Hello"),)
 
 
 @pytest.mark.parametrize("max_tokens", [0, -1])
@@ -13,17 +16,17 @@ def test_a_request_for_no_token_or_endless_ones_is_refused(max_tokens: int) -> N
     sampling = SamplingParams(max_tokens=max_tokens, seed=1)
 
     with pytest.raises(ValueError, match="at least 1"):
-        GenerationRequest(prompt_token_ids=(1,), sampling=sampling)
+        GenerationRequest(messages=ASKED, sampling=sampling)
 
 
-def test_a_request_without_a_prompt_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one token"):
-        GenerationRequest(prompt_token_ids=(), sampling=SamplingParams(max_tokens=1, seed=1))
+def test_a_request_without_a_message_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one message"):
+        GenerationRequest(messages=(), sampling=SamplingParams(max_tokens=1, seed=1))
 
 
 def test_a_request_without_a_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="its seed"):
-        GenerationRequest(prompt_token_ids=(1,), sampling=SamplingParams(max_tokens=1))
+        GenerationRequest(messages=ASKED, sampling=SamplingParams(max_tokens=1))
 
 
 @pytest.mark.parametrize(

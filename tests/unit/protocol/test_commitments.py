@@ -9,12 +9,11 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.encoding import canonical_json
 from fabstir.primitives.ids import to_bytes
 from fabstir.protocol.additions import Addition, additions_json
-from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.commitments import (
     NO_ADDITIONS,
+    OutputCommitment,
     additions_digest,
     derive_seed,
-    output_commitment,
     request_digest,
     seed_commitment,
 )
@@ -22,7 +21,7 @@ from fabstir.protocol.content import Message
 from fabstir.protocol.request import ChatRequest
 from fabstir.protocol.sampling import SEED_LIMIT, SamplingParams
 
-Output = tuple[list[int], str, str, bytes]
+Output = tuple[list[tuple[list[int], str, str]], bytes]
 Request = tuple[ChatRequest, bytes]
 Additions = tuple[tuple[Addition, ...], bytes]
 
@@ -30,14 +29,21 @@ REQUEST = ChatRequest(messages=(Message("user", "x"),), sampling=SamplingParams(
 
 keccak = NATIVE.keccak256
 salts = byte_strings(32)
-outputs = st.tuples(st.lists(st.integers(0, (1 << 32) - 1), max_size=4), texts(6), texts(6), salts)
+segments = st.tuples(st.lists(st.integers(0, (1 << 32) - 1), max_size=4), texts(6), texts(6))
+outputs = st.tuples(st.lists(segments, min_size=1, max_size=3), salts)
 requests = st.tuples(chat_requests, salts)
 some_additions = st.tuples(st.lists(additions, min_size=1, max_size=2).map(tuple), salts)
 
 
 def commitment_of(output: Output) -> bytes:
-    ids, text, reasoning, salt = output
-    return to_bytes(output_commitment(ids, AnswerContent.of(text, reasoning), salt, NATIVE))
+    """What the last receipt says, if there was one for each segment."""
+    commitment = OutputCommitment(output[1], NATIVE)
+    values = b""
+    for ids, text, reasoning in output[0]:
+        commitment.add(ids, text, reasoning=reasoning)
+        values = to_bytes(commitment.value())
+        commitment.receipted()
+    return values
 
 
 @given(outputs, outputs)
@@ -59,12 +65,28 @@ def test_additions_have_one_digest(one: Additions, other: Additions) -> None:
 
 @given(outputs)
 def test_the_preimage_of_an_output(output: Output) -> None:
-    ids, text, reasoning, salt = output
-    content = {"text": text, "reasoning": reasoning} if reasoning else {"text": text}
-    preimage = b"fabstir/output/2" + salt + len(ids).to_bytes(4, "big")
-    preimage += b"".join(token.to_bytes(4, "big") for token in ids)
+    committed = keccak(b"fabstir/output/2" + output[1])
+    for ids, text, reasoning in output[0]:
+        content = {"text": text, "reasoning": reasoning} if reasoning else {"text": text}
+        preimage = committed + len(ids).to_bytes(4, "big")
+        preimage += b"".join(token.to_bytes(4, "big") for token in ids)
+        committed = keccak(preimage + keccak(canonical_json(content)))
 
-    assert commitment_of(output) == keccak(preimage + keccak(canonical_json(content)))
+    assert commitment_of(output) == committed
+
+
+@given(segments, st.integers(0, 4), salts)
+def test_how_an_output_was_cut_into_pieces_does_not_matter(
+    segment: tuple[list[int], str, str], cut: int, salt: bytes
+) -> None:
+    ids, text, reasoning = segment
+    whole, pieces = OutputCommitment(salt, NATIVE), OutputCommitment(salt, NATIVE)
+
+    whole.add(ids, text, reasoning=reasoning)
+    pieces.add(ids[:cut], text[:cut], reasoning=reasoning[:cut])
+    pieces.add(ids[cut:], text[cut:], reasoning=reasoning[cut:])
+
+    assert pieces.value() == whole.value()
 
 
 @given(some_additions)
@@ -110,7 +132,7 @@ def test_salts_and_nonces_have_32_bytes(raw: bytes) -> None:
     for commit in (
         lambda: request_digest(REQUEST, raw, NATIVE),
         lambda: additions_digest((), raw, NATIVE),
-        lambda: output_commitment([], AnswerContent(), raw, NATIVE),
+        lambda: OutputCommitment(raw, NATIVE),
         lambda: seed_commitment(raw, NATIVE),
         lambda: derive_seed(raw, good, 1, NATIVE),
         lambda: derive_seed(good, raw, 1, NATIVE),

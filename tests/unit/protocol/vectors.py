@@ -17,7 +17,7 @@ from fabstir.primitives.encoding import canonical_json, encode_multibase
 from fabstir.primitives.ids import Address, ChainId, Hash32, JobId, ModelId, PeerId, hash32
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
 from fabstir.protocol.additions import parse_additions, with_additions
-from fabstir.protocol.answers import AnswerContent, ToolCallPiece
+from fabstir.protocol.answers import ToolCallPiece
 from fabstir.protocol.authorization import SESSION_KEY_TYPE, SessionKeyAuthorization
 from fabstir.protocol.checkpoint import (
     CheckpointDelta,
@@ -27,9 +27,9 @@ from fabstir.protocol.checkpoint import (
     encrypt_delta,
 )
 from fabstir.protocol.commitments import (
+    OutputCommitment,
     additions_digest,
     derive_seed,
-    output_commitment,
     request_digest,
     seed_commitment,
 )
@@ -253,27 +253,28 @@ def request(value: Inputs) -> Inputs:
 
 
 def output(value: Inputs) -> Inputs:
-    """Section 9: the commitment to what was answered."""
-    ids = b"".join(token.to_bytes(4, "big") for token in value["tokenIds"])
-    count = len(value["tokenIds"]).to_bytes(4, "big")
-    canonical = canonical_json(value["content"])
-    preimage = b"fabstir/output/2" + _hex(value, "salt") + count + ids + keccak(canonical)
-    content = AnswerContent()
-    for index, call in enumerate(value["content"]["tool_calls"]):
-        function = call["function"]
-        pieces = [
-            ToolCallPiece(index=index, id=call["id"], name=function["name"]),
-            ToolCallPiece(index=index, arguments=function["arguments"]),
-        ]
-        content.add("", tool_calls=pieces)
-    content.add(value["content"]["text"], reasoning=value["content"]["reasoning"])
-    commitment = output_commitment(value["tokenIds"], content, _hex(value, "salt"), NATIVE)
-    assert hash32(keccak(preimage)) == commitment
-    return {
-        "canonical": canonical.decode(),
-        "preimage": preimage.hex(),
-        "outputCommitment": commitment,
-    }
+    """Section 9: the commitment to what was answered, as two receipts say it."""
+    committed = keccak(b"fabstir/output/2" + _hex(value, "salt"))
+    commitment = OutputCommitment(_hex(value, "salt"), NATIVE)
+    preimages: list[str] = []
+    values: list[str] = []
+    for segment in value["segments"]:
+        ids, content = segment["tokenIds"], segment["content"]
+        preimage = committed + len(ids).to_bytes(4, "big")
+        preimage += b"".join(token.to_bytes(4, "big") for token in ids)
+        preimage += keccak(canonical_json(content))
+        committed = keccak(preimage)
+        commitment.add(
+            ids,
+            content["text"],
+            reasoning=content.get("reasoning", ""),
+            tool_calls=[ToolCallPiece(**call) for call in content.get("tool_calls", ())],
+        )
+        assert commitment.value() == hash32(committed)
+        commitment.receipted()
+        preimages.append(preimage.hex())
+        values.append(hash32(committed))
+    return {"preimages": preimages, "outputCommitments": values}
 
 
 def seed(value: Inputs) -> Inputs:

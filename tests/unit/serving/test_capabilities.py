@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from tests.idle_models import idle_model
+from tests.unit.doors.hosting import JournalRail
 from tests.unit.rails.test_next_action import row
 from tests.unit.serving.test_live_session import live
 
+from fabstir.market.ledger import HostLedger
 from fabstir.primitives.errors import EngineUnavailable, RequestRefused
 from fabstir.protocol.capabilities import ModelCapability
 from fabstir.protocol.content import Message
@@ -18,7 +21,10 @@ from fabstir.serving.answer import Answer, AnswerServices
 
 pytestmark = pytest.mark.anyio
 
-NO_SERVICES = cast("AnswerServices", None)
+NO_LEDGER = cast("HostLedger", None)
+SERVICES = cast(
+    "AnswerServices", SimpleNamespace(rail=JournalRail(NO_LEDGER), acknowledgement_timeout=1.0)
+)
 """There is no ledger: an answer that reserved or billed anything would raise another error."""
 
 
@@ -34,12 +40,12 @@ async def ask(can: set[ModelCapability], sampling: SamplingParams) -> None:
     request = ChatRequest(messages=(Message("user", "Hello"),), sampling=sampling)
     asked = RequestPlaintext(request=request, salt=bytes(32))
     answer = Answer(
-        NO_SERVICES,
+        SERVICES,
         session,
         asked,
         has_receipts=True,
         sink=lambda _part: pytest.fail("nothing is sent"),
-        has_room=bool,
+        has_room=lambda: True,
     )
     await answer.run()
 

@@ -13,7 +13,6 @@ with one token: whether the likeliest of all is refused, because no JSON begins 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -59,9 +58,7 @@ class JsonForms:
             capabilities.add(ModelCapability.JSON_SCHEMA)
         return cls(frozenset(capabilities), wrong)
 
-    async def require_held(
-        self, address: EngineAddress, form: ResponseFormat, prompt: Sequence[int]
-    ) -> None:
+    async def require_held(self, address: EngineAddress, form: ResponseFormat, prompt: str) -> None:
         """Try the form on a prompt, which the server then has in its cache.
 
         Raises:
@@ -83,10 +80,10 @@ def schema_of(form: ResponseFormat) -> Any:
 
 
 async def _first_token(
-    address: EngineAddress, prompt: Sequence[int], schema: Any, likeliest: int
+    address: EngineAddress, prompt: str | list[int], schema: Any, likeliest: int
 ) -> dict[str, Any]:
     body = {
-        "prompt": list(prompt),
+        "prompt": prompt,
         "n_predict": 1,
         "temperature": 0,
         "logit_bias": [[likeliest, _CERTAIN]],

@@ -16,9 +16,9 @@ from fabstir.primitives.units import PricePerToken, TokenCount, Wei, tokens_for
 from fabstir.protocol.additions import Addition, with_additions
 from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.commitments import (
+    OutputCommitment,
     additions_digest,
     derive_seed,
-    output_commitment,
     request_digest,
     seed_commitment,
 )
@@ -170,8 +170,9 @@ class AnswerVerifier:
         self._terms = terms
         self._asked = asked
         self._salt = asked.salt
-        self._token_ids: list[int] = []
-        self._num_pieces = 0
+        self._num_tokens: int = 0
+        self._output = OutputCommitment(asked.salt, facts.crypto)
+        self._num_pieces: int = 0
         self._num_text_bytes = 0
         self._num_prompt_tokens: TokenCount | None = None
         self._seed: int | None = None
@@ -183,7 +184,7 @@ class AnswerVerifier:
     @property
     def num_tokens(self) -> TokenCount:
         """Completion tokens that have arrived."""
-        return TokenCount(len(self._token_ids))
+        return TokenCount(self._num_tokens)
 
     @property
     def text(self) -> str:
@@ -213,7 +214,10 @@ class AnswerVerifier:
         self.content.add(chunk.text, reasoning=chunk.reasoning, tool_calls=chunk.tool_calls)
         self._num_pieces += 1
         self._num_text_bytes += text_bytes
-        self._token_ids += chunk.token_ids
+        self._num_tokens += num_ids
+        self._output.add(
+            chunk.token_ids, chunk.text, reasoning=chunk.reasoning, tool_calls=chunk.tool_calls
+        )
 
     def _check_room(self, num_tokens: int, num_text_bytes: int) -> None:
         """That an answer of so many tokens and bytes is one that was asked for, and is paid for.
@@ -258,6 +262,7 @@ class AnswerVerifier:
         if receipt.cumulative_tokens == self.head.cumulative_tokens:
             raise self._mismatch(receipt, "it covers no new token")
         self.head = self.head.advance(receipt, receipt_hash)
+        self._output.receipted()
         self._num_prompt_tokens = receipt.work.num_prompt_tokens
         self._seed = plaintext.seed
         self._execution = execution
@@ -317,12 +322,11 @@ class AnswerVerifier:
         )
 
     def _work(self, execution: _Execution, num_prompt_tokens: TokenCount) -> Work:
-        crypto = self._facts.crypto
         return Work(
             model_digest=self._facts.model_digest,
             request_digest=execution.request_digest,
             additions_digest=execution.additions_digest,
-            output_commitment=output_commitment(self._token_ids, self.content, self._salt, crypto),
+            output_commitment=self._output.value(),
             num_prompt_tokens=num_prompt_tokens,
             num_completion_tokens=self.num_tokens,
         )

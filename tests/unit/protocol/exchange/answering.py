@@ -9,11 +9,10 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.ids import Address, ChainId, Hash32, JobId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
 from fabstir.protocol.additions import Addition, with_additions
-from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.commitments import (
+    OutputCommitment,
     additions_digest,
     derive_seed,
-    output_commitment,
     request_digest,
     seed_commitment,
 )
@@ -83,11 +82,16 @@ class HonestHost:
     num_prompt_tokens: int = 20
     token_ids: list[int] = field(default_factory=list[int])
     text: str = ""
+    output: OutputCommitment = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.output = OutputCommitment(self.asked.salt, NATIVE)
 
     def deliver(self, text: str, token_ids: Sequence[int]) -> ChunkPlaintext:
         """One more piece."""
         self.text += text
         self.token_ids += token_ids
+        self.output.add(token_ids, text)
         return ChunkPlaintext(text=text, token_ids=tuple(token_ids))
 
     @property
@@ -101,14 +105,14 @@ class HonestHost:
 
     def work(self) -> Work:
         """All that was delivered so far."""
-        salt, content = self.asked.salt, AnswerContent.of(self.text)
+        salt = self.asked.salt
         executed = self.asked.request.with_seed(self.seed)
         seen = with_additions(executed.messages, self.additions)
         return Work(
             model_digest=DIGEST,
             request_digest=request_digest(replace(executed, messages=seen), salt, NATIVE),
             additions_digest=additions_digest(self.additions, salt, NATIVE),
-            output_commitment=output_commitment(self.token_ids, content, salt, NATIVE),
+            output_commitment=self.output.value(),
             num_prompt_tokens=TokenCount(self.num_prompt_tokens),
             num_completion_tokens=TokenCount(len(self.token_ids)),
         )
@@ -124,6 +128,7 @@ class HonestHost:
         receipt = receipt or self.receipt()
         is_first = self.head.sequence == 0
         self.head = self.head.advance(receipt, receipt.hash(DOMAIN, NATIVE))
+        self.output.receipted()
         return ReceiptPlaintext(
             signed=sign_receipt(receipt, secret, DOMAIN, NATIVE),
             seed=self.seed,

@@ -17,13 +17,12 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import FabstirError, RemoteProtocolError, SessionRefused
 from fabstir.primitives.ids import JobId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
-from fabstir.protocol.answers import AnswerContent
 from fabstir.protocol.authorization import SessionKeyAuthorization
 from fabstir.protocol.client_messages import EncryptedSessionInit
 from fabstir.protocol.commitments import (
     NO_ADDITIONS,
+    OutputCommitment,
     derive_seed,
-    output_commitment,
     request_digest,
     seed_commitment,
 )
@@ -148,7 +147,7 @@ class Host:
     refused: list[FabstirError] = field(default_factory=list[FabstirError])
     request: RequestReceived | None = None
     token_ids: list[int] = field(default_factory=list[int])
-    text: str = ""
+    output: OutputCommitment = field(default_factory=lambda: OutputCommitment(bytes(32), NATIVE))
     num_pieces: int = 0
     num_receipted: int = 0
     exchange: HostExchange = field(init=False)
@@ -233,7 +232,8 @@ class Host:
     def _begin(self, event: RequestReceived) -> None:
         self.request = event
         self.account.begin_request()
-        self.token_ids, self.text = [], ""
+        assert isinstance(event.request, RequestPlaintext)
+        self.token_ids, self.output = [], OutputCommitment(event.request.salt, NATIVE)
         self.num_pieces = self.num_receipted = 0
 
     def piece(self, num_tokens: int) -> list[Frame]:
@@ -246,7 +246,7 @@ class Host:
         chunk = ChunkPlaintext(text="word " * num_tokens, token_ids=ids)
         piece = Piece(index=self.num_pieces, chunk=chunk)
         self.token_ids += ids
-        self.text += chunk.text
+        self.output.add(ids, chunk.text)
         self.num_pieces += 1
         account.deliver(num_tokens)
         frames = self.exchange.part(self.request, piece)
@@ -262,6 +262,7 @@ class Host:
         signed = sign_receipt(receipt, HOST_SECRET, DOMAIN, NATIVE)
         self.account.issue(receipt, receipt.hash(DOMAIN, NATIVE), is_agreed=False)
         self.num_receipted = len(self.token_ids)
+        self.output.receipted()
         seed = self._seed(self.request.request)
         plaintext = ReceiptPlaintext(signed=signed, seed=seed, host_nonce=self.seed_nonce)
         return self.exchange.part(self.request, plaintext)
@@ -297,12 +298,11 @@ class Host:
     def _work(self, request: EraCRequest | RequestPlaintext) -> Work:
         assert isinstance(request, RequestPlaintext)
         salt, executed = request.salt, request.request.with_seed(self._seed(request))
-        content = AnswerContent.of(self.text)
         return Work(
             model_digest=DIGEST,
             request_digest=request_digest(executed, salt, NATIVE),
             additions_digest=NO_ADDITIONS,
-            output_commitment=output_commitment(self.token_ids, content, salt, NATIVE),
+            output_commitment=self.output.value(),
             num_prompt_tokens=TokenCount(20),
             num_completion_tokens=TokenCount(len(self.token_ids)),
         )
