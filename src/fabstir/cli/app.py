@@ -55,6 +55,7 @@ COMMANDS = {
     "balance": Entry("renter", "Show what the wallet holds and what is locked."),
     "sessions": Entry("renter", "List, close or recover paid sessions."),
     "s5": Entry("s5.app", "Store files and blobs; run a storage node."),
+    "models": Entry("models", "Pull, list, check and remove model files."),
     "keys": Entry("keys", "Make, import or show this machine's keys."),
     "config": Entry("config_commands", "Show or change the settings."),
     "devnet": Entry("devnet", "Run a local chain with the contracts and funded accounts."),

@@ -149,6 +149,15 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HubSettings:
+    """The hub that `fabstir models pull org/name:file` means."""
+
+    url: _HttpUrl = "https://huggingface.co"
+    token_file: Path | None = None
+    """An access token for models that are gated, mode 0600; sent to `hub.url` alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """The language model's process."""
 

@@ -34,6 +34,7 @@ from fabstir.config.sections import (
     DatabaseSettings,
     EngineSettings,
     HostSettings,
+    HubSettings,
     MetricsSettings,
     ModelSettings,
     NetworkSettings,
@@ -84,6 +85,7 @@ class Settings:
     host: HostSettings = field(default_factory=HostSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     models: tuple[ModelSettings, ...] = ()
+    hub: HubSettings = field(default_factory=HubSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     p2p: P2PSettings = field(default_factory=P2PSettings)
     s5: S5Settings = field(default_factory=S5Settings)

@@ -14,9 +14,14 @@ from fabstir.s5.transfer.fetch import BlobSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UrlSource:
-    """The file itself at an http or https address."""
+    """The file itself at an http or https address.
+
+    Attributes:
+        token: opens what is gated; sent to the address's origin alone.
+    """
 
     url: str
+    token: str | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +30,12 @@ class HubSource:
 
     Attributes:
         revision: a branch, a tag or a commit; only a commit never means other bytes one day.
+        token: opens what is gated; sent to the endpoint alone.
     """
 
     endpoint: str
     revision: str
+    token: str | None = field(default=None, repr=False, compare=False)
 
     def url(self, repo: str, file: str) -> str:
         """Where the hub keeps a file of a repository."""
@@ -67,18 +74,21 @@ class S5Source:
     find: FindSources = field(compare=False, repr=False)
 
 
-Source = UrlSource | HubSource | WheelSource | S5Source
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathSource:
+    """A file of this machine, which is copied."""
+
+    path: Path
+
+
+Source = UrlSource | HubSource | WheelSource | S5Source | PathSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """One model file.
-
+class _Named:
+    """
     Attributes:
         repo, file: its name; the model id on chain is keccak256(repo + "/" + file).
-        sha256: of the file's bytes.
-        size_bytes: None where nobody has said.
-        source: None for a file that its owner puts in place.
 
     Raises:
         ValueError: `repo` or `file` would lead out of the folder of models.
@@ -86,9 +96,6 @@ class ModelSpec:
 
     repo: str
     file: str
-    sha256: Hash32
-    size_bytes: int | None = None
-    source: Source | None = None
 
     def __post_init__(self) -> None:
         for name in (self.repo, self.file):
@@ -99,6 +106,28 @@ class ModelSpec:
     def path_in(self, folder: Path) -> Path:
         """Where the file lies below a folder of models."""
         return folder / PurePosixPath(self.repo) / PurePosixPath(self.file)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec(_Named):
+    """One model file.
+
+    Attributes:
+        sha256: of the file's bytes.
+        size_bytes: None where nobody has said.
+        source: None for a file that its owner puts in place.
+    """
+
+    sha256: Hash32
+    size_bytes: int | None = None
+    source: Source | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownModel(_Named):
+    """A file whose digest nobody has said yet."""
+
+    source: Source
 
 
 DEMO_MODEL = ModelSpec(

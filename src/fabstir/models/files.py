@@ -8,13 +8,14 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from anyio import from_thread, to_thread
 
 from fabstir.db.files import replace_private
 from fabstir.models.gguf import read_gguf
 from fabstir.primitives.errors import ModelHashMismatch, ModelMissing, ModelNotGguf
-from fabstir.primitives.ids import Hash32, hash32
+from fabstir.primitives.ids import Hash32, hash32, parse_hash32
 
 OnProgress = Callable[[int, int], None]
 """(bytes done, bytes in total; 0 where the total is unknown)."""
@@ -107,6 +108,20 @@ def _was_verified(path: Path, sha256: Hash32) -> bool:
         return json.loads(_memory_of(path).read_bytes()) == _identity(path, sha256)
     except (OSError, ValueError):
         return False
+
+
+def remembered_digest(path: Path) -> tuple[Hash32 | None, bool]:
+    """The digest that a file had when it was last verified, and whether it is still that file.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    try:
+        remembered: object = json.loads(_memory_of(path).read_bytes())
+        sha256 = parse_hash32(str(cast("dict[str, object]", remembered)["sha256"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None, False
+    return sha256, remembered == _identity(path, sha256)
 
 
 async def remember_verified(path: Path, sha256: Hash32) -> None:

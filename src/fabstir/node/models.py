@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,21 +16,19 @@ from fabstir.engines import Engine, open_pool
 from fabstir.engines.llamacpp import LlamaCppConfig, open_llamacpp
 from fabstir.engines.memory import usable_memory
 from fabstir.models import (
-    DEMO_MODEL,
     FindSources,
-    HubSource,
     ModelSpec,
-    S5Source,
-    UrlSource,
     ensure_verified,
     fetch_model,
 )
 from fabstir.models.facts import model_facts
 from fabstir.models.fit import PlannedModel, require_fit
 from fabstir.models.gguf import GgufHeader, read_gguf
+from fabstir.models.holding import held
+from fabstir.models.wanted import hub_access, model_spec, with_source
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError
-from fabstir.primitives.ids import NATIVE_TOKEN, Address, Hash32, ModelId
+from fabstir.primitives.ids import NATIVE_TOKEN, Address, ModelId
 from fabstir.primitives.units import PricePerToken, Wei, price_from_million
 from fabstir.s5.run.build import S5Running
 from fabstir.s5.transfer.fetch import BlobSource
@@ -123,25 +120,6 @@ def s5_places(s5: S5Running) -> FindSources:
     return find
 
 
-def model_spec(wanted: ModelSettings) -> ModelSpec:
-    """Which model is named; the demo model if none is."""
-    if wanted.repo is None or wanted.file is None or wanted.sha256 is None:
-        return DEMO_MODEL  # the settings have all three or none
-    return ModelSpec(repo=wanted.repo, file=wanted.file, sha256=Hash32("0x" + wanted.sha256))
-
-
-def with_source(spec: ModelSpec, wanted: ModelSettings, find: FindSources) -> ModelSpec:
-    """The model from where the settings say, else from where it comes anyway."""
-    if wanted.cid is not None:
-        return dataclasses.replace(spec, source=S5Source(blob=BlobId.decode(wanted.cid), find=find))
-    if wanted.url is not None:
-        return dataclasses.replace(spec, source=UrlSource(url=wanted.url))
-    if wanted.hub is not None:
-        hub = HubSource(endpoint=wanted.hub, revision=wanted.revision)
-        return dataclasses.replace(spec, source=hub)
-    return spec
-
-
 @asynccontextmanager
 async def open_served_models(
     settings: Settings, registry: ModelRegistry, find: FindSources, on_progress: Progress
@@ -164,12 +142,16 @@ async def open_served_models(
     async def locate(name: str) -> Path:
         return await _model_file(settings, offers[name], find, on_progress)
 
-    def open_engine(name: str, path: Path) -> AbstractAsyncContextManager[Engine]:
+    @asynccontextmanager
+    async def open_engine(name: str, path: Path) -> AsyncGenerator[Engine]:
         config = _llamacpp_config(settings, offers[name], path)
         shown = path.name if len(offers) > 1 else ""
-        return open_llamacpp(
+        opened = open_llamacpp(
             config, on_progress=lambda text: on_progress("engine", f"{shown} {text}".strip())
         )
+        with held(path):
+            async with opened as engine:
+                yield engine
 
     async def require_room(files: Mapping[str, Path]) -> None:
         await _require_room(offers, files, on_progress)
@@ -259,5 +241,6 @@ async def _model_file(
 
     folder = settings.paths.cache_dir / "models"
     reach = Reach(allow_private=settings.network.allow_private)
-    spec = with_source(offer.spec, offer.wanted, find)
+    hub = hub_access(settings) if offer.wanted.hub is not None else None
+    spec = with_source(offer.spec, offer.wanted, find, hub)
     return await fetch_model(spec, folder, on_progress=fetched, reach=reach)

@@ -25,6 +25,7 @@ _PIECE_BYTES = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    method: str
     path: str
     headers: dict[str, str]
     """Names in lower case."""
@@ -52,7 +53,16 @@ class Stall:
     after: int
 
 
-Fault = Refuse | Cut | Stall
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Close the connection after so many bytes of the body; from then on it is another file."""
+
+    after: int
+    data: bytes
+    etag: str
+
+
+Fault = Refuse | Cut | Stall | Change
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,6 +73,7 @@ class HubFile:
         faults: one for each of the next requests.
         etag: in its quotes; empty: none is sent.
         has_ranges: whether Range is honoured.
+        honours_if_range: whether If-Range is; else a range is a range, whatever the file is now.
         has_length: whether Content-Length is sent; the connection's end tells it otherwise.
     """
 
@@ -70,6 +81,7 @@ class HubFile:
     etag: str = '"first"'
     content_type: str = "application/octet-stream"
     has_ranges: bool = True
+    honours_if_range: bool = True
     has_length: bool = True
     faults: list[Fault] = field(default_factory=list[Fault])
 
@@ -78,6 +90,9 @@ class HubFile:
 class Hub:
     """
     Attributes:
+        redirects: from a path to a path or URL.
+        told: headers beside a redirect, as Hugging Face tells of a file.
+        token: what opens paths that are redirected; "": nothing is gated.
         requests: all of them, in order.
         num_body_bytes: sent so far.
     """
@@ -85,6 +100,8 @@ class Hub:
     url: str
     files: dict[str, HubFile] = field(default_factory=dict[str, HubFile])
     redirects: dict[str, str] = field(default_factory=dict[str, str])
+    told: dict[str, str] = field(default_factory=dict[str, str])
+    token: str = ""
     requests: list[Request] = field(default_factory=list[Request])
     num_body_bytes: int = 0
 
@@ -100,7 +117,9 @@ class Hub:
         self.requests.append(request)
         path = request.path.partition("?")[0]
         if path in self.redirects:
-            return await _send_head(stream, 302, {"Location": self.redirects[path]})
+            if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
+                return await _send_head(stream, 401, {})
+            return await _send_head(stream, 302, {"Location": self.redirects[path]} | self.told)
         file = self.files.get(path)
         if file is None:
             return await _send_head(stream, 404, {})
@@ -110,7 +129,11 @@ class Hub:
         return await self._send_file(stream, file, request, fault)
 
     async def _send_file(
-        self, stream: SocketStream, file: HubFile, request: Request, fault: Cut | Stall | None
+        self,
+        stream: SocketStream,
+        file: HubFile,
+        request: Request,
+        fault: Cut | Stall | Change | None,
     ) -> None:
         size = len(file.data)
         start = _range_start(file, request)
@@ -130,6 +153,8 @@ class Hub:
             self.num_body_bytes += len(piece)
         if isinstance(fault, Stall):
             await stream.receive()
+        elif isinstance(fault, Change):
+            file.data, file.etag = fault.data, fault.etag
         return None
 
 
@@ -176,7 +201,8 @@ async def _read_request(stream: SocketStream) -> Request:
     head = await BufferedByteReceiveStream(stream).receive_until(b"\r\n\r\n", _MAX_HEAD_BYTES)
     first, *lines = head.decode("latin-1").split("\r\n")
     fields = (line.partition(":") for line in lines)
-    return Request(first.split()[1], {name.lower(): value.strip() for name, _, value in fields})
+    method, path, _version = first.split()
+    return Request(method, path, {name.lower(): value.strip() for name, _, value in fields})
 
 
 async def _send_head(stream: SocketStream, status: int, headers: dict[str, str]) -> None:
@@ -190,7 +216,7 @@ def _range_start(file: HubFile, request: Request) -> int | None:
     match = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
     if match is None or not file.has_ranges:
         return None
-    if request.headers.get("if-range", file.etag) != file.etag:
+    if file.honours_if_range and request.headers.get("if-range", file.etag) != file.etag:
         return None
     return int(match[1])
 

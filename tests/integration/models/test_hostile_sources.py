@@ -21,7 +21,9 @@ from fabstir.primitives.errors import ModelDownloadFailed
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
-PATIENCE = Patience(stall_timeout=20, max_failures=2, first_delay=0.001, max_delay=0.01)
+PATIENCE = Patience(
+    stall_timeout=20, max_failures=2, first_delay=0.001, max_delay=0.01, max_retry_after=0.01
+)
 MEMBER = "tiny/tiny.gguf"
 LEFT = {".tiny.gguf.lock"}
 

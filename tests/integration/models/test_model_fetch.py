@@ -17,7 +17,7 @@ from tests.integration.models.hub import GGUF, Cut, HubFile, Refuse, Served, Sta
 
 from fabstir.config import load_settings
 from fabstir.models import HubSource, ModelSpec, Patience, UrlSource, fetch_model
-from fabstir.node.models import model_spec, with_source
+from fabstir.models.wanted import model_spec, with_source
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import (
     ModelDownloadFailed,
@@ -30,7 +30,9 @@ from fabstir.s5.transfer.fetch import BlobSource
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE = Patience(stall_timeout=20, max_failures=3, first_delay=0.001, max_delay=0.01)
+PATIENCE = Patience(
+    stall_timeout=20, max_failures=3, first_delay=0.001, max_delay=0.01, max_retry_after=0.01
+)
 HALF = len(GGUF) // 2
 
 

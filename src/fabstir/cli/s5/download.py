@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from anyio import to_thread
 
 from fabstir.cli.output import writing_out
+from fabstir.cli.progress import Advance
 from fabstir.cli.s5.access import Access
-from fabstir.cli.s5.progress import Advance
 from fabstir.crypto import Blake3
 from fabstir.db.files import install, is_full, open_own
 from fabstir.primitives.errors import CorruptBlob, StorageError, StorageFull

@@ -17,9 +17,9 @@ from rich.filesize import decimal
 
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.output import note, show, table
+from fabstir.cli.progress import Advance, bar
 from fabstir.cli.s5.access import Access, open_access
 from fabstir.cli.s5.download import download, stream_to_stdout
-from fabstir.cli.s5.progress import Advance, bar
 from fabstir.cli.streams import require_stream
 from fabstir.config.homes import expanded
 from fabstir.primitives.errors import ConfigError, StorageError

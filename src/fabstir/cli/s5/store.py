@@ -13,8 +13,8 @@ from rich.filesize import decimal
 
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.output import show, table, together
+from fabstir.cli.progress import bar
 from fabstir.cli.s5.access import OnProgress, open_access
-from fabstir.cli.s5.progress import bar
 from fabstir.config.homes import expanded
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import ConfigError, StorageError

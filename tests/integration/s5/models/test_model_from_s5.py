@@ -15,7 +15,8 @@ from tests.integration.s5.transfer.server import Conduct, Sample, Server, noise,
 
 from fabstir.config import Settings, load_settings
 from fabstir.models import DEMO_MODEL, ModelSpec, Patience, S5Source, fetch_model
-from fabstir.node.models import model_spec, s5_places, with_source
+from fabstir.models.wanted import model_spec, with_source
+from fabstir.node.models import s5_places
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ModelDownloadFailed, ModelHashMismatch, NotFound
 from fabstir.primitives.ids import hash32
