@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.strategies import blob_ids, model_ids
 
@@ -84,6 +84,7 @@ def test_round_trip(blob: BlobId, base: str) -> None:
 
 
 @given(st.binary(max_size=45), blob_ids)
+@example(bytes(35), BlobId(bytes(32), 7))  # cut off before its size, which is how s5-rs writes 0
 def test_bytes_give_an_identifier_with_that_form_or_a_value_error(
     noise: bytes, blob: BlobId
 ) -> None:
@@ -93,7 +94,8 @@ def test_bytes_give_an_identifier_with_that_form_or_a_value_error(
         except ValueError:
             continue
         assert BlobId.from_bytes(read.to_bytes()) == read
-        assert read.to_bytes()[3:] == raw[-len(read.to_bytes()[3:]) :]
+        tail = read.to_bytes()[3:]
+        assert raw.endswith(tail) or (read.size == 0 and raw.endswith(tail[:-1]))
 
 
 @given(blob_ids)
