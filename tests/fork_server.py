@@ -1,12 +1,13 @@
 """A process that has imported what `fabstir` imports, and forks a `fabstir` for each request.
 
-    python -P tests/fork_server.py FD
+    python -P tests/fork_server.py FD MODULE...
 
 Importing takes a start of `fabstir serve` four seconds of processor time, and the tests start some
-two hundred: `tests/forked.py` starts this server once and asks it for every other one, over a
-socket (FD). What is forked is a process like any other, with arguments, environment, streams,
-working folder, signals and an exit status of its own, that runs the function of the console script.
-It has no threads to lose: nothing here starts one, and numpy is kept from it.
+two hundred: `tests/forked.py` starts this server once, says what it imports, and asks it for every
+other one, over a socket (FD). What is forked is a process like any other, with arguments,
+environment, streams, working folder, signals and an exit status of its own, which runs the
+function of the console script. It has no threads to lose: nothing here starts one, and numpy is
+kept from it.
 
 A request is one JSON object and four descriptors: a pipe to which the server writes the child's
 process id and, once it has ended, its exit status; and standard input, output and error.
@@ -27,15 +28,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TextIO, TypedDict
-
-PRELOADED = (
-    *("fabstir.node.build", "fabstir.s5.run", "fabstir.sdk.client", "fabstir.sdk.money"),
-    # What they and `fabstir.cli` import only when it is used.
-    *("anyio._backends._asyncio", "anyio._backends._trio", "eth_hash.backends.pycryptodome"),
-    *("multiaddr.codecs.cid", "rich.progress", "rich.status", "rich.table", "typer.rich_utils"),
-    *("uvicorn.lifespan.off", "uvloop"),
-)
-"""Not `fabstir.cli`: what it makes on import looks at the terminal and the environment."""
 
 MAX_REQUEST_BYTES = 1 << 18
 """Arguments and environment; a message between two processes has a limit of about this size."""
@@ -61,7 +53,7 @@ class Request(TypedDict):
 def main() -> None:
     """Serve until the tests end; in a child, run its command line."""
     requests = socket.socket(fileno=int(sys.argv[1]))
-    for name in PRELOADED:
+    for name in sys.argv[2:]:
         importlib.import_module(name)
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a thread would be lost in a child"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests

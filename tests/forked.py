@@ -3,8 +3,9 @@
     async with await open_forked(["serve", "--yes"], stderr=log) as process: ...
     done = await run_forked(["hosts", "--json"])
 
-A test whose subject is the start itself (the installed command, closed streams, locales, what is
-imported) starts `python -m fabstir` or the console script instead.
+A test whose subject is the start itself (the installed command, closed streams, what is imported)
+starts `python -m fabstir` or the console script instead; one whose subject is what Python makes of
+a locale gives its commands a server that was started in it (`fork_server`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
@@ -30,6 +31,15 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 from tests.fork_server import Request
 
 SERVER = Path(__file__).with_name("fork_server.py")
+
+PRELOADED = (
+    *("fabstir.node.build", "fabstir.s5.run", "fabstir.sdk.client", "fabstir.sdk.money"),
+    # What they and `fabstir.cli` import only when it is used.
+    *("anyio._backends._asyncio", "anyio._backends._trio", "eth_hash.backends.pycryptodome"),
+    *("multiaddr.codecs.cid", "rich.progress", "rich.status", "rich.table", "typer.rich_utils"),
+    *("uvicorn.lifespan.off", "uvloop"),
+)
+"""Not `fabstir.cli`: what it makes on import looks at the terminal and the environment."""
 
 Stream: TypeAlias = "int | IO[bytes] | IO[str] | None"
 """As `subprocess` has it: PIPE, DEVNULL, STDOUT, a descriptor, a file; None: this process's own."""
@@ -89,11 +99,13 @@ def fork(
     folder: Path | None = None,
     is_new_session: bool = False,
     max_open_files: int | None = None,
+    server: socket.socket | None = None,
 ) -> Forked:
     """Start `fabstir` with these arguments. A file that is given stays the caller's.
 
     Args:
         environment: all of it, and `folder` where it works; None: as this process.
+        server: of `fork_server`; None: this process's own.
     """
     request = Request(
         arguments=list(arguments),
@@ -112,7 +124,7 @@ def fork(
                 theirs.append(reading if number == 0 else writing)
             else:
                 theirs.append(os.dup(_descriptor(number, stream, theirs)))
-        socket.send_fds(_server(), [json.dumps(request).encode()], theirs)
+        socket.send_fds(server or _server(), [json.dumps(request).encode()], theirs)
     finally:
         for fd in theirs:
             os.close(fd)
@@ -142,23 +154,34 @@ def _null() -> int:
 @cache
 def _server() -> socket.socket:
     """Of this process; it ends when this does, however that is."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(fork_server(PRELOADED, os.environ))
+
+
+@contextmanager
+def fork_server(modules: Sequence[str], environment: Mapping[str, str]) -> Generator[socket.socket]:
+    """A server for the length of the block.
+
+    Args:
+        modules: what it imports.
+        environment: in which its Python starts: what that makes of a locale, its children keep.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-P", SERVER, str(theirs.fileno())],
+            [sys.executable, "-P", SERVER, str(theirs.fileno()), *modules],
             stdin=DEVNULL,
             stdout=DEVNULL,
             pass_fds=[theirs.fileno()],
             # More than one, and numpy starts threads.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            env={**environment, "OPENBLAS_NUM_THREADS": "1"},
         )
-
-    def end() -> None:
+    try:
+        yield ours
+    finally:
         ours.close()
         process.wait()
-
-    atexit.register(end)
-    return ours
 
 
 def _read_number(report: int) -> int:
@@ -243,6 +266,7 @@ async def open_forked(
     folder: Path | None = None,
     is_new_session: bool = False,
     max_open_files: int | None = None,
+    server: socket.socket | None = None,
 ) -> ForkedProcess:
     """`fork`, without blocking: the server's own start takes seconds."""
     forked = await anyio.to_thread.run_sync(
@@ -255,6 +279,7 @@ async def open_forked(
             folder=folder,
             is_new_session=is_new_session,
             max_open_files=max_open_files,
+            server=server,
         )
     )
     return ForkedProcess(forked)
@@ -279,6 +304,7 @@ async def run_forked(
     given: bytes = b"",
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    server: socket.socket | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `fabstir` to its end, with this on its standard input."""
     output = dict[str, bytes]()
@@ -287,7 +313,7 @@ async def run_forked(
         assert stream is not None
         output[name] = b"".join([piece async for piece in stream])
 
-    process = await open_forked(arguments, environment=environment, folder=folder)
+    process = await open_forked(arguments, environment=environment, folder=folder, server=server)
     async with process, anyio.create_task_group() as tasks:
         tasks.start_soon(read, "stdout", process.stdout)
         tasks.start_soon(read, "stderr", process.stderr)

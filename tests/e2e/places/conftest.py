@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
-from tests.forked import run_forked
+from tests.forked import fork_server, run_forked
 
 FABSTIR = Path(sys.executable).with_name("fabstir")
 
 TIMEOUT_SECONDS = 60
 """Of one command, on a machine that is busy with other tests."""
 
+
+_STORAGE = (
+    *("fabstir.s5.run.build", "fabstir.s5.door", "fabstir.s5.fs", "fabstir.s5.portals"),
+    *("anyio._backends._asyncio", "anyio._backends._trio", "rich.table", "typer", "uvloop"),
+)
+"""What `fabstir s5 ls`, `put` and `get` import, but for `fabstir.cli` (as in `tests/forked.py`)."""
 
 _PYTHONS_OWN = re.compile(r"\b(LC_|LANG|PYTHON)")
 """Variables that Python reads before it runs anything of ours."""
@@ -56,6 +64,7 @@ class Place:
         given: bytes = b"",
         variables: Mapping[str, str] | None = None,
         before: tuple[str, ...] = (),
+        server: socket.socket | None = None,
     ) -> Ended:
         """Run the command to its end.
 
@@ -63,9 +72,10 @@ class Place:
             given: its standard input.
             variables: besides this place's own.
             before: a program that starts it, such as `sh -c`.
+            server: whose Python was started with these variables (`started_with`).
         """
         environment = self.environment(**(variables or {}))
-        if before or _PYTHONS_OWN.search(" ".join(variables or {})):
+        if before or (server is None and _PYTHONS_OWN.search(" ".join(variables or {}))):
             done = subprocess.run(
                 [*before, str(FABSTIR), *arguments],
                 input=given,
@@ -76,17 +86,35 @@ class Place:
                 check=False,
             )
         else:
-            done = anyio.run(partial(self._run_forked, arguments, given, environment))
+            done = anyio.run(partial(self._run_forked, arguments, given, environment, server))
         assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
         return Ended(done.returncode, done.stdout, done.stderr)
 
     async def _run_forked(
-        self, arguments: Sequence[str], given: bytes, environment: Mapping[str, str]
+        self,
+        arguments: Sequence[str],
+        given: bytes,
+        environment: Mapping[str, str],
+        server: socket.socket | None,
     ) -> subprocess.CompletedProcess[bytes]:
         with anyio.fail_after(TIMEOUT_SECONDS):
             return await run_forked(
-                arguments, given=given, environment=environment, folder=self.home
+                arguments,
+                given=given,
+                environment=environment,
+                folder=self.home,
+                server=server,
             )
+
+    @contextmanager
+    def started_with(self, variables: Mapping[str, str]) -> Generator[socket.socket | None]:
+        """A Python that was really started with these variables, and forks `fabstir s5`; None:
+        it reads none of them, and this process's own server does as well."""
+        if not _PYTHONS_OWN.search(" ".join(variables)):
+            yield None
+            return
+        with fork_server(_STORAGE, self.environment(**variables)) as server:
+            yield server
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import shlex
 import stat
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -207,10 +208,12 @@ def test_what_the_locale_cannot_say_is_written_out(place: Place, variables: dict
     (place.home / "a.txt").write_text("kept")
     put = place.run("s5", "put", "a.txt", "home/日本 €🙂.txt")
 
-    listed = place.run("s5", "ls", "home", variables=variables)
-    as_json = place.run("s5", "ls", "home", "--json", variables=variables)
-    moved = place.run("s5", "put", "a.txt", "home/second.txt", variables=variables)
-    missing = place.run("s5", "get", "home/none", variables=variables)
+    with place.started_with(variables) as server:
+        run = partial(place.run, "s5", variables=variables, server=server)
+        listed = run("ls", "home")
+        as_json = run("ls", "home", "--json")
+        moved = run("put", "a.txt", "home/second.txt")
+        missing = run("get", "home/none")
 
     assert put.status == listed.status == as_json.status == moved.status == 0
     assert "日本 €🙂.txt" in str(json.loads(as_json.out))
