@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import AsyncSession, Text, open_async_client
 
 QUESTION = "Count from 1 to 200, one number a line, and write nothing else."
+PREFIXES = {"direct": "Directly: ", "host": "Through a host: "}
+"""Each way has its own prompt in the engine's cache: none finds what the other one left."""
+
 DEPOSIT = Wei(10**15)
 
 Ask = Callable[[int], Awaitable[tuple[float, int]]]
@@ -28,9 +32,9 @@ Ask = Callable[[int], Awaitable[tuple[float, int]]]
 
 
 async def ask_engine(address: EngineAddress, num_tokens: int) -> tuple[float, int]:
-    """One completion from the engine's own chat endpoint."""
+    """One completion from the engine's own chat endpoint, each event read as it comes."""
     body = {
-        "messages": [{"role": "user", "content": QUESTION}],
+        "messages": [{"role": "user", "content": PREFIXES["direct"] + QUESTION}],
         "max_tokens": num_tokens,
         "stream": True,
         "temperature": 0,
@@ -38,9 +42,9 @@ async def ask_engine(address: EngineAddress, num_tokens: int) -> tuple[float, in
     }
     started, first, count = time.perf_counter(), 0.0, 0
     decoder = EventDecoder()
-    async with address.stream("POST", "/v1/chat/completions", body) as pieces:
-        async for piece in pieces:
-            for payload in decoder.feed(piece):
+    async with address.stream("POST", "/v1/chat/completions", body) as response:
+        while data := await response.receive():
+            for payload in decoder.feed(data):
                 if payload == b"[DONE]":
                     return first, count
                 choices: Any = json.loads(payload)["choices"]
@@ -54,7 +58,7 @@ async def ask_host(session: AsyncSession, num_tokens: int) -> tuple[float, int]:
     """One completion through the host, with every receipt verified and acknowledged."""
     sampling = SamplingParams(max_tokens=num_tokens, temperature=0)
     started, first, count = time.perf_counter(), 0.0, 0
-    messages = [Message("user", QUESTION)]
+    messages = [Message("user", PREFIXES["host"] + QUESTION)]
     async with session.chat(messages, sampling=sampling) as answer:
         async for event in answer:
             if isinstance(event, Text):
@@ -63,19 +67,41 @@ async def ask_host(session: AsyncSession, num_tokens: int) -> tuple[float, int]:
     return first, count
 
 
-async def one_round(streams: int, ask: Ask) -> tuple[list[float], float]:
-    """Times to first token of all streams, and tokens per second over all."""
+@dataclass(slots=True)
+class Round:
+    """One way, all streams at once.
+
+    Attributes:
+        began, ended: on the machine's monotonic clock, which the host's process shares.
+        ttft: seconds to the first token, of each stream.
+        cpu: seconds of processor of this process.
+    """
+
+    began: float
+    ended: float
+    ttft: list[float]
+    num_tokens: int
+    cpu: float
+
+
+async def one_round(streams: int, ask: Ask) -> Round:
+    """Ask on all streams at once."""
     results: list[tuple[float, int]] = []
 
     async def run(number: int) -> None:
         results.append(await ask(number))
 
-    started = time.perf_counter()
+    began, cpu = time.monotonic(), time.process_time()
     async with anyio.create_task_group() as tasks:
         for number in range(streams):
             tasks.start_soon(run, number)
-    seconds = time.perf_counter() - started
-    return [ttft for ttft, _ in results], sum(count for _, count in results) / seconds
+    return Round(
+        began=began,
+        ended=time.monotonic(),
+        ttft=[ttft for ttft, _ in results],
+        num_tokens=sum(count for _, count in results),
+        cpu=time.process_time() - cpu,
+    )
 
 
 async def measure(orders: dict[str, Any]) -> list[dict[str, Any]]:
@@ -105,12 +131,10 @@ async def measure(orders: dict[str, Any]) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"streams": streams}
             for name, ask in ways.items():
                 await one_round(streams, ask)  # warm: connections, prompt cache
-                row[name] = {"ttft": [], "speed": []}
+                row[name] = []
             for _ in range(orders["num_rounds"]):
                 for name, ask in ways.items():
-                    ttft, speed = await one_round(streams, ask)
-                    row[name]["ttft"] += ttft
-                    row[name]["speed"].append(speed)
+                    row[name].append(asdict(await one_round(streams, ask)))
             rows.append(row)
         for session in sessions:
             await session.close(now=True)

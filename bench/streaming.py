@@ -1,9 +1,11 @@
-"""What a host adds to its engine: time to first token and tokens per second.
+"""What a host adds to its engine: time to first token, tokens per second, processor per token.
 
 One engine, two ways to it, in turn: asked directly over its own HTTP, and through `fabstir`'s
 door: WebSocket, gate, encryption, receipts, acknowledgements, journal. Host and client are two
-processes, as in life; the engine is a third. The prompt is in the engine's cache on both ways, so
-that prefill does not drown the difference.
+processes, as in life; the engine is a third. Each way's prompt is in the engine's cache, so that
+prefill does not drown the difference.
+
+Without arguments it runs whole; `--rounds 1 --streams 1 --tokens 8` only shows that it runs.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -26,11 +29,24 @@ from fabstir.engines.llamacpp import LlamaCppEngine
 from fabstir.models import DEMO_MODEL
 from fabstir.node.build import Host, open_host
 from fabstir.node.registration import RegistrationPlan
+from fabstir.telemetry.background import running
 
-STREAMS = (1, 4, 8)
-NUM_ROUNDS = 12
-"""Rounds of each way, alternating, per number of streams."""
-NUM_TOKENS = 64
+STREAMS = (1, 8, 32)
+WATCH_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        rounds: of each way, alternating, per number of streams.
+        tokens: of an answer.
+    """
+
+    streams: tuple[int, ...] = STREAMS
+    rounds: int = 12
+    tokens: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +62,57 @@ class Orders:
     num_tokens: int
 
 
-async def main() -> None:
+async def main(plan: Plan) -> None:
     """Run and print the table."""
     with tempfile.TemporaryDirectory(prefix="fabstir-bench-") as name:
         folder = Path(name)
         model = DevModel(DEMO_MODEL.repo, DEMO_MODEL.file, DEMO_MODEL.sha256)
         async with open_devnet(folder, [model], DevnetParameters(port=0)) as devnet:
-            settings = await _home(folder / "host", devnet, 0, _host_overrides())
+            settings = await _home(folder / "host", devnet, 0, _host_overrides(plan))
             async with open_host(settings, confirm=_yes, on_progress=_progress) as host:
                 bootstrap = {"p2p.bootstrap": host.p2p.addresses[0], "p2p.port": "0"}
                 renter = await _home(folder / "renter", devnet, 1, bootstrap)
-                _print_table(await _load(host, renter, bootstrap), host)
+                watch = ProcessWatch()
+                async with running(watch.run):
+                    rows = await _load(host, renter, bootstrap, plan)
+                _print_table(rows, host, watch, plan)
 
 
-def _host_overrides() -> dict[str, str]:
+def _host_overrides(plan: Plan) -> dict[str, str]:
     return {
         "host.port": "0",
         "p2p.port": "0",
         "metrics.port": "0",
         "s5.port": "0",
-        "model.num_slots": str(max(STREAMS)),
-        "model.max_model_len": "1024",
+        "model.num_slots": str(max(plan.streams)),
+        "model.max_model_len": "512",
     }
+
+
+@dataclass(slots=True)
+class ProcessWatch:
+    """This process, looked at every few milliseconds: (when, processor so far, how late)."""
+
+    samples: list[tuple[float, float, float]] = field(
+        default_factory=list[tuple[float, float, float]]
+    )
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            due = time.monotonic() + WATCH_SECONDS
+            await anyio.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            self.samples.append((now, time.process_time(), now - due))
+
+    def cpu(self, began: float, ended: float) -> float:
+        """Seconds of processor in a time, to the precision of a look."""
+        seen = [cpu for at, cpu, _late in self.samples if began <= at <= ended]
+        return seen[-1] - seen[0] if seen else 0.0
+
+    def lags(self, began: float, ended: float) -> list[float]:
+        """How many seconds late the event loop came back to its looks in a time."""
+        return [late for at, _cpu, late in self.samples if began <= at <= ended]
 
 
 async def _yes(_plan: RegistrationPlan) -> bool:
@@ -95,7 +140,9 @@ async def _home(folder: Path, devnet: Devnet, account: int, more: dict[str, str]
     return load_settings(file=config, environ={}, overrides=more)
 
 
-async def _load(host: Host, renter: Settings, overrides: dict[str, str]) -> list[dict[str, Any]]:
+async def _load(
+    host: Host, renter: Settings, overrides: dict[str, str], plan: Plan
+) -> list[dict[str, Any]]:
     """Run the load process and return its measurements."""
     (model,) = host.models
     async with model.acquire() as engine:
@@ -106,9 +153,9 @@ async def _load(host: Host, renter: Settings, overrides: dict[str, str]) -> list
         engine_port=address.port,
         engine_key=address.api_key,
         renter_config=str(renter.file),
-        streams=STREAMS,
-        num_rounds=NUM_ROUNDS,
-        num_tokens=NUM_TOKENS,
+        streams=plan.streams,
+        num_rounds=plan.rounds,
+        num_tokens=plan.tokens,
     )
     text = json.dumps({**asdict(orders), "overrides": overrides}).encode()
     command = [sys.executable, "-m", "bench.load"]
@@ -116,29 +163,53 @@ async def _load(host: Host, renter: Settings, overrides: dict[str, str]) -> list
     return json.loads(done.stdout)
 
 
-def _print_table(rows: list[dict[str, Any]], host: Host) -> None:
+def _print_table(rows: list[dict[str, Any]], host: Host, watch: ProcessWatch, plan: Plan) -> None:
     (model,) = host.models
     info = model.info
     print(f"\n{info.model}, {info.num_slots} slots; {info.tuning}")
     print(
-        f"{NUM_TOKENS} tokens an answer, prompt in the engine's cache, {NUM_ROUNDS} rounds each "
-        "way in turn\n"
+        f"{plan.tokens} tokens an answer, each way's prompt in the engine's cache, {plan.rounds} "
+        "rounds each way in turn\n"
     )
     print(
         "streams | TTFT direct p50/p99 | TTFT host p50/p99 | added p50 | added p99 | "
-        "tok/s direct | tok/s host | ratio"
+        "tok/s direct | tok/s host | ratio (median of rounds) | CPU us/token host + renter | "
+        "CPU us/token of a direct reader | host's loop lag p99"
     )
-    print("--- | --- | --- | --- | --- | --- | --- | ---")
+    print(" | ".join(["---"] * 11))
     for row in rows:
         direct, ours = row["direct"], row["host"]
-        d50, d99 = median(direct["ttft"]), _p99(direct["ttft"])
-        h50, h99 = median(ours["ttft"]), _p99(ours["ttft"])
-        d_speed, h_speed = median(direct["speed"]), median(ours["speed"])
+        d_ttft, h_ttft = _ttft(direct), _ttft(ours)
+        d_speed, h_speed = _speeds(direct), _speeds(ours)
+        ratio = median(h / d for h, d in zip(h_speed, d_speed, strict=True))
+        num_tokens = sum(each["num_tokens"] for each in ours)
+        spent = sum(watch.cpu(each["began"], each["ended"]) for each in ours)
+        lags = [lag for each in ours for lag in watch.lags(each["began"], each["ended"])]
         print(
-            f"{row['streams']} | {_ms(d50)} / {_ms(d99)} | {_ms(h50)} / {_ms(h99)} | "
-            f"{_ms(h50 - d50)} | {_ms(h99 - d99)} | {d_speed:.1f} | {h_speed:.1f} | "
-            f"{h_speed / d_speed * 100:.1f} %"
+            f"{row['streams']} | {_ms(median(d_ttft))} / {_ms(_p99(d_ttft))} | "
+            f"{_ms(median(h_ttft))} / {_ms(_p99(h_ttft))} | "
+            f"{_ms(median(h_ttft) - median(d_ttft))} | {_ms(_p99(h_ttft) - _p99(d_ttft))} | "
+            f"{median(d_speed):.1f} | {median(h_speed):.1f} | {ratio * 100:.1f} % | "
+            f"{_us(spent, num_tokens)} + {_us(_cpu(ours), num_tokens)} | "
+            f"{_us(_cpu(direct), sum(each['num_tokens'] for each in direct))} | "
+            f"{_ms(_p99(lags))}"
         )
+
+
+def _ttft(rounds: list[dict[str, Any]]) -> list[float]:
+    return [seconds for each in rounds for seconds in each["ttft"]]
+
+
+def _speeds(rounds: list[dict[str, Any]]) -> list[float]:
+    return [each["num_tokens"] / (each["ended"] - each["began"]) for each in rounds]
+
+
+def _cpu(rounds: list[dict[str, Any]]) -> float:
+    return sum(each["cpu"] for each in rounds)
+
+
+def _us(seconds: float, num_tokens: int) -> str:
+    return f"{seconds / num_tokens * 1e6:.0f}"
 
 
 def _p99(values: list[float]) -> float:

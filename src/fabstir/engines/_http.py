@@ -14,7 +14,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import httptools
@@ -226,8 +226,8 @@ class EngineResponse(asyncio.Protocol):
     # -- arriving -----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport), "of a TCP connection"
-        self._transport = transport
+        # Not asked by isinstance: uvloop's are none of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         if not self._status:
