@@ -63,9 +63,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if heavy and not config.getoption("--heavy"):
         config.hook.pytest_deselected(items=heavy)
         items[:] = [item for item in items if item not in heavy]
-    items.sort(
-        key=lambda item: not (item.get_closest_marker("slow") or item.get_closest_marker("e2e"))
-    )
+    turns: dict[Path, int] = {}
+    for item in items:
+        turns[item.path] = min(_turn(item), turns.get(item.path, 2))
+    items.sort(key=lambda item: turns[item.path])
+
+
+def _turn(item: pytest.Item) -> int:
+    """Of its file: 0 with a long one, 1 with a chain and often hosts, 2 for the others."""
+    if item.get_closest_marker("slow") or item.get_closest_marker("e2e"):
+        return 0
+    return 1 if "devnet" in getattr(item, "fixturenames", ()) else 2
 
 
 @pytest.hookimpl(tryfirst=True)
