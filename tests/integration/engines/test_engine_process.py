@@ -30,7 +30,7 @@ from fabstir.engines._http import EngineRefused
 from fabstir.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, open_llamacpp
 from fabstir.engines.llamacpp.calibration import choose_threads
 from fabstir.engines.llamacpp.launcher import ThreadCounts, open_child
-from fabstir.primitives.errors import ConfigError, EngineCrashed, EngineUnavailable
+from fabstir.primitives.errors import ConfigError, EngineCrashed, EngineUnavailable, ModelNotGguf
 from fabstir.protocol.content import Message
 from fabstir.protocol.sampling import SamplingParams
 
@@ -258,7 +258,7 @@ async def test_a_file_that_is_no_model_is_said_so(tmp_path: Path) -> None:
         num_threads=1,
     )
 
-    with pytest.raises(EngineUnavailable, match="is it a GGUF file"):
+    with pytest.raises(ModelNotGguf, match="GGUF of version"):
         async with open_llamacpp(config, on_progress=quietly):
             pass
     with pytest.raises(

@@ -22,7 +22,8 @@ from fabstir.engines import (
 )
 from fabstir.engines.llamacpp import LlamaCppEngine, open_llamacpp
 from fabstir.engines.llamacpp.completion import CompletionReader, completion_body
-from fabstir.engines.llamacpp.vocabulary import read_character_pieces
+from fabstir.engines.llamacpp.vocabulary import character_pieces
+from fabstir.models.gguf import read_gguf
 from fabstir.primitives.errors import (
     ContextLengthExceeded,
     ConversationRefused,
@@ -245,7 +246,7 @@ async def test_every_token_of_a_character_is_reported(
 ) -> None:
     """Forbidding a token makes the model spell an emoji in more tokens than a tokenizer would:
     without that it does so for 1 in 200."""
-    pieces = read_character_pieces(demo_model)
+    pieces = character_pieces(read_gguf(demo_model))
     request = asking("Hello", greedy(24))
     body = completion_body(request, "Hello")
     body |= {"grammar": f'root ::= "{text}"', "logit_bias": forbidden}

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstir.engines.llamacpp.vocabulary import CharacterPieces, read_character_pieces
+from fabstir.engines.llamacpp.vocabulary import CharacterPieces, character_pieces
+from fabstir.models.gguf import read_gguf
+from fabstir.primitives.errors import ModelNotGguf
 
 SINGLE_BYTES = {bytes([byte]): byte for byte in range(0x80, 0x100)}
 PIECES = CharacterPieces({**SINGLE_BYTES, b"\xf0\x9f": 500, b"\x92\x8c": 501, b" \xf0\x9f": 502})
@@ -75,7 +77,7 @@ def test_pieces_are_read_from_a_model_file(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(gguf(*BEFORE, tokens("hello", "ðŁ", "Ġx", "<0x8C>", "é", "Ģ")))
 
-    pieces = read_character_pieces(file)
+    pieces = character_pieces(read_gguf(file))
 
     assert pieces.ids == {b"\xf0\x9f": 1, b"\x8c": 3, b"\xe9": 4, b"\x80": 5}
 
@@ -95,5 +97,5 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(content)
 
-    with pytest.raises(ValueError, match=r"."):
-        read_character_pieces(file)
+    with pytest.raises(ModelNotGguf, match=r"GGUF|names no tokens"):
+        character_pieces(read_gguf(file))

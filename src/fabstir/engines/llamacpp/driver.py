@@ -30,8 +30,9 @@ from fabstir.engines.llamacpp.completion import (
 from fabstir.engines.llamacpp.forms import JsonForms
 from fabstir.engines.llamacpp.launcher import ChildLauncher, LlamaCppConfig, RunningChild
 from fabstir.engines.llamacpp.template import ChatTemplate, open_template
-from fabstir.engines.llamacpp.vocabulary import CharacterPieces, read_character_pieces
+from fabstir.engines.llamacpp.vocabulary import CharacterPieces, character_pieces
 from fabstir.engines.supervisor import Supervisor
+from fabstir.models.gguf import GgufHeader, read_gguf
 from fabstir.primitives.errors import (
     ConfigError,
     ContextLengthExceeded,
@@ -173,14 +174,16 @@ async def open_llamacpp(
 
     Raises:
         EngineUnavailable: it does not start; the text says what it said last.
+        ModelNotGguf: the file is no model, or its header is damaged: it is not started with it.
         ConfigError: the model has a shorter context than `config` asks for.
     """
+    header = await _header(config)  # first: no native code has seen the file yet
     choice = await choose_threads(config, on_progress)
     on_progress("loading the model")
     supervisor = Supervisor(ChildLauncher(config, choice.threads), config.restarts)
     ready = anyio.Event()
     async with running(partial(supervisor.run, ready.set)):
-        pieces = await _character_pieces(config)
+        pieces = await to_thread.run_sync(character_pieces, header)
         await ready.wait()
         properties: Any = await supervisor.process.address.get_json("/props")
         info = _info(config, properties, choice)
@@ -189,12 +192,13 @@ async def open_llamacpp(
         yield LlamaCppEngine(supervisor, info, pieces, forms, template, choice.check)
 
 
-async def _character_pieces(config: LlamaCppConfig) -> CharacterPieces:
+async def _header(config: LlamaCppConfig) -> GgufHeader:
     try:
-        return await to_thread.run_sync(read_character_pieces, config.model_path)
-    except (OSError, ValueError) as error:
+        return await to_thread.run_sync(read_gguf, config.model_path)
+    except OSError as error:
         raise EngineUnavailable(
-            f"the vocabulary of {config.model_path} cannot be read ({error}): is it a GGUF file?"
+            f"{config.model_path} cannot be read ({error.strerror}): put the model's file there "
+            "again"
         ) from error
 
 

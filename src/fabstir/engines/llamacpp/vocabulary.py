@@ -8,20 +8,14 @@ instead is wrong for 1 in 200 of them: a model may spell a character in more tok
 
 from __future__ import annotations
 
-import mmap
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-_HEADER = struct.Struct("<4sIQQ")
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-_NUM_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Of GGUF's number types."""
+from fabstir.models.gguf import GgufArray, GgufHeader, ValueKind
+from fabstir.primitives.errors import ModelNotGguf
 
-_STRING, _ARRAY = 8, 9
-_TOKENS = b"tokenizer.ggml.tokens"
+_TOKENS = "tokenizer.ggml.tokens"
 _BYTE_TOKEN = re.compile(rb"<0x([0-9A-F]{2})>")
 
 
@@ -75,24 +69,22 @@ class CharacterPieces:
                     yield (token_id, *rest)
 
 
-def read_character_pieces(model_path: Path) -> CharacterPieces:
-    """Read them from a GGUF file.
+def character_pieces(header: GgufHeader) -> CharacterPieces:
+    """Those of a model.
 
     Raises:
-        ValueError: it is no GGUF file, or names no tokens.
+        ModelNotGguf: it names no tokens.
     """
-    with (
-        model_path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        try:
-            ids = {
-                piece: token_id
-                for token_id, token in enumerate(_Reader(data).tokens())
-                if _may_be_no_text(token) and not _is_text(piece := _bytes_of(token))
-            }
-        except (struct.error, KeyError, IndexError) as error:
-            raise ValueError(f"{model_path} has a header that cannot be read") from error
+    tokens = header.metadata.get(_TOKENS)
+    if not isinstance(tokens, GgufArray) or tokens.kind is not ValueKind.STRING:
+        raise ModelNotGguf(
+            f"the model names no tokens ({_TOKENS}): take the file of a whole language model"
+        )
+    ids = {
+        piece: token_id
+        for token_id, token in enumerate(tokens.strings())
+        if _may_be_no_text(token) and not _is_text(piece := _bytes_of(token))
+    }
     return CharacterPieces(ids)
 
 
@@ -123,47 +115,3 @@ def _is_text(piece: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-class _Reader:
-    """Steps over GGUF's key-value pairs until the tokens."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data = data
-        self._at = _HEADER.size
-
-    def tokens(self) -> Iterator[bytes]:
-        magic, version, _, num_pairs = _HEADER.unpack(self._data[: _HEADER.size])
-        if magic != b"GGUF" or version < 2:
-            raise ValueError("not a GGUF file of version 2 or later")
-        for _ in range(num_pairs):
-            is_wanted = self._string() == _TOKENS
-            kind = self._number(_U32)
-            if is_wanted and kind == _ARRAY and self._number(_U32) == _STRING:
-                count = self._number(_U64)
-                return (self._string() for _ in range(count))
-            self._skip(kind)
-        raise ValueError("the file names no tokens")
-
-    def _skip(self, kind: int) -> None:
-        if kind == _STRING:
-            self._string()
-        elif kind == _ARRAY:
-            inner, count = self._number(_U32), self._number(_U64)
-            if inner in _NUM_BYTES:
-                self._at += count * _NUM_BYTES[inner]
-            else:
-                for _ in range(count):
-                    self._skip(inner)
-        else:
-            self._at += _NUM_BYTES[kind]
-
-    def _string(self) -> bytes:
-        length = self._number(_U64)
-        self._at += length
-        return self._data[self._at - length : self._at]
-
-    def _number(self, layout: struct.Struct) -> int:
-        value: int = layout.unpack_from(self._data, self._at)[0]
-        self._at += layout.size
-        return value
