@@ -159,10 +159,22 @@ async def _tokens_per_second(address: EngineAddress) -> float:
     return float(answer["timings"]["predicted_per_second"])
 
 
+def known_forms(config: LlamaCppConfig) -> Path:
+    """Where it is kept what answers of this build with this model are held to."""
+    return config.cache_dir / f"engine-forms-{_key(config.model_digest, _build(config))}.json"
+
+
 def _machine_key(config: LlamaCppConfig, tried: list[ThreadCounts]) -> str:
+    machine = (platform.node(), _processor(), repr(tried))
+    return _key(*machine, config.model_digest, _build(config))
+
+
+def _build(config: LlamaCppConfig) -> str:
     binary = config.server_binary
-    build = f"{binary} {binary.stat().st_mtime_ns}" if binary else version("xllamacpp")
-    parts = (platform.node(), _processor(), repr(tried), config.model_digest, build)
+    return f"{binary} {binary.stat().st_mtime_ns}" if binary else version("xllamacpp")
+
+
+def _key(*parts: str) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 

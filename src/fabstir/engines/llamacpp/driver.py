@@ -20,7 +20,12 @@ from fabstir.engines.engine import (
     GenerationEvent,
     GenerationRequest,
 )
-from fabstir.engines.llamacpp.calibration import SpeedCheck, ThreadChoice, choose_threads
+from fabstir.engines.llamacpp.calibration import (
+    SpeedCheck,
+    ThreadChoice,
+    choose_threads,
+    known_forms,
+)
 from fabstir.engines.llamacpp.completion import (
     PATH,
     CompletionReader,
@@ -187,7 +192,7 @@ async def open_llamacpp(
         await ready.wait()
         properties: Any = await supervisor.process.address.get_json("/props")
         info = _info(config, properties, choice)
-        forms = await JsonForms.of(supervisor.process.address)
+        forms = await JsonForms.of(supervisor.process.address, known_forms(config))
         template = await open_template(supervisor.process.address, properties)
         yield LlamaCppEngine(supervisor, info, pieces, forms, template, choice.check)
 
