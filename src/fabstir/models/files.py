@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -135,15 +136,24 @@ def _remember_verified(path: Path, sha256: Hash32) -> None:
     replace_private(memory, json.dumps(_identity(path, sha256)).encode())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileIdentity:
+    """What changes when a file is written to or replaced, but for whoever forges it."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def identity_of(path: Path) -> FileIdentity:
+    """That of a file now. Raises OSError: there is none."""
+    status = path.stat()
+    return FileIdentity(size=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino)
+
+
 def _memory_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.verified")
 
 
 def _identity(path: Path, sha256: Hash32) -> dict[str, str | int]:
-    status = path.stat()
-    return {
-        "sha256": sha256,
-        "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "inode": status.st_ino,
-    }
+    return {"sha256": sha256, **asdict(identity_of(path))}

@@ -22,12 +22,13 @@ from fabstir.models import (
     fetch_model,
 )
 from fabstir.models.facts import model_facts
+from fabstir.models.files import FileIdentity, identity_of
 from fabstir.models.fit import PlannedModel, require_fit
 from fabstir.models.gguf import GgufHeader, read_gguf
 from fabstir.models.holding import held
 from fabstir.models.wanted import hub_access, model_spec, with_source
 from fabstir.primitives.cid import BlobId
-from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.errors import ConfigError, ModelMissing
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ModelId
 from fabstir.primitives.units import PricePerToken, Wei, price_from_million
 from fabstir.s5.run.build import S5Running
@@ -139,8 +140,12 @@ async def open_served_models(
     for offer in offers.values():
         await _check_approved(registry, offer)
 
+    verified: dict[str, FileIdentity] = {}
+
     async def locate(name: str) -> Path:
-        return await _model_file(settings, offers[name], find, on_progress)
+        path = await _model_file(settings, offers[name], find, on_progress)
+        verified[name] = identity_of(path)
+        return path
 
     @asynccontextmanager
     async def open_engine(name: str, path: Path) -> AsyncGenerator[Engine]:
@@ -150,6 +155,11 @@ async def open_served_models(
             config, on_progress=lambda text: on_progress("engine", f"{shown} {text}".strip())
         )
         with held(path):
+            if identity_of(path) != verified[name]:  # another model's download may take an hour
+                raise ModelMissing(
+                    f"{path} was changed since it was verified: start the host again, which "
+                    "verifies it anew"
+                )
             async with opened as engine:
                 yield engine
 

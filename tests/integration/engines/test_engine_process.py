@@ -269,6 +269,31 @@ async def test_a_file_that_is_no_model_is_said_so(tmp_path: Path) -> None:
     assert str(file) in str(failed.value)
 
 
+@pytest.mark.parametrize("change", ["written", "replaced", "removed"])
+async def test_a_model_that_is_changed_while_it_is_served_answers_no_more(
+    make_config: MakeConfig, small_model: Path, tmp_path: Path, change: str
+) -> None:
+    file = tmp_path / "model.gguf"
+    shutil.copyfile(small_model, file)
+    policy = RestartPolicy(delays=(0.05,), heartbeat_seconds=0.05)
+    config = make_config(model_path=file, num_slots=1, restarts=policy)
+
+    async with open_llamacpp(config, on_progress=quietly) as engine:
+        if change == "written":
+            with file.open("r+b") as opened:
+                opened.seek(-1, os.SEEK_END)
+                opened.write(b"?")
+        elif change == "replaced":
+            shutil.copyfile(small_model, tmp_path / "other.gguf")
+            (tmp_path / "other.gguf").replace(file)
+        else:
+            file.unlink()
+        await until_it_is(engine, EngineState.FAILED)
+
+        with pytest.raises(EngineUnavailable, match=r"changed on the disk .* start the host again"):
+            await first_batch(engine)
+
+
 async def test_a_context_that_the_model_does_not_have_is_refused(make_config: MakeConfig) -> None:
     config = make_config(max_model_len=16_384, num_slots=1)
 

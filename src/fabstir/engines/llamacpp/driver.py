@@ -37,6 +37,7 @@ from fabstir.engines.llamacpp.launcher import ChildLauncher, LlamaCppConfig, Run
 from fabstir.engines.llamacpp.template import ChatTemplate, open_template
 from fabstir.engines.llamacpp.vocabulary import CharacterPieces, character_pieces
 from fabstir.engines.supervisor import Supervisor
+from fabstir.models.files import FileIdentity, identity_of
 from fabstir.models.gguf import GgufHeader, read_gguf
 from fabstir.primitives.errors import (
     ConfigError,
@@ -182,10 +183,10 @@ async def open_llamacpp(
         ModelNotGguf: the file is no model, or its header is damaged: it is not started with it.
         ConfigError: the model has a shorter context than `config` asks for.
     """
-    header = await _header(config)  # first: no native code has seen the file yet
+    file, header = await _look_at_file(config)  # first: no native code has seen it yet
     choice = await choose_threads(config, on_progress)
     on_progress("loading the model")
-    supervisor = Supervisor(ChildLauncher(config, choice.threads), config.restarts)
+    supervisor = Supervisor(ChildLauncher(config, choice.threads, file), config.restarts)
     ready = anyio.Event()
     async with running(partial(supervisor.run, ready.set)):
         pieces = await to_thread.run_sync(character_pieces, header)
@@ -197,9 +198,12 @@ async def open_llamacpp(
         yield LlamaCppEngine(supervisor, info, pieces, forms, template, choice.check)
 
 
-async def _header(config: LlamaCppConfig) -> GgufHeader:
+async def _look_at_file(config: LlamaCppConfig) -> tuple[FileIdentity, GgufHeader]:
+    def look() -> tuple[FileIdentity, GgufHeader]:
+        return identity_of(config.model_path), read_gguf(config.model_path)
+
     try:
-        return await to_thread.run_sync(read_gguf, config.model_path)
+        return await to_thread.run_sync(look)
     except OSError as error:
         raise EngineUnavailable(
             f"{config.model_path} cannot be read ({error.strerror}): put the model's file there "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import secrets
 import signal
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,12 +19,14 @@ from subprocess import PIPE
 from typing import Any, Final
 
 import anyio
+from anyio import to_thread
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from fabstir.engines._http import EngineAddress, EngineRefused, is_exhausted
 from fabstir.engines.launcher import CannotStart
 from fabstir.engines.supervisor import RestartPolicy
+from fabstir.models.files import FileIdentity, identity_of
 from fabstir.primitives.errors import EngineCrashed, EngineError, EngineUnavailable
 from fabstir.telemetry.background import running, to_its_end
 
@@ -35,6 +39,8 @@ _CHILD: Final = Path(__file__).with_name("_child.py")
 _POLL_SECONDS = 0.02
 _MAX_LINE_BYTES = 4096
 _NUM_LAST_LINES = 8
+_OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_LOG = logging.getLogger(__name__)
 _OURS = "FABSTIR_"
 
 
@@ -112,14 +118,45 @@ class RunningChild:
 
 @dataclass(frozen=True, slots=True)
 class ChildLauncher:
-    """The `Launcher` of this driver."""
+    """The `Launcher` of this driver.
+
+    Attributes:
+        file: the model's as it was when it was verified. Weights are mapped from the disk, so that
+            one who writes to it changes the model that answers.
+    """
 
     config: LlamaCppConfig
     threads: ThreadCounts
+    file: FileIdentity
 
-    def open(self) -> AbstractAsyncContextManager[RunningChild]:
-        """See `Launcher.open`."""
-        return open_child(self.config, self.threads)
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[RunningChild]:
+        """See `Launcher.open`. A file that is not what it was is neither loaded nor kept loaded."""
+        if await self._is_changed():
+            raise EngineUnavailable(
+                f"{self.config.model_path} was changed on the disk since it was verified: put the "
+                "verified file there again, and start the host again"
+            )
+        async with (
+            open_child(self.config, self.threads) as child,
+            running(partial(self._end_if_changed, child)),
+        ):
+            yield child
+
+    async def _end_if_changed(self, child: RunningChild) -> None:
+        while not await self._is_changed():  # noqa: ASYNC110 -- nobody tells of a file's change
+            await anyio.sleep(self.config.restarts.heartbeat_seconds)
+        _LOG.error(
+            "model file changed on the disk while it was served: its engine is ended",
+            extra={"path": str(self.config.model_path)},
+        )
+        child.kill()
+
+    async def _is_changed(self) -> bool:
+        try:
+            return await to_thread.run_sync(identity_of, self.config.model_path) != self.file
+        except OSError as error:
+            return error.errno not in _OUT_OF_DESCRIPTORS  # then nobody can know
 
 
 class _LastWords:
