@@ -34,6 +34,8 @@ PATIENCE = Patience(
     stall_timeout=20, max_failures=3, first_delay=0.001, max_delay=0.01, max_retry_after=0.01
 )
 HALF = len(GGUF) // 2
+QUOTA_BYTES = 102_400
+FETCH_CHILD = Path(__file__).with_name("fetch_child.py")
 
 
 def names_in(folder: Path) -> set[str]:
@@ -115,6 +117,21 @@ async def test_a_killed_process_is_resumed_by_the_next(served: Served, tmp_path:
     assert path.read_bytes() == GGUF
     start = int(served.hub.requests[1].headers["range"].removeprefix("bytes=").removesuffix("-"))
     assert 0 < start <= HALF
+
+
+async def test_a_disk_that_fills_up_keeps_what_came(served: Served, tmp_path: Path) -> None:
+    """A file that may be no longer fails like a full disk: EFBIG, as a quota does."""
+    arguments = [str(FETCH_CHILD), f"{served.hub.url}/tiny.gguf", served.spec.sha256, str(tmp_path)]
+    limited = ["sh", "-c", f'ulimit -f {QUOTA_BYTES // 512}; exec "$@"', "sh", sys.executable]
+
+    done = await anyio.run_process([*limited, *arguments], cwd=ROOT, check=False)
+    path = await fetch_model(served.spec, tmp_path)
+
+    said = done.stderr.decode()
+    assert "ModelDownloadFailed" in said
+    assert "free disk space and run it again, which goes on where it ended" in said
+    assert path.read_bytes() == GGUF
+    assert served.hub.requests[-1].headers["range"] == f"bytes={QUOTA_BYTES}-"
 
 
 async def test_a_changed_file_is_fetched_from_its_start(served: Served, tmp_path: Path) -> None:
