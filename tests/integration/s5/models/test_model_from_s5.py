@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
+from anyio import to_thread
 from anyio.streams.buffered import BufferedByteReceiveStream
 from tests.integration.s5.transfer.server import Conduct, Sample, Server, noise, open_server
 
+from fabstir.cli.app import run
 from fabstir.config import Settings, load_settings
 from fabstir.models import DEMO_MODEL, ModelSpec, Patience, S5Source, fetch_model
 from fabstir.models.wanted import model_spec, with_source
@@ -177,6 +181,32 @@ async def test_what_was_put_on_this_machine_needs_nobody(tmp_path: Path) -> None
         path = await fetch_model(model_of(settings, host), tmp_path / "models")
 
     assert path.read_bytes() == GGUF
+
+
+@pytest.mark.parametrize("place", ["s5.port", "s5.portals"])
+async def test_the_command_pulls_it_from_the_node_that_runs_and_from_portals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    settings = settings_of(tmp_path / "node")
+    async with open_s5(settings, MetricsRegistry()) as node:
+        await put_model(node)
+        own = httpx.URL(node.local_url).port if place == "s5.port" else 1
+        chosen = [
+            f"paths.cache_dir={tmp_path}",
+            f"s5.port={own}",
+            f"s5.portals={node.url if place == 's5.portals' else ''}",
+            "network.allow_private=true",
+        ]
+        options = [part for each in chosen for part in ("--set", each)]
+        command = ["models", "pull", SAMPLE.blob.encode(), "--name", "org/tiny:tiny.gguf"]
+        config = ["--config", str(settings.file), "--json"]
+
+        code = await to_thread.run_sync(run, [*config, *options, *command])
+
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert json.loads(said.out)["sha256"] == hashlib.sha256(GGUF).hexdigest()
+    assert (tmp_path / "models/org/tiny/tiny.gguf").read_bytes() == GGUF
 
 
 async def test_without_an_identifier_it_comes_from_where_it_always_does(tmp_path: Path) -> None:
