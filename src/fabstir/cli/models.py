@@ -15,7 +15,7 @@ from fabstir.cli.progress import bar
 from fabstir.config import Settings
 from fabstir.models.facts import ModelFacts
 from fabstir.models.inventory import FileState, ModelFile
-from fabstir.models.pull import OWN_REPO, Place
+from fabstir.models.pull import OWN_REPO, ModelPlace
 from fabstir.models.wanted import uses_of
 from fabstir.node import model_files
 from fabstir.node.model_files import ModelFit, Verification
@@ -194,9 +194,9 @@ def _digest(text: str | None) -> Hash32 | None:
         raise ConfigError(f"--sha256 {text!r} is no digest: give 64 hex digits") from exc
 
 
-def _named(place: Place, name: str) -> Place:
+def _named(place: ModelPlace, name: str) -> ModelPlace:
     repo, file = _split(name)
-    return Place(repo=repo, file=file, source=place.source, sha256=place.sha256)
+    return ModelPlace(repo=repo, file=file, source=place.source, sha256=place.sha256)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -41,8 +41,8 @@ def _journal_of(part: Path) -> Path:
 
 
 @dataclass(slots=True)
-class PartFile:
-    """A file that is being fetched. Made by `PartFile.resumed`.
+class ModelPart:
+    """A file that is being fetched. Made by `ModelPart.resumed`.
 
     Attributes:
         content: stands for what the file is to be: its digest, else its address.
@@ -63,7 +63,7 @@ class PartFile:
     )
 
     @classmethod
-    def resumed(cls, path: Path, content: str) -> PartFile:
+    def resumed(cls, path: Path, content: str) -> ModelPart:
         """What an earlier try of the same content left; blocks for as long as reading it takes.
 
         Raises:

@@ -19,7 +19,7 @@ import httpx
 from anyio import to_thread
 
 from fabstir.db.files import free_bytes, is_full
-from fabstir.models._part import PartFile, discard
+from fabstir.models._part import ModelPart, discard
 from fabstir.models.files import OnProgress
 from fabstir.primitives.errors import AddressRefused, ModelDownloadFailed
 from fabstir.primitives.ids import Hash32
@@ -129,7 +129,7 @@ async def download(
     Raises:
         ModelDownloadFailed: the source refuses, has a file of another size, or kept failing.
     """
-    started = await to_thread.run_sync(PartFile.resumed, part, content or _address(url))
+    started = await to_thread.run_sync(ModelPart.resumed, part, content or _address(url))
     task = _Download(client, url, started, size_bytes, patience.stall_timeout, on_progress, token)
     failures, furthest = 0, started.size
     while started.size != size_bytes:
@@ -212,7 +212,7 @@ def retry_after(response: httpx.Response) -> float:
 class _Download:
     client: httpx.AsyncClient
     url: str
-    part: PartFile
+    part: ModelPart
     size_bytes: int | None
     stall_timeout: float
     on_progress: OnProgress | None

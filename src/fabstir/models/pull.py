@@ -66,7 +66,7 @@ class HubAccess:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ModelPlace:
     """Where a model is, and what it is called there."""
 
     repo: str
@@ -75,7 +75,7 @@ class Place:
     sha256: Hash32 | None = None
 
 
-def parse_place(text: str, hub: HubAccess, find: FindSources) -> Place:
+def parse_place(text: str, hub: HubAccess, find: FindSources) -> ModelPlace:
     """Read what somebody typed.
 
     Raises:
@@ -83,7 +83,7 @@ def parse_place(text: str, hub: HubAccess, find: FindSources) -> Place:
     """
     if text == DEMO:
         assert DEMO_MODEL.source is not None, "a constant that has one"
-        return Place(
+        return ModelPlace(
             repo=DEMO_MODEL.repo,
             file=DEMO_MODEL.file,
             source=DEMO_MODEL.source,
@@ -93,11 +93,11 @@ def parse_place(text: str, hub: HubAccess, find: FindSources) -> Place:
         return _at_address(text, hub)
     if match := _WHEEL.fullmatch(text):
         source = WheelSource(package=match[1], version=match[2], member=match[3])
-        return Place(repo=match[1], file=PurePosixPath(match[3]).name, source=source)
+        return ModelPlace(repo=match[1], file=PurePosixPath(match[3]).name, source=source)
     if (path := Path(text).expanduser()).is_file():
-        return Place(repo=OWN_REPO, file=path.name, source=PathSource(path=path.absolute()))
+        return ModelPlace(repo=OWN_REPO, file=path.name, source=PathSource(path=path.absolute()))
     if match := _HUB_NAME.fullmatch(text):
-        return Place(repo=match[1], file=match[2], source=hub.at(hub.endpoint, hub.revision))
+        return ModelPlace(repo=match[1], file=match[2], source=hub.at(hub.endpoint, hub.revision))
     try:
         blob = BlobId.decode(text)
     except ValueError as exc:
@@ -105,10 +105,12 @@ def parse_place(text: str, hub: HubAccess, find: FindSources) -> Place:
             f"{text!r} names no model: give org/name:file.gguf of the hub, an http or https URL, "
             f"an S5 identifier, a file's path, wheel:package==version:member, or {DEMO!r}"
         ) from exc
-    return Place(repo=OWN_REPO, file=f"{text[:24]}.gguf", source=S5Source(blob=blob, find=find))
+    return ModelPlace(
+        repo=OWN_REPO, file=f"{text[:24]}.gguf", source=S5Source(blob=blob, find=find)
+    )
 
 
-def _at_address(url: str, hub: HubAccess) -> Place:
+def _at_address(url: str, hub: HubAccess) -> ModelPlace:
     """A file on the web; a page of a hub's file is taken for the file."""
     try:
         parts = urlsplit(url)
@@ -117,15 +119,15 @@ def _at_address(url: str, hub: HubAccess) -> Place:
     if match := _HUB_PATH.fullmatch(parts.path):
         endpoint = f"{parts.scheme}://{parts.netloc}"
         source = hub.at(endpoint, unquote(match[2]))
-        return Place(repo=match[1], file=unquote(match[3]), source=source)
+        return ModelPlace(repo=match[1], file=unquote(match[3]), source=source)
     file = PurePosixPath(unquote(parts.path)).name
     if not file:
         raise ConfigError(f"{url!r} names no file: give the whole URL of a .gguf file")
-    return Place(repo=parts.hostname or OWN_REPO, file=file, source=UrlSource(url=url))
+    return ModelPlace(repo=parts.hostname or OWN_REPO, file=file, source=UrlSource(url=url))
 
 
 async def pull_model(
-    places: Sequence[Place],
+    places: Sequence[ModelPlace],
     folder: Path,
     *,
     sha256: Hash32 | None,
@@ -160,8 +162,8 @@ async def pull_model(
 
 
 async def _pull(
-    named: Place,
-    place: Place,
+    named: ModelPlace,
+    place: ModelPlace,
     folder: Path,
     sha256: Hash32 | None,
     patience: Patience,

@@ -18,7 +18,7 @@ from fabstir.models.fit import MemoryNeed, need_in_ram, need_in_vram
 from fabstir.models.gguf import read_gguf
 from fabstir.models.holding import is_held
 from fabstir.models.inventory import Inventory, ModelFile
-from fabstir.models.pull import Place, parse_place, pull_model
+from fabstir.models.pull import ModelPlace, parse_place, pull_model
 from fabstir.models.wanted import hub_access, model_spec, uses_of
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError, ModelError, ModelMissing
@@ -99,7 +99,7 @@ def _wanted_for(settings: Settings, path: Path) -> ModelSettings:
     return ModelSettings()
 
 
-def places_of(settings: Settings, texts: Sequence[str]) -> list[Place]:
+def places_of(settings: Settings, texts: Sequence[str]) -> list[ModelPlace]:
     """What was typed, as places to fetch from.
 
     Raises:
@@ -123,7 +123,11 @@ def _s5_places(settings: Settings) -> FindSources:
 
 
 async def pull(
-    settings: Settings, places: Sequence[Place], *, sha256: Hash32 | None, on_progress: OnProgress
+    settings: Settings,
+    places: Sequence[ModelPlace],
+    *,
+    sha256: Hash32 | None,
+    on_progress: OnProgress,
 ) -> ModelFile:
     """Fetch a model; see `pull_model`."""
     spec = await pull_model(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabstir.models import _part
-from fabstir.models._part import PartFile
+from fabstir.models._part import ModelPart
 from fabstir.primitives.ids import hash32
 
 BLOCK = 1 << 20
@@ -23,8 +23,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_part, "BLOCK_BYTES", BLOCK)
 
 
-def written(path: Path, data: bytes, piece: int = 100_000) -> PartFile:
-    part = PartFile.resumed(path, "digest")
+def written(path: Path, data: bytes, piece: int = 100_000) -> ModelPart:
+    part = ModelPart.resumed(path, "digest")
     part.begin("address", '"etag"')
     with part.open() as file:
         for start in range(0, len(data), piece):
@@ -35,7 +35,7 @@ def written(path: Path, data: bytes, piece: int = 100_000) -> PartFile:
 def test_what_came_is_gone_on_with(tmp_path: Path) -> None:
     written(path := tmp_path / "part", DATA[:-5])
 
-    part = PartFile.resumed(path, "digest")
+    part = ModelPart.resumed(path, "digest")
     with part.open() as file:
         part.write(file, DATA[-5:])
 
@@ -51,7 +51,7 @@ def test_a_damaged_block_is_cut_off(tmp_path: Path, at: int, kept: int) -> None:
     damaged[at] ^= 1
     path.write_bytes(damaged)
 
-    part = PartFile.resumed(path, "digest")
+    part = ModelPart.resumed(path, "digest")
 
     assert part.size == kept == path.stat().st_size
     assert part.sha256 == hash32(hashlib.sha256(DATA[:kept]).digest())
@@ -60,7 +60,7 @@ def test_a_damaged_block_is_cut_off(tmp_path: Path, at: int, kept: int) -> None:
 def test_a_part_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:
     written(path := tmp_path / "part", DATA)
 
-    assert PartFile.resumed(path, "another").size == 0
+    assert ModelPart.resumed(path, "another").size == 0
 
 
 @pytest.mark.parametrize("journal", [b"", b"{", b"[]", b'{"content": "digest", "blocks": 7}'])
@@ -68,7 +68,7 @@ def test_a_journal_may_be_damaged(tmp_path: Path, journal: bytes) -> None:
     written(path := tmp_path / "part", DATA)
     (tmp_path / "part.json").write_bytes(journal)
 
-    assert PartFile.resumed(path, "digest").size in {0, len(DATA)}
+    assert ModelPart.resumed(path, "digest").size in {0, len(DATA)}
 
 
 @given(cut=st.integers(0, len(DATA)), piece=st.integers(50_000, 2_000_000))
@@ -78,7 +78,7 @@ def test_any_cut_and_any_pieces_come_to_the_same(
     path = tmp_path_factory.mktemp("parts") / "part"
     written(path, DATA[:cut], piece)
 
-    part = PartFile.resumed(path, "digest")
+    part = ModelPart.resumed(path, "digest")
     with part.open() as file:
         part.write(file, DATA[cut:])
 
