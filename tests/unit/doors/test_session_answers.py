@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.unit.doors.hosting import SESSION, OpenDoor, open_door
-from tests.unit.doors.test_session_door import PATIENCE, WORDS, EraC, ask_for, connected
+from tests.unit.doors.test_session_door import PATIENCE, WORDS, EraC, agree, ask_for, connected
 from tests.unit.protocol.exchange.answering import REQUEST
 from tests.unit.protocol.exchange.meeting import JOB
 
@@ -20,8 +20,9 @@ from fabstir.primitives.errors import (
 )
 from fabstir.primitives.units import Wei
 from fabstir.protocol.content import Message
-from fabstir.protocol.exchange.renter import AnswerOver, ReceiptReceived
-from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS
+from fabstir.protocol.exchange.renter import AnswerOver, PieceReceived, ReceiptReceived
+from fabstir.protocol.exchange.verification import Verified
+from fabstir.protocol.limits import MAX_UNACKNOWLEDGED_TOKENS, RECEIPT_INTERVAL_TOKENS
 from fabstir.protocol.request import RequestPlaintext, ResponseFormat
 from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk.connection import HostConnection
@@ -79,6 +80,67 @@ async def test_what_may_begin_a_stop_string_comes_at_the_limit(tmp_path: Path) -
 async def test_a_whole_answer_may_end_in_what_begins_a_stop_string(tmp_path: Path) -> None:
     async with open_door(tmp_path, WORDS[:2]) as host, connected(host) as connection:
         assert await answered(connection, request(stop=("w1 w2",))) == ("w0 w1 ", "stop")
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64, 500])
+async def test_what_comes_together_is_billed_as_if_it_came_alone(
+    tmp_path: Path, batch_size: int
+) -> None:
+    """Receipts stand where single tokens would put them, and no window is overrun."""
+    async with open_door(tmp_path, WORDS) as host, connected(host) as connection:
+        host.engine.batch_size = batch_size
+        await connection.send(connection.exchange.ask(request(max_tokens=190)))
+        covered, largest = list[int](), 0
+        while not isinstance(event := await connection.receive(PATIENCE), AnswerOver):
+            if isinstance(event, PieceReceived):
+                largest = max(largest, len(event.chunk.token_ids))
+            if isinstance(event, ReceiptReceived):
+                covered.append(event.verified.receipt.work.num_completion_tokens)
+                signed = await agree(event.verified)
+                await connection.send(connection.exchange.acknowledge(event.verified, signed))
+        text = connection.exchange.verifier.text if connection.exchange.verifier else ""
+
+        assert covered == [64, 128, 190]
+        assert text == "".join(WORDS[:190])
+        assert largest == min(batch_size, RECEIPT_INTERVAL_TOKENS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 9])
+async def test_tokens_behind_a_stop_string_are_not_billed(tmp_path: Path, batch_size: int) -> None:
+    async with open_door(tmp_path, WORDS[:9]) as host, connected(host) as connection:
+        host.engine.batch_size = batch_size
+
+        assert await answered(connection, request(stop=("w3",))) == ("w0 w1 w2 ", "stop")
+        assert (await host.ledger.balance(JOB)).agreed == 4
+
+
+@pytest.mark.parametrize("batch_size", [5, 100])
+async def test_a_pause_in_the_middle_of_what_came_together_loses_nothing(
+    tmp_path: Path, batch_size: int
+) -> None:
+    """Nothing is agreed to until the host has stopped at its window; then all is."""
+    async with open_door(tmp_path, WORDS) as host, connected(host) as connection:
+        host.engine.batch_size = batch_size
+        await connection.send(connection.exchange.ask(request(max_tokens=190)))
+        due, num_tokens = list[Verified](), 0
+        while num_tokens < MAX_UNACKNOWLEDGED_TOKENS or len(due) < 2:
+            event = await connection.receive(PATIENCE)
+            if isinstance(event, PieceReceived):
+                num_tokens += len(event.chunk.token_ids)
+            elif isinstance(event, ReceiptReceived):
+                due.append(event.verified)
+        assert num_tokens == MAX_UNACKNOWLEDGED_TOKENS
+        for verified in due:
+            await connection.send(connection.exchange.acknowledge(verified, await agree(verified)))
+        while not isinstance(event := await connection.receive(PATIENCE), AnswerOver):
+            if isinstance(event, ReceiptReceived):
+                signed = await agree(event.verified)
+                await connection.send(connection.exchange.acknowledge(event.verified, signed))
+
+        assert event.end.num_completion_tokens == 190
+        verifier = connection.exchange.verifier
+        assert verifier is not None
+        assert verifier.text == "".join(WORDS[:190])
 
 
 async def billed(host: OpenDoor) -> int:

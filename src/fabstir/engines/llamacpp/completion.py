@@ -136,6 +136,8 @@ class CompletionReader:
 
     def _chunk(self, event: dict[str, Any]) -> GenerationChunk:
         text, token_ids = event["content"], tuple[int, ...](event["tokens"])
+        if type(text) is not str or any(type(each) is not int for each in token_ids):
+            raise TypeError("content is text, tokens are numbers")
         num_new = event["tokens_predicted"] - self._num_reported
         self._num_reported = event["tokens_predicted"]
         if num_new > len(token_ids) == 1:

@@ -106,7 +106,7 @@ async def open_template(address: EngineAddress, properties: Mapping[str, Any]) -
     Raises:
         ConversationRefused: it does not come to an end.
     """
-    environment = _environment(str(properties["chat_template"]))
+    environment = template_environment(str(properties["chat_template"]))
     bos, eos = (str(properties.get(name) or "") for name in ("bos_token", "eos_token"))
     # Some builds leave the first token to the tokenizer, whatever the template writes.
     candidates = [ChatTemplate(environment, bos, eos), ChatTemplate(environment, "", eos)]
@@ -120,7 +120,8 @@ async def open_template(address: EngineAddress, properties: Mapping[str, Any]) -
     return candidates[0] if candidates else ChatTemplate(None, bos, eos)
 
 
-def _environment(source: str) -> minijinja.Environment | None:
+def template_environment(source: str) -> minijinja.Environment | None:
+    """What a template is rendered in, as "chat"; None if it cannot be read here."""
     environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True, fuel=_FUEL)
     environment.add_global("strftime_now", _strftime_now)
     environment.add_global("raise_exception", _refuse)
