@@ -41,6 +41,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.url()
 
 
+HEAVY_TIMEOUT = 1800.0
+"""Seconds, of a test that takes minutes by itself: the others' 300 are for the gate's."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--heavy", action="store_true", help="also run what takes minutes")
     parser.addoption("--gate", action="store_true", help="fail where a needed program is missing")
@@ -63,6 +67,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if heavy and not config.getoption("--heavy"):
         config.hook.pytest_deselected(items=heavy)
         items[:] = [item for item in items if item not in heavy]
+    for item in heavy:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(HEAVY_TIMEOUT))
     turns: dict[Path, int] = {}
     for item in items:
         turns[item.path] = min(_turn(item), turns.get(item.path, 2))

@@ -76,7 +76,8 @@ async def test_many_new_keys_at_once_are_all_kept(door: Door, num_keys: int) -> 
     statuses: list[int] = []
 
     async def write(body: dict[str, str | int]) -> None:
-        statuses.append((await account.http.post("/s5/registry", json=body)).status_code)
+        answer = await account.http.post("/s5/registry", json=body, timeout=120)
+        statuses.append(answer.status_code)
 
     async with anyio.create_task_group() as tasks:
         for body in bodies:
