@@ -20,7 +20,7 @@ from fabstir.primitives.errors import ModelMissing
 from fabstir.primitives.ids import Hash32, parse_hash32
 
 _NOTES: Final = "added.json"
-_SUFFIX: Final = ".gguf"
+SUFFIX: Final = ".gguf"
 _PART: Final = ".part"
 
 
@@ -119,10 +119,10 @@ class Inventory:
             folder.rmdir()
 
     def _pulled(self) -> Iterator[ModelFile]:
-        for path in sorted(self.folder.rglob(f"*{_SUFFIX}")):
+        for path in sorted(self.folder.rglob(f"*{SUFFIX}")):
             if path.is_file() and not path.name.startswith("."):
                 yield self._file(path, *_state_of(path))
-        for part in sorted(self.folder.rglob(f".*{_SUFFIX}{_PART}")):
+        for part in sorted(self.folder.rglob(f".*{SUFFIX}{_PART}")):
             target = part.with_name(part.name.removeprefix(".").removesuffix(_PART))
             if part.is_file() and not target.exists():
                 yield self._file(target, FileState.PARTIAL, None, part.stat().st_size)

@@ -17,7 +17,7 @@ from fabstir.models.files import check_header, remember_verified
 from fabstir.models.fit import MemoryNeed, need_in_ram, need_in_vram
 from fabstir.models.gguf import read_gguf
 from fabstir.models.holding import is_held
-from fabstir.models.inventory import Inventory, ModelFile
+from fabstir.models.inventory import SUFFIX, Inventory, ModelFile
 from fabstir.models.pull import ModelPlace, parse_place, pull_model
 from fabstir.models.wanted import hub_access, model_spec, uses_of
 from fabstir.primitives.cid import BlobId
@@ -129,7 +129,12 @@ async def pull(
     sha256: Hash32 | None,
     on_progress: OnProgress,
 ) -> ModelFile:
-    """Fetch a model; see `pull_model`."""
+    """Fetch a model; see `pull_model`.
+
+    Raises:
+        ConfigError: it cannot have the name that it has, or was given.
+    """
+    _require_name(places[0].repo, places[0].file)
     spec = await pull_model(
         places,
         model_folder(settings),
@@ -150,7 +155,9 @@ async def add(
     Raises:
         ModelNotGguf: it is no model, one of several parts, or has a damaged header.
         ModelMissing: it cannot be read.
+        ConfigError: it cannot have this name.
     """
+    _require_name(repo, file)
     try:
         await check_header(path)
         sha256 = await sha256_of(path, on_progress)
@@ -159,13 +166,21 @@ async def add(
             f"{path} cannot be read ({exc.strerror}): check its name and permissions"
         ) from exc
     await remember_verified(path, sha256)
-    try:
-        spec = ModelSpec(repo=repo, file=file, sha256=sha256)
-    except ValueError as exc:
-        raise ConfigError(f"--name: {exc}: give repo:file, as org/name:model.gguf") from exc
+    spec = ModelSpec(repo=repo, file=file, sha256=sha256)
     models = inventory(settings)
     await to_thread.run_sync(models.note, spec, path)
     return await to_thread.run_sync(models.find, str(path))
+
+
+def _require_name(repo: str, file: str) -> None:
+    """A path below the folder of models, which only looks at files that are called .gguf."""
+    parts = f"{repo}/{file}".split("/")
+    is_safe = not any(part in {"", ".", ".."} or part.startswith(".") for part in parts)
+    if not is_safe or "\\" in repo + file or "\0" in repo + file or not file.endswith(SUFFIX):
+        raise ConfigError(
+            f"{repo}:{file} cannot be a model's name here: give one such as org/name:model{SUFFIX} "
+            "with --name"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -345,6 +345,20 @@ async def test_what_is_none_of_the_forms_is_told_which_there_are(models: Command
     assert [unknown.code, absent.code, digest.code, name.code] == [2, 1, 2, 2]
 
 
+@pytest.mark.parametrize("name", ["../up:m.gguf", "a/b:../m.gguf", "a/b:.m.gguf", "a/b:m.bin"])
+async def test_a_name_that_leads_elsewhere_is_refused(
+    models: Commands, cdn: Hub, name: str
+) -> None:
+    (own := models.folder / "mine.gguf").write_bytes(small_model())
+
+    pulled = await models("pull", f"{cdn.url}/bytes", "--name", name)
+    added = await models("add", str(own), "--name", name)
+
+    assert (pulled.code, added.code) == (2, 2)
+    assert "cannot be a model's name here" in pulled.err
+    assert cdn.requests == []
+
+
 async def test_files_of_the_same_name_are_told_apart(models: Commands) -> None:
     own = models.folder / "mine.gguf"
     own.write_bytes(gguf_file())
