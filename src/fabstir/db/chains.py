@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Connection, String, Table, insert, select
+from sqlalchemy import Column, Connection, Table, insert, select
 
-from fabstir.db.schema import metadata
+from fabstir.db.schema import Whole, Word, metadata
 from fabstir.primitives.ids import ChainId, Hash32
 
 chains = Table(
     "chains",
     metadata,
-    Column("chain_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("genesis_hash", String(66), nullable=False),
+    Column("chain_id", Whole, primary_key=True, autoincrement=False),
+    Column("genesis_hash", Word(66), nullable=False),
 )
 
 

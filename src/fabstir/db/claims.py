@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     Column,
     ColumnElement,
     Connection,
     Integer,
-    String,
     Table,
     and_,
     insert,
@@ -21,7 +19,7 @@ from sqlalchemy import (
 )
 
 from fabstir.db.host_sessions import SessionKey
-from fabstir.db.schema import PeerText, metadata
+from fabstir.db.schema import PeerText, Whole, Word, metadata
 from fabstir.primitives.ids import Hash32
 from fabstir.primitives.units import TokenCount
 
@@ -37,19 +35,19 @@ class ClaimState(StrEnum):
 claims = Table(
     "claims",
     metadata,
-    Column("chain_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("contract", String(42), primary_key=True),
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("chain_id", Whole, primary_key=True, autoincrement=False),
+    Column("contract", Word(42), primary_key=True),
+    Column("job_id", Whole, primary_key=True, autoincrement=False),
     Column("claim_index", Integer, primary_key=True, autoincrement=False),
-    Column("proof_hash", String(66), nullable=False),
-    Column("start_token", BigInteger, nullable=False),
-    Column("end_token", BigInteger, nullable=False),
-    Column("proof_cid", String(80), nullable=False),
-    Column("delta_cid", String(80), nullable=False),
+    Column("proof_hash", Word(66), nullable=False),
+    Column("start_token", Whole, nullable=False),
+    Column("end_token", Whole, nullable=False),
+    Column("proof_cid", Word(80), nullable=False),
+    Column("delta_cid", Word(80), nullable=False),
     Column("is_encrypted", Boolean, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("tx_hash", String(66)),
+    Column("created_at", Whole, nullable=False),
+    Column("state", Word(16), nullable=False),
+    Column("tx_hash", Word(66)),
     Column("reason", PeerText),
 )
 

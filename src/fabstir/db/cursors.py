@@ -8,11 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     Connection,
     ForeignKeyConstraint,
-    String,
     Table,
     delete,
     insert,
@@ -20,24 +18,24 @@ from sqlalchemy import (
     update,
 )
 
-from fabstir.db.schema import metadata
+from fabstir.db.schema import Whole, Word, metadata
 from fabstir.primitives.ids import ChainId, Hash32
 
 cursors = Table(
     "cursors",
     metadata,
-    Column("chain_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("name", String(64), primary_key=True),
-    Column("block_number", BigInteger, nullable=False),
+    Column("chain_id", Whole, primary_key=True, autoincrement=False),
+    Column("name", Word(64), primary_key=True),
+    Column("block_number", Whole, nullable=False),
 )
 
 cursor_blocks = Table(
     "cursor_blocks",
     metadata,
-    Column("chain_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("name", String(64), primary_key=True),
-    Column("block_number", BigInteger, primary_key=True, autoincrement=False),
-    Column("block_hash", String(66), nullable=False),
+    Column("chain_id", Whole, primary_key=True, autoincrement=False),
+    Column("name", Word(64), primary_key=True),
+    Column("block_number", Whole, primary_key=True, autoincrement=False),
+    Column("block_hash", Word(66), nullable=False),
     ForeignKeyConstraint(["chain_id", "name"], ["cursors.chain_id", "cursors.name"]),
 )
 

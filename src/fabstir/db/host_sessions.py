@@ -7,14 +7,12 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     Column,
     ColumnElement,
     Connection,
     Float,
     LargeBinary,
-    String,
     Table,
     and_,
     delete,
@@ -25,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from fabstir.db.schema import PeerText, Uint256, metadata
+from fabstir.db.schema import PeerText, Uint256, Whole, Word, metadata
 from fabstir.primitives.ids import Address, ChainId, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
 
@@ -45,26 +43,26 @@ class SessionState(StrEnum):
 host_sessions = Table(
     "host_sessions",
     metadata,
-    Column("chain_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("contract", String(42), primary_key=True),
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("depositor", String(42), nullable=False),
-    Column("payment_token", String(42), nullable=False),
+    Column("chain_id", Whole, primary_key=True, autoincrement=False),
+    Column("contract", Word(42), primary_key=True),
+    Column("job_id", Whole, primary_key=True, autoincrement=False),
+    Column("depositor", Word(42), nullable=False),
+    Column("payment_token", Word(42), nullable=False),
     Column("deposit", Uint256, nullable=False),
     Column("price_per_token", Uint256, nullable=False),
-    Column("model_id", String(66), nullable=False),
-    Column("proof_interval", BigInteger, nullable=False),
-    Column("proof_window", BigInteger, nullable=False),
-    Column("started_at", BigInteger, nullable=False),
-    Column("max_duration", BigInteger, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("signer", String(42)),
+    Column("model_id", Word(66), nullable=False),
+    Column("proof_interval", Whole, nullable=False),
+    Column("proof_window", Whole, nullable=False),
+    Column("started_at", Whole, nullable=False),
+    Column("max_duration", Whole, nullable=False),
+    Column("state", Word(16), nullable=False),
+    Column("signer", Word(42)),
     Column("is_proven", Boolean, nullable=False),
     Column("recovery_public_key", LargeBinary),
-    Column("tokens_reserved", BigInteger, nullable=False),
-    Column("tokens_written_off", BigInteger, nullable=False),
+    Column("tokens_reserved", Whole, nullable=False),
+    Column("tokens_written_off", Whole, nullable=False),
     Column("last_seen_at", Float, nullable=False),
-    Column("tokens_settled", BigInteger),
+    Column("tokens_settled", Whole),
     Column("host_paid", Uint256),
     Column("refund", Uint256),
     Column("outcome", PeerText),
@@ -74,7 +72,7 @@ session_inits = Table(
     "session_inits",
     metadata,
     Column("ephemeral_public_key", LargeBinary(33), primary_key=True),
-    Column("job_id", BigInteger, nullable=False),
+    Column("job_id", Whole, nullable=False),
 )
 
 

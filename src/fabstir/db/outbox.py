@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     Column,
     Connection,
@@ -23,7 +22,6 @@ from sqlalchemy import (
     LargeBinary,
     Row,
     Select,
-    String,
     Table,
     Text,
     UniqueConstraint,
@@ -34,7 +32,7 @@ from sqlalchemy import (
     update,
 )
 
-from fabstir.db.schema import PeerText, Uint256, metadata
+from fabstir.db.schema import PeerText, Uint256, Whole, Word, metadata
 from fabstir.db.signed import SignedVersion
 from fabstir.primitives.ids import Address, ChainId, Hash32
 from fabstir.primitives.units import Wei
@@ -59,22 +57,22 @@ transactions = Table(
     "transactions",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("chain_id", BigInteger, nullable=False),
-    Column("account", String(42), nullable=False),
+    Column("chain_id", Whole, nullable=False),
+    Column("account", Word(42), nullable=False),
     Column("key", Text, nullable=False),
-    Column("nonce", BigInteger, nullable=False),
+    Column("nonce", Whole, nullable=False),
     Column("description", PeerText, nullable=False),
-    Column("to", String(42), comment="null: creates a contract"),
+    Column("to", Word(42), comment="null: creates a contract"),
     Column("value", Uint256, nullable=False),
     Column("data", LargeBinary, nullable=False),
-    Column("gas_limit", BigInteger, nullable=False),
-    Column("status", String(10), nullable=False),
+    Column("gas_limit", Whole, nullable=False),
+    Column("status", Word(10), nullable=False),
     Column("refusal", PeerText, comment="why the node refused it"),
-    Column("tx_hash", String(66), comment="the version that was mined"),
-    Column("block_number", BigInteger),
-    Column("block_hash", String(66)),
-    Column("gas_used", BigInteger),
-    Column("effective_gas_price", BigInteger),
+    Column("tx_hash", Word(66), comment="the version that was mined"),
+    Column("block_number", Whole),
+    Column("block_hash", Word(66)),
+    Column("gas_used", Whole),
+    Column("effective_gas_price", Whole),
     Column("is_final", Boolean, nullable=False),
     UniqueConstraint("chain_id", "account", "nonce"),
 )
@@ -100,13 +98,13 @@ Index(
 signed_versions = Table(
     "signed_versions",
     metadata,
-    Column("tx_hash", String(66), primary_key=True),
+    Column("tx_hash", Word(66), primary_key=True),
     Column("transaction_id", Integer, ForeignKey("transactions.id"), nullable=False, index=True),
     Column("number", Integer, nullable=False),
     Column("raw", LargeBinary, nullable=False),
-    Column("nonce", BigInteger, nullable=False),
-    Column("max_fee_per_gas", BigInteger, nullable=False),
-    Column("max_priority_fee_per_gas", BigInteger, nullable=False),
+    Column("nonce", Whole, nullable=False),
+    Column("max_fee_per_gas", Whole, nullable=False),
+    Column("max_priority_fee_per_gas", Whole, nullable=False),
     Column("is_filler", Boolean, nullable=False),
     UniqueConstraint("transaction_id", "number"),
 )

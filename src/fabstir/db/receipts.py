@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     Column,
     ColumnElement,
     Connection,
     Select,
-    String,
     Table,
     Text,
     and_,
@@ -24,7 +22,7 @@ from sqlalchemy import (
 )
 
 from fabstir.db.host_sessions import SessionKey
-from fabstir.db.schema import metadata
+from fabstir.db.schema import Whole, Word, metadata
 from fabstir.primitives.encoding import Json, canonical_json
 from fabstir.primitives.ids import Hash32
 from fabstir.primitives.units import TokenCount
@@ -33,12 +31,12 @@ from fabstir.protocol.receipts import SignedReceipt
 receipts = Table(
     "receipts",
     metadata,
-    Column("receipt_hash", String(66), primary_key=True),
-    Column("chain_id", BigInteger, nullable=False),
-    Column("contract", String(42), nullable=False),
-    Column("job_id", BigInteger, nullable=False, index=True),
-    Column("sequence", BigInteger, nullable=False),
-    Column("cumulative_tokens", BigInteger, nullable=False),
+    Column("receipt_hash", Word(66), primary_key=True),
+    Column("chain_id", Whole, nullable=False),
+    Column("contract", Word(42), nullable=False),
+    Column("job_id", Whole, nullable=False, index=True),
+    Column("sequence", Whole, nullable=False),
+    Column("cumulative_tokens", Whole, nullable=False),
     Column("receipt", Text, nullable=False),
     Column("acknowledgement", Text),
     Column("is_claimable", Boolean, nullable=False),

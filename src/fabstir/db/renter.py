@@ -13,14 +13,12 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     ColumnElement,
     Connection,
     Float,
     ForeignKey,
     LargeBinary,
-    String,
     Table,
     Text,
     UniqueConstraint,
@@ -30,7 +28,7 @@ from sqlalchemy import (
     update,
 )
 
-from fabstir.db.schema import PeerText, Uint256, metadata
+from fabstir.db.schema import PeerText, Uint256, Whole, Word, metadata
 from fabstir.primitives.encoding import canonical_json
 from fabstir.primitives.ids import Address, ChainId, Hash32, JobId, ModelId
 from fabstir.primitives.units import PricePerToken, TokenCount, Wei
@@ -60,30 +58,30 @@ class RenterState(StrEnum):
 renter_sessions = Table(
     "renter_sessions",
     metadata,
-    Column("id", String(36), primary_key=True),
-    Column("chain_id", BigInteger, nullable=False),
-    Column("contract", String(42), nullable=False),
-    Column("depositor", String(42), nullable=False),
-    Column("host", String(42), nullable=False),
+    Column("id", Word(36), primary_key=True),
+    Column("chain_id", Whole, nullable=False),
+    Column("contract", Word(42), nullable=False),
+    Column("depositor", Word(42), nullable=False),
+    Column("host", Word(42), nullable=False),
     Column("host_public_key", LargeBinary(33), nullable=False),
     Column("api_url", PeerText, nullable=False),
-    Column("model_id", String(66), nullable=False),
+    Column("model_id", Word(66), nullable=False),
     Column("model_name", PeerText, nullable=False),
-    Column("model_digest", String(66), nullable=False),
-    Column("payment_token", String(42), nullable=False),
+    Column("model_digest", Word(66), nullable=False),
+    Column("payment_token", Word(42), nullable=False),
     Column("deposit", Uint256, nullable=False),
     Column("price_per_token", Uint256, nullable=False),
-    Column("proof_interval", BigInteger, nullable=False),
-    Column("proof_window", BigInteger, nullable=False),
-    Column("max_duration", BigInteger, nullable=False),
+    Column("proof_interval", Whole, nullable=False),
+    Column("proof_window", Whole, nullable=False),
+    Column("max_duration", Whole, nullable=False),
     Column("session_secret", LargeBinary(32), nullable=False),
     Column("recovery_secret", LargeBinary(32), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("last_used_at", Float, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("job_id", BigInteger),
-    Column("opened_block", BigInteger),
-    Column("tokens_settled", BigInteger),
+    Column("state", Word(16), nullable=False),
+    Column("job_id", Whole),
+    Column("opened_block", Whole),
+    Column("tokens_settled", Whole),
     Column("host_paid", Uint256),
     Column("refund", Uint256),
     Column("refund_credited", Uint256),
@@ -94,9 +92,9 @@ renter_sessions = Table(
 renter_receipts = Table(
     "renter_receipts",
     metadata,
-    Column("session", String(36), ForeignKey("renter_sessions.id"), primary_key=True),
-    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
-    Column("cumulative_tokens", BigInteger, nullable=False),
+    Column("session", Word(36), ForeignKey("renter_sessions.id"), primary_key=True),
+    Column("sequence", Whole, primary_key=True, autoincrement=False),
+    Column("cumulative_tokens", Whole, nullable=False),
     Column("receipt", Text, nullable=False),
     Column("acknowledgement", Text, nullable=False),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Dialect, MetaData, String, Text
+from sqlalchemy import BigInteger, Dialect, MetaData, String, Text
 from sqlalchemy.types import TypeDecorator
 
 _UINT256_DIGITS = 78
@@ -57,6 +57,24 @@ JOURNAL: Final = Schema(
 """The money of a host or a renter."""
 
 
+def _whole(value: object) -> int:
+    """`value`, which SQLite would keep as whatever it is: such a row could never be read again.
+
+    Raises:
+        TypeError: it is no integer; a bool is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"a column of integers was given {value!r}: nothing is written")
+    return value
+
+
+def _word(value: object) -> str:
+    """Raises TypeError: it is no text."""
+    if not isinstance(value, str):
+        raise TypeError(f"a column of text was given {value!r}: nothing is written")
+    return value
+
+
 class Uint256(TypeDecorator[int]):
     """An integer up to 2^256 - 1, kept as decimal text: SQLite's own integers end at 2^63 - 1.
 
@@ -68,11 +86,33 @@ class Uint256(TypeDecorator[int]):
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> str | None:
         """To the database."""
-        return None if value is None else str(value)
+        return None if value is None else str(_whole(value))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> int | None:
         """From the database."""
         return None if value is None else int(value)
+
+
+class Whole(TypeDecorator[int]):
+    """An integer of at most 64 bits: a count, a number on chain, a time in whole seconds."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
+        """To the database."""
+        return None if value is None else _whole(value)
+
+
+class Word(TypeDecorator[str]):
+    """A short text of our own making: a hash, an address, a state."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """To the database."""
+        return None if value is None else _word(value)
 
 
 class PeerText(TypeDecorator[str]):
@@ -87,6 +127,6 @@ class PeerText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """To the database."""
-        if value is None or (value.isascii() and "\0" not in value):
+        if value is None or (_word(value).isascii() and "\0" not in value):
             return value
         return "".join("\ufffd" if c == "\0" or "\ud800" <= c <= "\udfff" else c for c in value)

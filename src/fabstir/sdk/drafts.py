@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from fabstir.config import RenterSettings
 from fabstir.db.renter import RenterSession
-from fabstir.primitives.errors import ConfigError
+from fabstir.primitives.errors import ConfigError, LocalProtocolError
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ChainId
 from fabstir.primitives.units import PRICE_PRECISION, TokenCount, Wei, tokens_for
 from fabstir.sdk.money import PaymentToken
@@ -39,8 +39,13 @@ def draft_session(
         proof_interval: tokens between claims; None for the default, or all if that is less.
 
     Raises:
+        LocalProtocolError: an amount is not an integer: what is journalled must be readable.
         ConfigError: the deposit does not pay for a single token.
     """
+    _require_deposit(deposit, offer.token)
+    _require_whole("proof_window", proof_window, "seconds")
+    _require_whole("max_duration", max_duration, "seconds")
+    _require_whole("proof_interval", proof_interval, "tokens")
     affordable = tokens_for(deposit, offer.price_per_token)
     if affordable < 1:
         needed = -(-offer.price_per_token // PRICE_PRECISION)
@@ -70,6 +75,24 @@ def draft_session(
         created_at=now,
         last_used_at=now,
     )
+
+
+def _require_deposit(deposit: object, token: PaymentToken) -> None:
+    """Apps are not always checked for types, and a float is the first thing that one tries."""
+    if not _is_whole(deposit):
+        raise LocalProtocolError(
+            f"a deposit is an int in the smallest unit of {token.symbol}, never {deposit!r}: "
+            'offer.token.parse("0.001") makes one'
+        )
+
+
+def _require_whole(name: str, value: object, unit: str) -> None:
+    if value is not None and not _is_whole(value):
+        raise LocalProtocolError(f"{name} is an int ({unit}) or None, never {value!r}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def spending_cap(settings: RenterSettings, token: PaymentToken) -> Wei:

@@ -89,12 +89,15 @@ class AsyncClient:
         """What opening a session with this deposit would mean; nothing is sent.
 
         Raises:
+            LocalProtocolError: the deposit is not an int.
+            ConfigError: it pays for no token.
             InsufficientFunds: the wallet does not have the deposit and the gas of opening.
             TransactionReverted: the contract would not take it, for example as too small.
         """
+        draft = self._draft(offer, deposit)
         fee = (await self._chain.fees()).max_fee_per_gas
         await self._require_funds(offer.token, deposit, Wei(self._rail.max_gas_to_open * fee))
-        gas_to_open = Wei(await self._rail.gas_to_open(self._draft(offer, deposit)) * fee)
+        gas_to_open = Wei(await self._rail.gas_to_open(draft) * fee)
         return Quote(
             offer=offer,
             deposit=deposit,
@@ -127,6 +130,7 @@ class AsyncClient:
             proof_interval: tokens between the host's claims.
 
         Raises:
+            LocalProtocolError: the deposit is not an int; nothing is locked.
             SpendingCapReached, InsufficientFunds, TransactionReverted: nothing is locked.
             TransactionStuck, RpcUnavailable: what was sent is followed and brought home.
         """
