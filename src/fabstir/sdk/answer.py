@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
-import anyio
-
 from fabstir.primitives.errors import FabstirError, HostUnresponsive
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.additions import Addition
@@ -26,6 +24,7 @@ from fabstir.protocol.payloads import EndPlaintext
 from fabstir.protocol.receipts import SignedAcknowledgement
 from fabstir.sdk.connection import HostConnection
 from fabstir.sdk.events import AnswerEvent, Finished, ReceiptVerified, Text
+from fabstir.telemetry.background import to_its_end
 
 _logger = logging.getLogger(__name__)
 
@@ -105,7 +104,12 @@ class AsyncAnswerStream:
         return self.text
 
     async def cancel(self) -> None:
-        """Ask the host to stop. What it has delivered is still receipted: go on iterating."""
+        """Ask the host to stop. What it has delivered is still receipted: go on iterating.
+
+        Does nothing if the answer has ended: whoever presses stop races with its end.
+        """
+        if self.is_over or self._has_failed:
+            return
         await self._connection.send(self._connection.exchange.cancel())
 
     async def finish(self) -> None:
@@ -121,10 +125,7 @@ class AsyncAnswerStream:
 
     async def _take_next(self) -> None:
         try:
-            event = await self._receive()
-            # Whoever is cancelled here has agreed to a receipt or has not: never to half of it.
-            with anyio.CancelScope(shield=True):
-                await self._take(event)
+            await self._take(await self._receive())
         except FabstirError:
             self._has_failed = True
             raise
@@ -157,7 +158,8 @@ class AsyncAnswerStream:
                 )
             case ReceiptReceived(verified):
                 self._patience = PROGRESS_TIMEOUT
-                await self._take_receipt(verified)
+                # Whoever is cancelled here has agreed to a receipt or has not: never to half of it.
+                await to_its_end(self._take_receipt(verified))
             case EndReceived(end):
                 self._patience = PROGRESS_TIMEOUT
                 self.end = end

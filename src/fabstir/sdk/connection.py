@@ -19,6 +19,7 @@ from fabstir.protocol.exchange.renter import HostRefused, Opened, RenterEvent, R
 from fabstir.protocol.exchange.streams import FrameStream
 from fabstir.protocol.frames import Frame, encode_frame
 from fabstir.protocol.host_messages import ErrorMessage
+from fabstir.telemetry.background import to_its_end
 
 INIT_TIMEOUT: Final = 30.0
 """Seconds for the host to look at the chain and answer the handshake; era-C's SDK waits as long."""
@@ -109,8 +110,7 @@ async def open_connection(
         assert isinstance(event, Opened), "nothing else is legal"
         yield connection
     finally:
-        with anyio.CancelScope(shield=True):
-            await stream.aclose()
+        await to_its_end(stream.aclose())
 
 
 def error_of(message: ErrorMessage) -> FabstirError:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import anyio
-
 from fabstir.chain.rpc import Chain
 from fabstir.config import Settings
 from fabstir.db.renter import RenterSession, RenterState
@@ -21,6 +19,7 @@ from fabstir.sdk.offers import HostOffer, Model, Quote
 from fabstir.sdk.recovered import RecoveredConversation
 from fabstir.sdk.session import AsyncSession, SessionServices
 from fabstir.sdk.session_info import SessionInfo
+from fabstir.telemetry.background import to_its_end
 
 
 class AsyncClient:
@@ -257,8 +256,7 @@ class AsyncClient:
             try:
                 yield session
             finally:
-                with anyio.CancelScope(shield=True):
-                    await session.leave()
+                await to_its_end(session.leave())
 
     async def _find(self, session: str) -> RenterSession:
         rows = await self._journal.sessions()

@@ -45,6 +45,7 @@ from fabstir.sdk.money import PaymentToken, SessionSettlement
 from fabstir.sdk.rail import RenterRail
 from fabstir.sdk.session_info import SessionInfo
 from fabstir.sdk.transports import Transports
+from fabstir.telemetry.background import to_its_end
 
 _logger = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class AsyncSession:
             try:
                 yield answer
             finally:
-                await self._finish(answer)
+                await to_its_end(self._finish(answer))
         except HostUnresponsive as error:
             await self.leave()
             raise HostUnresponsive(f"{error}. {self._what_is_kept()}") from error
@@ -227,13 +228,18 @@ class AsyncSession:
             client_nonce=random(32) if request.sampling.seed is None else None,
         )
         exchange = connection.exchange
-        await connection.send(exchange.ask(asked))
+        try:
+            await connection.send(exchange.ask(asked))
+        except anyio.get_cancelled_exc_class():
+            # The host may have it or not: the next request needs a connection that is agreed.
+            await to_its_end(self.leave())
+            raise
         assert exchange.verifier is not None, "a request is out"
         return AsyncAnswerStream(connection, exchange.verifier, self._facts, self._agree)
 
     async def _finish(self, answer: AsyncAnswerStream) -> None:
         """Leave host and renter agreed, however the block ended; else without a connection."""
-        with anyio.move_on_after(CANCEL_TIMEOUT, shield=True):
+        with anyio.move_on_after(CANCEL_TIMEOUT):
             await answer.finish()
         if not answer.is_over:
             await self.leave()

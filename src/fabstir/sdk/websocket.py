@@ -19,6 +19,7 @@ from fabstir.primitives.errors import AddressRefused, HostUnresponsive, RemotePr
 from fabstir.protocol.exchange.streams import FrameStream, Path
 from fabstir.protocol.limits import MAX_HOST_FRAME_BYTES
 from fabstir.sdk.bounded_socket import MAX_UNREAD_BYTES, PING_INTERVAL, BoundedSocket
+from fabstir.telemetry.background import to_its_end
 from fabstir.web.addresses import parse_strangers_url
 from fabstir.web.reach import Reach
 from fabstir.web.sockets import WEBSOCKET_SCHEMES, connect_websocket
@@ -68,8 +69,7 @@ class HostSocketStream:
             raise anyio.BrokenResourceError from exc
 
     async def aclose(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._socket.close()
+        await to_its_end(self._socket.close())
 
     def _breach(self, cause: ConnectionClosed) -> RemoteProtocolError | None:
         """Why we cut the connection ourselves, if we did."""
@@ -104,8 +104,7 @@ class WebSocketDialer:
         except (ConnectionClosed, TimeoutError) as exc:
             raise HostUnresponsive(f"{peer} does not answer a ping") from exc
         finally:
-            with anyio.CancelScope(shield=True):
-                await socket.close()
+            await to_its_end(socket.close())
 
     async def _connect(self, api_url: str, peer: str) -> BoundedSocket:
         try:

@@ -34,8 +34,21 @@ async def running(task: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerat
 async def to_its_end(step: Awaitable[T]) -> T:
     """Await what must not be given up in the middle; a cancellation is heard after it.
 
-    So are processes started: asyncio would leave one that nobody waits for.
+    It is a task of its own, for a shield holds off the cancellations of anyio and no others: an
+    app's `asyncio.wait_for`, `asyncio.timeout` and `Task.cancel` would go through it. So are
+    processes started: asyncio would leave one that nobody waits for.
     """
-    with anyio.CancelScope(shield=True):
-        return await step
-    raise AssertionError("a shielded step is not cancelled")
+    results: list[T] = []
+
+    async def take() -> None:
+        with anyio.CancelScope(shield=True):
+            results.append(await step)
+
+    try:
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(take)
+    except BaseExceptionGroup as group:
+        (error,) = group.exceptions
+        raise error from error.__cause__
+    return results[0]
