@@ -5,6 +5,7 @@
 # make bench   our host against the same engine asked directly
 # make test-s5   every test of the storage, also those that take minutes
 # make test-engines   the language model's process, also what measures it for minutes
+# make test-vllm   the engine drivers' conformance tests against a vLLM, which it installs (4 GB)
 # make test-hostile   a host under attack: what an honest renter notices, memory, open files
 # make bench-s5  the storage against cp and b3sum, in one directory, through a portal
 #
@@ -27,7 +28,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 .DEFAULT_GOAL := check
-.PHONY: coverage test-engines demo test check static unit bench test-hostile test-s5 bench-s5 setup gate-packages
+.PHONY: coverage test-engines test-vllm demo test check static unit bench test-hostile test-s5 bench-s5 setup gate-packages
 
 demo: setup
 	$(BIN)/fabstir demo
@@ -65,6 +66,14 @@ test-s5: setup
 test-engines: setup
 	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --heavy --durations=15 \
 	  tests/unit/engines tests/integration/engines
+
+# Its hundred packages are no affair of our lock. Another folder: make test-vllm VLLM=/big/disk/vllm
+VLLM := .vllm
+
+test-vllm: setup
+	$(BIN)/python -m tests.integration.engines.make_vllm $(VLLM)
+	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --vllm $(VLLM) --timeout 1200 --durations=5 \
+	  tests/integration/engines/test_conformance.py
 
 test-hostile: setup
 	$(BIN)/python tests/leaves_nothing.py $(BIN)/pytest --heavy tests/e2e/hostile

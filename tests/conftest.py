@@ -47,6 +47,7 @@ HEAVY_TIMEOUT = 1800.0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--heavy", action="store_true", help="also run what takes minutes")
+    parser.addoption("--vllm", help="run the engines' tests with the vLLM in this folder")
     parser.addoption("--gate", action="store_true", help="fail where a needed program is missing")
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final, Protocol, Self
 
 import coincurve
+from tests.fuzz.engine_targets import ENGINE_TARGETS
 from tests.fuzz.model_targets import MODEL_TARGETS
 from tests.fuzz.s5_door_targets import S5_DOOR_TARGETS
 from tests.fuzz.s5_path_targets import S5_PATH_TARGETS
@@ -262,6 +263,7 @@ TARGETS: Final[dict[str, Target]] = {
     "amounts": amounts,
     "json": json,
     "keys_and_signatures": keys_and_signatures,
+    **ENGINE_TARGETS,
     **MODEL_TARGETS,
     **S5_TARGETS,
     **S5_DOOR_TARGETS,

@@ -138,6 +138,20 @@ class ModelSettings:
     """A hub that has `repo` and `file`, as https://huggingface.co does."""
     revision: str = "main"
     """Of the hub: a branch, a tag or a commit. Other bytes than `sha256` are refused anyway."""
+    engine_url: _HttpUrl | None = None
+    """A server that runs elsewhere and has loaded the file at `path`; None: this host runs it."""
+    engine_key_file: Path | None = None
+    """The key that the server asks for, in a file of mode 0600; None: it asks for none."""
+    engine_profile: Annotated[
+        str,
+        Matches(
+            "auto|vllm|sglang|llama-server|ollama|openai",
+            "auto, vllm, sglang, llama-server, ollama or openai",
+        ),
+    ] = "auto"
+    """Which server it is; auto: it is asked."""
+    engine_model: str | None = None
+    """What the server calls the model; None: it has only one."""
     max_model_len: Annotated[TokenCount, Between(128, 2**24)] = TokenCount(4096)
     """Context of each slot, prompt and completion together."""
     num_slots: Annotated[int, Between(1, 256)] = 4

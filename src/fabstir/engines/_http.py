@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -67,11 +68,18 @@ class EngineRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineAddress:
-    """Where the engine listens, and the key that it asks for."""
+    """Where the engine listens, and the key that it asks for; without one, none is sent.
+
+    Attributes:
+        tls: whose certificates are believed; None for plain HTTP.
+        prefix: what its paths begin with.
+    """
 
     host: str
     port: int
     api_key: str = field(repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    prefix: str = ""
 
     async def get_json(self, path: str) -> Any:
         """Raises EngineUnavailable, EngineCrashed or EngineRefused."""
@@ -116,24 +124,33 @@ class EngineAddress:
         try:
             with anyio.fail_after(CONNECT_TIMEOUT):
                 transport, response = await loop.create_connection(
-                    lambda: EngineResponse(interval), self.host, self.port
+                    lambda: self.open_response(interval), self.host, self.port, ssl=self.tls
                 )
         except (OSError, TimeoutError) as error:
-            raise EngineUnavailable(
-                "the engine does not answer: it is starting, restarting or gone; try again soon"
-            ) from error
+            raise self.unreachable(error) from error
         try:
             transport.write(self._request(method, path, body))
             yield response
         finally:
             transport.abort()
 
+    def open_response(self, interval: float) -> EngineResponse:
+        """What reads the answer of a new connection."""
+        return EngineResponse(interval)
+
+    def unreachable(self, error: OSError) -> EngineUnavailable:
+        """What is said where nobody can be connected to."""
+        return EngineUnavailable(
+            "the engine does not answer: it is starting, restarting or gone; try again soon"
+        )
+
     def _request(self, method: str, path: str, body: Any) -> bytes:
         payload = b"" if body is None else json.dumps(body).encode()
+        authorization = f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
         head = (
-            f"{method} {path} HTTP/1.1\r\n"
+            f"{method} {self.prefix}{path} HTTP/1.1\r\n"
             f"Host: {self.host}:{self.port}\r\n"
-            f"Authorization: Bearer {self.api_key}\r\n"
+            f"{authorization}"
             "Content-Type: application/json\r\n"
             f"Content-Length: {len(payload)}\r\n"
             "Connection: close\r\n\r\n"
@@ -180,21 +197,29 @@ class EngineResponse(asyncio.Protocol):
             EngineCrashed: the connection broke before the answer's end.
         """
         while not self._is_ready:
-            self._waiter = self._loop.create_future()
-            self._wake()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._wait()
         data = self._take()
         if self._is_whole and self._status != _OK:
             raise EngineRefused(self._status, data)
         if not data and not self._is_whole:
-            raise EngineCrashed(
-                "the engine died while it answered: it is started again; send the request again"
-            )
+            raise self.broken()
         self._due = self._loop.time() + self._interval
         return data
+
+    def broken(self) -> EngineCrashed:
+        """What is said of an answer that breaks off."""
+        return EngineCrashed(
+            "the engine died while it answered: it is started again; send the request again"
+        )
+
+    async def _wait(self) -> None:
+        """Until something has come, or nothing will."""
+        self._waiter = self._loop.create_future()
+        self._wake()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     @property
     def _is_ready(self) -> bool:
@@ -235,9 +260,9 @@ class EngineResponse(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._abort()
+            self.abort()
         if not self._status and self._num_head_bytes > MAX_HEAD_BYTES:
-            self._abort()
+            self.abort()
         self._wake()
 
     def eof_received(self) -> None:
@@ -250,7 +275,8 @@ class EngineResponse(asyncio.Protocol):
             self._alarm.cancel()
         self._wake()
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 

@@ -9,19 +9,25 @@ from fabstir.primitives.errors import EngineUnavailable
 
 
 class CannotStart(EngineUnavailable):
-    """This machine gives no process now, whatever the engine is."""
+    """There is no engine to be had now, and none is to be blamed: this machine gives no process, or
+    a server that somebody else runs is away."""
 
 
 class EngineProcess(Protocol):
     """One start of an engine that has loaded its model."""
 
     @property
-    def pid(self) -> int:
-        """The process that holds the model, or that runs the program which does."""
+    def pid(self) -> int | None:
+        """The process that holds the model, or that runs the program which does; None where it is
+        not of this machine's."""
         ...
 
     async def wait(self) -> int:
-        """Until it ends; its exit status, negative for a signal."""
+        """Until it ends; its exit status, negative for a signal.
+
+        Raises:
+            CannotStart: it is lost, and nobody here can start it again.
+        """
         ...
 
     def kill(self) -> None:

@@ -9,12 +9,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic
 
 import anyio
 
 from fabstir.engines.engine import EngineState
-from fabstir.engines.launcher import CannotStart, EngineProcess, Launcher
+from fabstir.engines.launcher import CannotStart, EngineProcess, Launcher, ProcessT_co
 from fabstir.primitives.errors import EngineUnavailable
 from fabstir.telemetry.background import running
 
@@ -39,16 +39,13 @@ class RestartPolicy:
     heartbeat_timeout: float = 10.0
 
 
-ProcessT = TypeVar("ProcessT", bound=EngineProcess)
-
-
-class Supervisor(Generic[ProcessT]):
+class Supervisor(Generic[ProcessT_co]):
     """Keeps one engine running: `process` is what answers now, if anything does."""
 
-    def __init__(self, launcher: Launcher[ProcessT], policy: RestartPolicy) -> None:
+    def __init__(self, launcher: Launcher[ProcessT_co], policy: RestartPolicy) -> None:
         self._launcher = launcher
         self._policy = policy
-        self._process: ProcessT | None = None
+        self._process: ProcessT_co | None = None
         self._state = EngineState.LOADING
         self._reason = "the model is being loaded"
 
@@ -63,7 +60,7 @@ class Supervisor(Generic[ProcessT]):
         return self._process.pid if self._process else None
 
     @property
-    def process(self) -> ProcessT:
+    def process(self) -> ProcessT_co:
         """What answers now. Raises EngineUnavailable, with the reason."""
         if self._process is None:
             fix = "start the host again" if self._state is EngineState.FAILED else "try again soon"
@@ -103,8 +100,9 @@ class Supervisor(Generic[ProcessT]):
 
     async def _wait_for_the_machine(self, error: CannotStart) -> None:
         """The engine is not to blame when the machine starts no process: try for ever."""
+        if (EngineState.RESTARTING, str(error)) != (self._state, self._reason):
+            _logger.warning("the engine cannot be started yet", extra={"reason": str(error)})
         self._state, self._reason = EngineState.RESTARTING, str(error)
-        _logger.warning("the engine cannot be started yet", extra={"reason": str(error)})
         await anyio.sleep(self._policy.delays[-1] if self._policy.delays else 1.0)
 
     async def _run_once(self, on_ready: Callable[[], None]) -> None:
@@ -119,7 +117,7 @@ class Supervisor(Generic[ProcessT]):
                 self._process = None
         self._reason = self._reason or _how_it_ended(status)
 
-    async def _kill_if_hung(self, process: ProcessT) -> None:
+    async def _kill_if_hung(self, process: EngineProcess) -> None:
         """A process that hangs would hold its requests for ever; killed, it fails them by name."""
         timeout = self._policy.heartbeat_timeout
         last_sign = anyio.current_time()

@@ -46,9 +46,16 @@ def _sha256_of(path: Path, on_progress: OnProgress | None) -> Hash32:
 
 
 async def verify_model(
-    path: Path, sha256: Hash32, *, on_progress: OnProgress | None = None
+    path: Path,
+    sha256: Hash32,
+    *,
+    is_gguf: bool = True,
+    on_progress: OnProgress | None = None,
 ) -> None:
     """Hash the whole file and look at its header.
+
+    Args:
+        is_gguf: it is to be loaded by llama.cpp; False: another program reads its header.
 
     Raises:
         ModelMissing: there is no such file, or it cannot be read.
@@ -59,7 +66,8 @@ async def verify_model(
         actual = await sha256_of(path, on_progress)
         if actual != sha256:
             raise ModelHashMismatch(str(path), sha256, actual)
-        await check_header(path)
+        if is_gguf:
+            await check_header(path)
     except OSError as exc:
         raise ModelMissing(
             f"the model {path} cannot be read ({exc.strerror}): put its file there, or correct "
@@ -87,7 +95,7 @@ def _check_header(path: Path) -> None:
         )
 
 
-async def ensure_verified(path: Path, sha256: Hash32) -> None:
+async def ensure_verified(path: Path, sha256: Hash32, *, is_gguf: bool = True) -> None:
     """Like `verify_model`, but a file that was verified before is not hashed again.
 
     Hashing takes 0.1 s per 100 MB, which a start with a large model would feel. What is remembered
@@ -98,10 +106,11 @@ async def ensure_verified(path: Path, sha256: Hash32) -> None:
         ModelMissing, ModelHashMismatch, ModelNotGguf: as `verify_model`.
     """
     if not await to_thread.run_sync(_was_verified, path, sha256):
-        await verify_model(path, sha256)
+        await verify_model(path, sha256, is_gguf=is_gguf)
         await remember_verified(path, sha256)
         return
-    await check_header(path)  # it may have been verified by a version that took parts
+    if is_gguf:
+        await check_header(path)  # it may have been verified by a version that took parts
 
 
 def _was_verified(path: Path, sha256: Hash32) -> bool:

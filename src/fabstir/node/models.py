@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from anyio import to_thread
 
 from fabstir.chain.contracts import ModelRegistry
+from fabstir.chain.keystore import read_secret_file
 from fabstir.config import ModelSettings, Settings
 from fabstir.engines import Engine, open_pool
 from fabstir.engines.llamacpp import LlamaCppConfig, open_llamacpp
 from fabstir.engines.memory import usable_memory
+from fabstir.engines.openai import ServerProfile, UrlEngineConfig, open_url_engine
 from fabstir.models import (
     FindSources,
     ModelSpec,
@@ -58,6 +60,11 @@ class ModelOffer:
     def name(self) -> str:
         """repo:file."""
         return model_name(self.spec.repo, self.spec.file)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another server has it loaded."""
+        return self.wanted.engine_url is not None
 
     @property
     def model_id(self) -> ModelId:
@@ -149,22 +156,23 @@ async def open_served_models(
 
     @asynccontextmanager
     async def open_engine(name: str, path: Path) -> AsyncGenerator[Engine]:
-        config = _llamacpp_config(settings, offers[name], path)
         shown = path.name if len(offers) > 1 else ""
-        opened = open_llamacpp(
-            config, on_progress=lambda text: on_progress("engine", f"{shown} {text}".strip())
-        )
+
+        def say(text: str) -> None:
+            on_progress("engine", f"{shown} {text}".strip())
+
         with held(path):
             if identity_of(path) != verified[name]:  # another model's download may take an hour
                 raise ModelMissing(
                     f"{path} was changed since it was verified: start the host again, which "
                     "verifies it anew"
                 )
-            async with opened as engine:
+            async with _open_engine(settings, offers[name], path, say) as engine:
                 yield engine
 
     async def require_room(files: Mapping[str, Path]) -> None:
-        await _require_room(offers, files, on_progress)
+        own = {name: path for name, path in files.items() if not offers[name].is_elsewhere}
+        await _require_room(offers, own, on_progress)
 
     async with open_pool(tuple(offers), locate, open_engine, require_room=require_room) as pool:
         yield ServedModels(
@@ -206,6 +214,51 @@ def planned_model(offer: ModelOffer, header: GgufHeader) -> PlannedModel:
     )
 
 
+def _open_engine(
+    settings: Settings, offer: ModelOffer, path: Path, say: Callable[[str], None]
+) -> AbstractAsyncContextManager[Engine]:
+    """The engine that the settings name: one of this host's own, or one elsewhere."""
+    url = offer.wanted.engine_url
+    if url is None:
+        return open_llamacpp(_llamacpp_config(settings, offer, path), on_progress=say)
+    return open_url_engine(url_engine_config(settings, offer, path, url), on_progress=say)
+
+
+def url_engine_config(
+    settings: Settings, offer: ModelOffer, path: Path, url: str
+) -> UrlEngineConfig:
+    """How a model's server elsewhere is asked.
+
+    Raises:
+        ConfigError, KeystoreError: its key's file is missing, or others may read it.
+    """
+    wanted = offer.wanted
+    is_asked = wanted.engine_profile == "auto"
+    return UrlEngineConfig(
+        where=offer.where,
+        url=url,
+        api_key=_engine_key(offer),
+        profile=None if is_asked else ServerProfile(wanted.engine_profile),
+        served_name=wanted.engine_model,
+        model_path=path,
+        max_model_len=wanted.max_model_len,
+        num_slots=wanted.num_slots,
+        start_timeout=settings.engine.start_timeout_seconds,
+    )
+
+
+def _engine_key(offer: ModelOffer) -> str:
+    file = offer.wanted.engine_key_file
+    if file is None:
+        return ""
+    if not file.exists():
+        raise ConfigError(
+            f"{offer.where}.engine_key_file is {file}, and there is no such file: write the "
+            "server's key into it, with mode 0600"
+        )
+    return read_secret_file(file)
+
+
 def _llamacpp_config(settings: Settings, offer: ModelOffer, path: Path) -> LlamaCppConfig:
     return LlamaCppConfig(
         model_path=path,
@@ -242,7 +295,9 @@ async def _model_file(
     path = offer.wanted.path
     if path is not None:
         on_progress("model", f"verifying {path.name}")
-        await ensure_verified(path, offer.spec.sha256)
+        # What another server loads may be of another format, and its header is not ours to read.
+        is_gguf = not offer.is_elsewhere or path.suffix == ".gguf"
+        await ensure_verified(path, offer.spec.sha256, is_gguf=is_gguf)
         return path
 
     def fetched(done: int, total: int) -> None:

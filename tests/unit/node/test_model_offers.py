@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from fabstir.config import Settings, load_settings
+from fabstir.engines.openai import ServerProfile
 from fabstir.models import DEMO_MODEL
-from fabstir.node.models import model_offers, model_prices
+from fabstir.node.models import model_offers, model_prices, url_engine_config
 from fabstir.primitives.errors import ConfigError
 from fabstir.primitives.ids import NATIVE_TOKEN, Address
 from fabstir.primitives.units import Wei, price_from_million
@@ -76,3 +77,31 @@ def test_a_model_has_its_own_price_or_the_hosts(tmp_path: Path) -> None:
     )
     for each in (first, second):
         assert prices[each.model_id][USDC] == price_from_million(host.price_usdc_per_million)
+
+
+ELSEWHERE = ONE + ', path = "/m/one.gguf", engine_url = "http://gpu.lan:8000", num_slots = 9'
+
+
+def test_an_engine_elsewhere_is_asked_as_the_settings_say(tmp_path: Path) -> None:
+    key = tmp_path / "server.key"
+    key.write_text("secret\n")
+    key.chmod(0o600)
+    settings = settings_of(
+        tmp_path, f'[{ELSEWHERE}, engine_key_file = "{key}", engine_profile = "vllm"}}]'
+    )
+
+    (offer,) = model_offers(settings)
+    config = url_engine_config(settings, offer, Path("/m/one.gguf"), "http://gpu.lan:8000")
+
+    assert offer.is_elsewhere
+    assert (config.where, config.num_slots, config.api_key) == ("models[1]", 9, "secret")
+    assert config.profile is ServerProfile.VLLM
+    assert "secret" not in repr(config)
+
+
+def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, f'[{ELSEWHERE}, engine_key_file = "/no/such.key"}}]')
+    (offer,) = model_offers(settings)
+
+    with pytest.raises(ConfigError, match=r"models\[1\]\.engine_key_file is /no/such.key"):
+        url_engine_config(settings, offer, Path("/m/one.gguf"), "http://gpu.lan:8000")

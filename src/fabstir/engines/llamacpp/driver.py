@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 from anyio import to_thread
@@ -20,6 +20,7 @@ from fabstir.engines.engine import (
     GenerationEvent,
     GenerationRequest,
 )
+from fabstir.engines.launcher import EngineProcess
 from fabstir.engines.llamacpp.calibration import (
     SpeedCheck,
     ThreadChoice,
@@ -33,7 +34,7 @@ from fabstir.engines.llamacpp.completion import (
     num_tokens_too_many,
 )
 from fabstir.engines.llamacpp.forms import JsonForms
-from fabstir.engines.llamacpp.launcher import ChildLauncher, LlamaCppConfig, RunningChild
+from fabstir.engines.llamacpp.launcher import ChildLauncher, LlamaCppConfig
 from fabstir.engines.llamacpp.template import ChatTemplate, open_template
 from fabstir.engines.llamacpp.vocabulary import CharacterPieces, character_pieces
 from fabstir.engines.supervisor import Supervisor
@@ -63,12 +64,21 @@ _CAPABILITIES: Final = frozenset(
 """What every build does; answers in JSON hang on the build."""
 
 
+class LlamaServer(EngineProcess, Protocol):
+    """A llama-server that answers: a child, or one that somebody else runs."""
+
+    @property
+    def address(self) -> EngineAddress:
+        """Where it listens."""
+        ...
+
+
 class LlamaCppEngine:
-    """The `Engine` over a supervised child process. Made by `open_llamacpp`."""
+    """The `Engine` over a supervised llama-server. Made by `open_llamacpp`, or for one by URL."""
 
     def __init__(
         self,
-        supervisor: Supervisor[RunningChild],
+        supervisor: Supervisor[LlamaServer],
         info: EngineInfo,
         pieces: CharacterPieces,
         forms: JsonForms,

@@ -53,15 +53,18 @@ class JsonForms:
     wrong_token: int
 
     @classmethod
-    async def of(cls, address: EngineAddress, known: Path) -> Self:
+    async def of(cls, address: EngineAddress, known: Path | None = None) -> Self:
         """Ask a server that is ready, with two short requests.
 
         Args:
             known: keeps what a server of this build said of this model. A form's first use makes
                 the server read its whole vocabulary, 0.4 s of processor time at each start.
+                None for a server that somebody else runs, whose next build is not ours to know.
         """
         listed = await address.post_json("/tokenize", {"content": _NO_JSON})
         wrong = int(listed["tokens"][0])
+        if known is None:
+            return cls(await _ask(address, wrong), wrong)
         capabilities = await to_thread.run_sync(_read, known)
         if not capabilities:
             capabilities = await _ask(address, wrong)
