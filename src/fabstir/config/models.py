@@ -18,7 +18,6 @@ MODELS: Final = "models"
 """The name of the list; `FABSTIR_MODELS` in the environment."""
 
 _HEADER = "[[models]]"
-_ANY_PROFILE = ModelSettings().engine_profile
 _TYPES = setting_types(ModelSettings)
 
 
@@ -106,7 +105,6 @@ def check_model(model: ModelSettings, where: str) -> None:
         raise ConfigError(
             f"{where}.hub is set, but no model: set {names[0]}, {names[1]} and {names[2]} as well"
         )
-    _check_engine(model, where)
     if model.cid is not None:
         try:
             BlobId.decode(model.cid)
@@ -115,22 +113,3 @@ def check_model(model: ModelSettings, where: str) -> None:
                 f"{where}.cid is {model.cid!r}, which is no S5 identifier ({exc}): take what "
                 "`fabstir s5 put --plain` said"
             ) from exc
-
-
-def _check_engine(model: ModelSettings, where: str) -> None:
-    """An engine elsewhere has loaded a file that its owner can name."""
-    if model.engine_url is not None and model.path is None:
-        raise ConfigError(
-            f"{where}.engine_url is set, but not {where}.path: set it to the file that the server "
-            "loads, or to a copy of it here, so that its digest can be compared with the registry's"
-        )
-    needless = {
-        "engine_key_file": model.engine_key_file is not None,
-        "engine_profile": model.engine_profile != _ANY_PROFILE,
-        "engine_model": model.engine_model is not None,
-    }
-    chosen = [f"{where}.{name}" for name, is_set in needless.items() if is_set]
-    if model.engine_url is None and chosen:
-        raise ConfigError(
-            f"{' and '.join(chosen)} are of an engine elsewhere: set {where}.engine_url as well"
-        )

@@ -105,3 +105,18 @@ def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"models\[1\]\.engine_key_file is /no/such.key"):
         url_engine_config(settings, offer, Path("/m/one.gguf"), "http://gpu.lan:8000")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ('engine_url = "http://a"', "models[1].path: set it to the file that the server"),
+        ('engine_model = "a"', "models[1].engine_model are of an engine elsewhere"),
+        ('engine_profile = "vllm"', "set models[1].engine_url as well"),
+    ],
+)
+def test_what_an_engine_elsewhere_lacks_is_named(tmp_path: Path, settings: str, says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        model_offers(settings_of(tmp_path, f"[{ONE}, {settings}}}]"))
+
+    assert says in str(refused.value)
