@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from fabstir.primitives.decimals import decimal_text, round_decimal
 from fabstir.primitives.encoding import Json
-from fabstir.primitives.errors import RemoteProtocolError
+from fabstir.primitives.errors import LocalProtocolError, RemoteProtocolError
 from fabstir.protocol.fields import Fields
 from fabstir.protocol.limits import (
     MAX_COMPLETION_TOKENS,
@@ -53,6 +53,7 @@ class SamplingParams:
         top_logprobs: alternatives told for each token; only with `logprobs`.
 
     Raises:
+        LocalProtocolError: a value is of another type.
         ValueError: a fraction is not finite, or a token has two biases.
     """
 
@@ -71,12 +72,34 @@ class SamplingParams:
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in _RANGES:
             object.__setattr__(self, name, round_decimal(getattr(self, name)))
         biases = tuple(sorted((token, round_decimal(bias)) for token, bias in self.logit_bias))
         if len({token for token, _ in biases}) < len(biases):
             raise ValueError("a token has two biases")
         object.__setattr__(self, "logit_bias", biases)
+
+    def _check_types(self) -> None:
+        """Apps are not always checked for types, and a string is a sequence of strings too."""
+        for name in _RANGES:
+            _require(name, getattr(self, name), "a number", int, float)
+        for name in ("max_tokens", "top_k", "top_logprobs"):
+            _require(name, getattr(self, name), "an int", int)
+        if self.seed is not None:
+            _require("seed", self.seed, "an int or None", int)
+        _require("stop", self.stop, "a tuple of texts", tuple, list)
+        for text in self.stop:
+            _require("each of stop", text, "a text", str)
+        pairs = "a tuple of pairs, such as ((token_id, -100.0),)"
+        pair = "a pair of a token id and a number"
+        _require("logit_bias", self.logit_bias, pairs, tuple, list)
+        for bias in self.logit_bias:
+            _require("each of logit_bias", bias, pair, tuple, list)
+            if len(bias) != 2:
+                raise LocalProtocolError(f"each of logit_bias must be {pair}, not {bias!r}")
+            _require("a token id", bias[0], "an int", int)
+            _require("a bias", bias[1], "a number", int, float)
 
     def to_json(self) -> dict[str, Json]:
         """Every value that has an effect, whether it is a default or not."""
@@ -114,6 +137,11 @@ class SamplingParams:
             top_logprobs=top_logprobs,
             **fractions,
         )
+
+
+def _require(name: str, value: object, what: str, *kinds: type) -> None:
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise LocalProtocolError(f"{name} must be {what}, not {value!r}")
 
 
 def _logit_bias(fields: Fields) -> tuple[tuple[int, float], ...]:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fabstir.chain.rpc import Chain
 from fabstir.config import Settings
 from fabstir.db.renter import RenterSession, RenterState
-from fabstir.primitives.errors import ConfigError, InsufficientFunds
+from fabstir.primitives.errors import ConfigError, InsufficientFunds, LocalProtocolError
 from fabstir.primitives.units import TokenCount, Wei, tokens_for
 from fabstir.protocol.exchange.verification import head_after
 from fabstir.sdk.discovery import FIND_TIMEOUT, Discovery
@@ -52,7 +52,8 @@ class AsyncClient:
     # -- the market ---------------------------------------------------------------------------
 
     def token(self, name: str) -> PaymentToken:
-        """A payment token by name, symbol or address. Raises ConfigError."""
+        """A payment token by name, symbol or address. Raises ConfigError, LocalProtocolError."""
+        _require_text("payment_token", name)
         for token in self.tokens:
             if name.lower() in {token.name, token.symbol.lower(), token.address}:
                 return token
@@ -77,11 +78,15 @@ class AsyncClient:
             payment_token: by name, symbol or address.
 
         Raises:
+            LocalProtocolError: an argument is of the wrong type.
+            ConfigError: the chain has no such payment token.
             ModelMissing: no such model is approved; the text lists all.
             NoHostFound: says why each candidate was dropped.
         """
-        resolved = await self._discovery.resolve_model(model)
         token = self.token(payment_token)
+        if model is not None:
+            _require_text("model", model)
+        resolved = await self._discovery.resolve_model(model)
         return await self._discovery.find(resolved, token, timeout=timeout)
 
     async def quote(self, offer: HostOffer, deposit: Wei) -> Quote:
@@ -271,3 +276,8 @@ class AsyncClient:
     async def _token_of(self, row: RenterSession) -> PaymentToken:
         known = {token.address: token for token in self.tokens}
         return known.get(row.payment_token) or await read_token(self._chain, row.payment_token)
+
+
+def _require_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise LocalProtocolError(f"{name} must be a text, not {value!r}")

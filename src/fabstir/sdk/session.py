@@ -43,6 +43,7 @@ from fabstir.sdk.connection import HostConnection, open_connection
 from fabstir.sdk.journal import RenterJournal
 from fabstir.sdk.money import PaymentToken, SessionSettlement
 from fabstir.sdk.rail import RenterRail
+from fabstir.sdk.requests import chat_request
 from fabstir.sdk.session_info import SessionInfo
 from fabstir.sdk.transports import Transports
 from fabstir.telemetry.background import to_its_end
@@ -163,22 +164,23 @@ class AsyncSession:
             sampling: how tokens are chosen; without a seed in it, neither side chooses one.
 
         Raises:
-            LocalProtocolError: another answer is running.
+            LocalProtocolError: another answer is running, or an argument is of the wrong type.
+            RequestRefused: no host would take the request, or this one does not.
             HostUnresponsive, SessionRefused, ReceiptMismatch: the session cannot be (re)opened.
         """
         if self._is_answering:
             raise LocalProtocolError("a session answers one request at a time: open another one")
+        request = chat_request(
+            messages,
+            model=self._row.model_name,
+            sampling=sampling,
+            response_format=response_format,
+            tools=tools,
+            tool_choice=tool_choice,
+            reasoning=reasoning,
+        )
         self._is_answering = True
         try:
-            request = ChatRequest(
-                messages=tuple(messages),
-                sampling=sampling,
-                model=self._row.model_name,
-                response_format=response_format,
-                tools=tuple(tools),
-                tool_choice=tool_choice,
-                reasoning=reasoning,
-            )
             answer = await self._ask(request)
             try:
                 yield answer

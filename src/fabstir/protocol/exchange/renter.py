@@ -154,11 +154,12 @@ class RenterExchange:
 
     def greet(self, introduction: Introduction, random: Callable[[int], bytes]) -> Frame:
         """The init, the connection's first frame; `random` gives secure random bytes."""
-        self._advance(RenterStep.GREET)
+        after = self._after(RenterStep.GREET)
         facts = self.facts
         self._handshake = introduce(
             facts.party, facts.job_id, facts.price_per_token, introduction, random
         )
+        self.phase = after
         return self._handshake.init
 
     def ask(self, asked: RequestPlaintext) -> Frame:
@@ -167,25 +168,28 @@ class RenterExchange:
         Raises:
             LocalProtocolError: another answer is running, or the session is not open.
         """
-        self._advance(RenterStep.ASK)
+        after = self._after(RenterStep.ASK)
         assert self.terms is not None, "it is open"
-        self.verifier = AnswerVerifier(self.facts, self.terms, self.head, asked)
+        # What cannot be encoded is no request: the next one finds the connection as it was.
+        plaintext = asked.encode()
+        verifier = AnswerVerifier(self.facts, self.terms, self.head, asked)
+        self.phase, self.verifier = after, verifier
         self._budget = ReadBudget()
         self._end = None
         self._num_requests += 1
-        payload = self._seal("encrypted_message", asked.encode())
+        payload = self._seal("encrypted_message", plaintext)
         return EncryptedMessage(session_id=self._session_id, id=self._request_id, payload=payload)
 
     def acknowledge(self, verified: Verified, signed: SignedAcknowledgement) -> Frame:
         """The yes to a receipt, which is journalled by now."""
         assert signed.acknowledgement == verified.acknowledgement, "for this receipt"
-        self.head = head_after(signed)
         payload = self._seal("encrypted_ack", signed.encode())
+        self.head = head_after(signed)
         return EncryptedAck(session_id=self._session_id, id=self._request_id, payload=payload)
 
     def cancel(self) -> Frame:
         """Ask the host to stop. What it has delivered is still receipted."""
-        self._advance(RenterStep.CANCEL)
+        self.phase = self._after(RenterStep.CANCEL)
         return StreamCancel(
             session_id=self._session_id, reason="cancelled by the renter", id=self._request_id
         )
@@ -196,13 +200,14 @@ class RenterExchange:
         Raises:
             LocalProtocolError: an answer is running: cancel it first.
         """
-        self._advance(RenterStep.CLOSE)
+        self.phase = self._after(RenterStep.CLOSE)
         self._budget = ReadBudget()
         payload = self._seal("encrypted_close", b"{}")
         return EncryptedClose(session_id=self._session_id, id=CLOSE_ID, payload=payload)
 
-    def _advance(self, step: RenterStep) -> None:
-        self.phase = renter_after(self.phase, step)
+    def _after(self, step: RenterStep) -> RenterPhase:
+        """Raises LocalProtocolError: the step is not legal now."""
+        return renter_after(self.phase, step)
 
     # -- what we hear -------------------------------------------------------------------------
 
