@@ -9,10 +9,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic
+from typing import Final, Generic
 
 import anyio
 
+from fabstir.engines._heartbeat import OwnPace, processor_seconds
 from fabstir.engines.engine import EngineState
 from fabstir.engines.launcher import CannotStart, EngineProcess, Launcher, ProcessT_co
 from fabstir.primitives.errors import EngineUnavailable
@@ -30,7 +31,8 @@ class RestartPolicy:
             stays down.
         steady_seconds: an engine that ran this long has earned its restarts back.
         heartbeat_seconds: between two looks at it.
-        heartbeat_timeout: without a sign of life after which it is killed and started again.
+        heartbeat_timeout: without a sign of life after which it is killed and started again, unless
+            this process was itself not run for half of them, or the engine was at work.
     """
 
     delays: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -39,11 +41,37 @@ class RestartPolicy:
     heartbeat_timeout: float = 10.0
 
 
-class Supervisor(Generic[ProcessT_co]):
-    """Keeps one engine running: `process` is what answers now, if anything does."""
+MAX_BUSY_HEARTBEATS: Final = 3
+"""Unanswered ones in a row that work excuses: an engine that spins for ever works as well."""
 
-    def __init__(self, launcher: Launcher[ProcessT_co], policy: RestartPolicy) -> None:
+_WORKING: Final = 0.1
+"""Of one processor: an engine without a request takes a hundredth of that."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sign:
+    """The last sign of life, and what had been counted then. All in seconds."""
+
+    at: float
+    seconds_lost: float
+    processor_seconds: float
+
+
+class Supervisor(Generic[ProcessT_co]):
+    """Keeps one engine running: `process` is what answers now, if anything does.
+
+    Args:
+        processor_time: seconds that the process of an id has had of the processors.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher[ProcessT_co],
+        policy: RestartPolicy,
+        processor_time: Callable[[int], float] = processor_seconds,
+    ) -> None:
         self._launcher = launcher
+        self._processor_time = processor_time
         self._policy = policy
         self._process: ProcessT_co | None = None
         self._state = EngineState.LOADING
@@ -120,14 +148,42 @@ class Supervisor(Generic[ProcessT_co]):
     async def _kill_if_hung(self, process: EngineProcess) -> None:
         """A process that hangs would hold its requests for ever; killed, it fails them by name."""
         timeout = self._policy.heartbeat_timeout
-        last_sign = anyio.current_time()
-        while anyio.current_time() - last_sign < timeout:
+        pace = OwnPace(timeout / 40)
+        async with running(pace.run):
+            await self._watch(process, pace)
+        self._reason = f"it hung: no answer to a health check in {timeout:g} s"
+        process.kill()
+
+    async def _watch(self, process: EngineProcess, pace: OwnPace) -> None:
+        """Until it has been silent for a whole heartbeat without an excuse."""
+        timeout = self._policy.heartbeat_timeout
+        last, num_busy = self._sign(process, pace), 0
+        while True:
             await anyio.sleep(min(self._policy.heartbeat_seconds, timeout / 2))
             with anyio.move_on_after(timeout):
                 if await process.is_alive():
-                    last_sign = anyio.current_time()
-        self._reason = f"it hung: no answer to a health check in {timeout:g} s"
-        process.kill()
+                    last, num_busy = self._sign(process, pace), 0
+            now = self._sign(process, pace)
+            if now.at - last.at < timeout:
+                continue
+            was_away = now.seconds_lost - last.seconds_lost > timeout / 2
+            has_worked = now.processor_seconds - last.processor_seconds > timeout * _WORKING
+            if not was_away:
+                num_busy += 1
+                if not has_worked or num_busy > MAX_BUSY_HEARTBEATS:
+                    return
+            _logger.warning(
+                "engine did not answer a health check: it gets another",
+                extra={"was_this_process_late": was_away, "has_it_worked": has_worked},
+            )
+            last = now
+
+    def _sign(self, process: EngineProcess, pace: OwnPace) -> _Sign:
+        return _Sign(
+            at=anyio.current_time(),
+            seconds_lost=pace.seconds_lost,
+            processor_seconds=0.0 if process.pid is None else self._processor_time(process.pid),
+        )
 
 
 def _how_it_ended(status: int) -> str:

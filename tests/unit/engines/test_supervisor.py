@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 import pytest
+import trio.lowlevel
 import trio.testing
 
 from fabstir.engines import CannotStart, EngineState, RestartPolicy, Supervisor
+from fabstir.engines._heartbeat import processor_seconds
 from fabstir.primitives.errors import EngineUnavailable
 
 POLICY = RestartPolicy(delays=(1.0, 2.0), steady_seconds=60.0, heartbeat_timeout=10.0)
@@ -23,6 +27,7 @@ class ScriptedProcess:
         self.pid = 7
         self.has_ended = anyio.Event()
         self.hangs = False
+        self.speed = 0.0  # processors that it keeps busy
         self.status = 0
 
     async def wait(self) -> int:
@@ -40,6 +45,10 @@ class ScriptedProcess:
         if self.hangs:
             await anyio.sleep_forever()
         return True
+
+    def processor_time(self, pid: int) -> float:
+        assert pid == self.pid
+        return self.speed * anyio.current_time()
 
 
 @dataclass
@@ -70,7 +79,7 @@ def on_a_jumping_clock(test: Callable[[], Awaitable[None]]) -> None:
 
 @asynccontextmanager
 async def supervised(launcher: ScriptedLauncher) -> AsyncGenerator[Supervisor[ScriptedProcess]]:
-    supervisor = Supervisor(launcher, POLICY)
+    supervisor = Supervisor(launcher, POLICY, lambda pid: launcher.started[-1].processor_time(pid))
     ready = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(supervisor.run, ready.set)
@@ -130,6 +139,58 @@ def test_one_that_hangs_is_killed_and_started_again() -> None:
             assert supervisor.state is EngineState.READY
 
     on_a_jumping_clock(run)
+
+
+def test_a_silence_in_which_this_process_was_not_run_is_not_held_against_it() -> None:
+    async def run() -> None:
+        launcher = ScriptedLauncher()
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        async with supervised(launcher) as supervisor:
+            engine = launcher.started[0]
+            engine.hangs = True
+            await anyio.sleep(POLICY.heartbeat_seconds + 1)
+            clock.jump(3 * POLICY.heartbeat_timeout)
+            await anyio.sleep(POLICY.heartbeat_seconds / 2)
+            assert not engine.has_ended.is_set()
+            engine.hangs = False
+            await anyio.sleep(3 * POLICY.heartbeat_timeout)
+            assert supervisor.process is engine
+
+            engine.hangs = True  # and nobody is late now
+            await anyio.sleep(2 * POLICY.heartbeat_timeout)
+            assert engine.has_ended.is_set()
+
+    on_a_jumping_clock(run)
+
+
+def test_one_that_works_is_not_killed_for_one_silence_but_for_several() -> None:
+    async def run() -> None:
+        launcher = ScriptedLauncher()
+        async with supervised(launcher) as supervisor:
+            engine = launcher.started[0]
+            engine.hangs, engine.speed = True, 1.0
+            await anyio.sleep(2 * POLICY.heartbeat_timeout)
+            assert supervisor.process is engine
+
+            await anyio.sleep(4 * POLICY.heartbeat_timeout)
+            assert engine.status == -9
+
+    on_a_jumping_clock(run)
+
+
+def test_what_a_process_took_of_the_processors_is_read_with_those_below_it(tmp_path: Path) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    for pid, children, seconds in ((5, "6 7 ", 2), (6, "", 3), (7, "", 4)):
+        task = tmp_path / str(pid) / "task" / str(pid)
+        task.mkdir(parents=True)
+        (task / "children").write_text(children)
+        stat = f"{pid} (a ) name) S {'0 ' * 10}{seconds * ticks} {ticks} 0 0"
+        (tmp_path / str(pid) / "stat").write_text(stat)
+
+    assert processor_seconds(5, tmp_path) == 2 + 3 + 4 + 3
+    assert processor_seconds(8, tmp_path) == 0
+    assert processor_seconds(os.getpid()) > 0
 
 
 def test_a_machine_without_room_for_it_is_waited_for_as_long_as_it_takes() -> None:
