@@ -148,7 +148,7 @@ class TerminalView:
             _REASONS.get(self._finish_reason, self._finish_reason),
             f"{session.tokens} in all cost {money(session.cost)}",
             f"{money(session.deposit_left)} left",
-            f"{self._num_receipts} receipts verified",
+            f"{self._num_receipts} receipt{'' if self._num_receipts == 1 else 's'} verified",
         ]
         say("\n" + one_line(" · ".join(part for part in parts if part)), style="dim")
 
@@ -206,7 +206,7 @@ class JsonView:
         """The events have said it all."""
 
     def note(self, text: str) -> None:
-        _line("note", text=text)
+        _line("note", text=text.strip())  # an empty line before it is for terminals
 
     def failed(self, error: FabstirError) -> None:
         _line("note", text=f"error: {error}")

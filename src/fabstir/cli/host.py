@@ -28,7 +28,7 @@ from fabstir.config import Settings
 from fabstir.config.edit import set_settings
 from fabstir.crypto import checksum_address
 from fabstir.node.build import Host, open_host
-from fabstir.node.models import model_prices
+from fabstir.node.models import model_offers, model_prices
 from fabstir.node.registration import Confirm, RegistrationPlan
 from fabstir.primitives.ids import NATIVE_TOKEN, Address, ModelId
 from fabstir.primitives.units import (
@@ -107,7 +107,7 @@ def _confirmation(settings: Settings, starting: _Starting, *, is_confirmed: bool
 
     async def confirm(plan: RegistrationPlan) -> bool:
         starting.pause()
-        _show_plan(plan)
+        _show_plan(plan, {offer.model_id: offer.name for offer in model_offers(settings)})
         is_yes = is_confirmed
         if not is_yes and sys.stdin.isatty():
             question = "Stake and register now, and whenever it serves?"
@@ -119,20 +119,23 @@ def _confirmation(settings: Settings, starting: _Starting, *, is_confirmed: bool
     return confirm
 
 
-def _show_plan(plan: RegistrationPlan) -> None:
+def _show_plan(plan: RegistrationPlan, names: Mapping[ModelId, str]) -> None:
     rows = [
         ("account", checksum_address(plan.account)),
         ("stake", f"{format_amount(plan.stake, FAB_DECIMALS)} FAB, back when you unregister"),
         ("URL", plan.entry.api_url),
         ("reachable", plan.reachability),
-        *((("model", _priced(model_id, prices)) for model_id, prices in plan.entry.prices.items())),
+        *(
+            ("model", _priced(names.get(model_id, model_id), prices))
+            for model_id, prices in plan.entry.prices.items()
+        ),
     ]
     print_result(error_console, table("registering this host", "", rows=rows))
 
 
-def _priced(model_id: ModelId, prices: Mapping[Address, PricePerToken]) -> str:
+def _priced(name: str, prices: Mapping[Address, PricePerToken]) -> str:
     native = price_per_million(prices[NATIVE_TOKEN])
-    return f"{model_id} at {format_amount(native, COIN_DECIMALS)} ETH per million tokens"
+    return f"{name} at {format_amount(native, COIN_DECIMALS)} ETH per million tokens"
 
 
 def _serving(host: Host) -> dict[str, object]:

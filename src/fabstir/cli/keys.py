@@ -109,11 +109,14 @@ def _refuse_existing(keystore: Path) -> None:
 
 
 def _parse_secret_key(text: str) -> bytes:
+    """Before a password is asked for and its file written: what is no key leaves nothing behind."""
     try:
-        return bytes.fromhex(text.strip().removeprefix("0x"))
+        secret_key = bytes.fromhex(text.strip().removeprefix("0x"))
+        Signer(secret_key)
     except ValueError:
         # Without the cause: its text can repeat part of the key.
         raise KeystoreError("that is not a private key: 64 hex digits are needed") from None
+    return secret_key
 
 
 def _show(ctx: typer.Context, settings: Settings, signer: Signer) -> None:

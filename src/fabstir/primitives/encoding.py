@@ -55,7 +55,13 @@ def parse_json(data: str | bytes, *, max_depth: int) -> object:
     text = data.decode() if isinstance(data, bytes) else data
     if not _is_shallow(text, max_depth):
         raise ValueError(f"JSON is nested more than {max_depth} levels deep")
-    return json.loads(text, parse_constant=_refuse_constant)
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as exc:
+        if "set_int_max_str_digits" not in str(exc):
+            raise
+        # Python's words advise a peer how to run our interpreter.
+        raise ValueError("an integer has more digits than any that is read here") from exc
 
 
 def _is_shallow(text: str, max_depth: int) -> bool:

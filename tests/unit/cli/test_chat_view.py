@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.unit.protocol.test_docs import RECEIPT
 
 from fabstir.cli import output
 from fabstir.cli.chat_view import JsonView, TerminalView
 from fabstir.cli.output import PlainConsole
 from fabstir.primitives.errors import SessionRefused
 from fabstir.primitives.units import TokenCount, Wei
-from fabstir.sdk import Finished, PaymentToken, Text
+from fabstir.sdk import Finished, PaymentToken, ReceiptVerified, Text
 from fabstir.sdk.money import NATIVE_COIN
 
 HOSTILE = [
@@ -110,3 +111,27 @@ def test_programs_read_every_character_and_terminals_obey_none(
     assert obeyed(printed) == []
     assert [line["event"] for line in lines] == ["text", "finished", "note"]
     assert lines[0]["text"] == lines[1]["finish_reason"] == hostile
+
+
+@pytest.mark.parametrize(("num", "says"), [(1, "1 receipt verified"), (2, "2 receipts verified")])
+def test_one_receipt_is_one(terminal: io.StringIO, num: int, says: str) -> None:
+    view = TerminalView()
+    verified = ReceiptVerified(
+        receipt=RECEIPT.receipt,
+        cumulative_tokens=TokenCount(3),
+        cost=Wei(0),
+        deposit_left=Wei(0),
+        additions=(),
+    )
+    for _ in range(num):
+        view.event(verified)
+
+    view.answered(Spent())
+
+    assert says in " ".join(COLOUR.sub("", terminal.getvalue()).split())
+
+
+def test_a_note_for_programs_begins_with_no_line_end(capsys: pytest.CaptureFixture[str]) -> None:
+    JsonView().note("\nsettling")
+
+    assert json.loads(capsys.readouterr().out)["text"] == "settling"

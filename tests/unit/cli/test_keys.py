@@ -64,14 +64,19 @@ def test_nothing_is_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.count("is not overwritten") == 2
 
 
-def test_what_is_no_key_is_not_repeated(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "text", ["0xhunter2", "0x00", "0x" + "00" * 32, "0x" + "ff" * 32, "", "ab" * 33]
+)
+def test_what_is_no_key_is_not_repeated_and_leaves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("0xhunter2\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n"))
 
     assert run(["keys", "import"]) == 1
 
-    assert "hunter2" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "that is not a private key" in told
+    assert "hunter2" not in told
     assert not (folder / "wallet.password").exists()
 
 

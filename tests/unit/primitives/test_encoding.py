@@ -178,3 +178,8 @@ def test_long_identifiers_are_refused_before_any_work(decode: Callable[[str], by
 def test_multibase_refuses_to_encode_an_unknown_base() -> None:
     with pytest.raises(ValueError, match="multibase prefixes"):
         encode_multibase(b"", "q")
+
+
+def test_an_integer_that_python_does_not_read_is_refused_in_our_own_words() -> None:
+    with pytest.raises(ValueError, match=r"^an integer has more digits"):
+        parse_json('{"a":' + "1" * 5000 + "}", max_depth=32)
