@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from fabstir.crypto import NATIVE
 from fabstir.protocol.crypto import Crypto
-from fabstir.s5.formats.directory import Entry
+from fabstir.s5.formats.directory import DirectoryEntry
 from fabstir.s5.formats.hamt import Load, entries, lookup_many
 
 T = TypeVar("T")
@@ -39,11 +39,15 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("the coroutine waits for an event loop")
 
 
-async def lookup(root: bytes, key: str, load: Load, crypto: Crypto = NATIVE) -> Entry | None:
+async def lookup(
+    root: bytes, key: str, load: Load, crypto: Crypto = NATIVE
+) -> DirectoryEntry | None:
     """The entry of one key, asked for alone; None: there is none."""
     return (await lookup_many(root, [key], load, crypto)).get(key)
 
 
-async def listed(root: bytes, load: Load, after: str | None = None) -> list[tuple[str, Entry]]:
+async def listed(
+    root: bytes, load: Load, after: str | None = None
+) -> list[tuple[str, DirectoryEntry]]:
     """All entries, in the order of `entries`."""
     return [item async for item in entries(root, load, NATIVE, after=after)]

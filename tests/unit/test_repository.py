@@ -162,13 +162,25 @@ def test_every_module_is_imported() -> None:
     assert modules.keys() - imported - started == set()
 
 
-def test_a_public_class_has_a_name_of_its_own() -> None:
+def type_name(node: ast.stmt) -> str | None:
+    """The name of a public class, or of a type that a module gives a name to."""
+    match node:
+        case ast.ClassDef(name):
+            pass
+        case ast.Assign(targets=[ast.Name(name)]) if re.search(r"^[A-Z]\w*[a-z]", name):
+            pass
+        case _:
+            return None
+    return None if name.startswith("_") else name
+
+
+def test_a_public_type_has_a_name_of_its_own() -> None:
     """A name that stands twice has to be read with its module, by people and by searches."""
     places: dict[str, list[str]] = {}
     for path in python_files(SOURCE):
         for node in top_level(path):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places.setdefault(node.name, []).append(module_name(path))
+            if name := type_name(node):
+                places.setdefault(name, []).append(module_name(path))
 
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 

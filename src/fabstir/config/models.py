@@ -9,7 +9,7 @@ from typing import Final
 
 from fabstir.config.mistakes import unknown_setting, wrong_value
 from fabstir.config.sections import ModelSettings
-from fabstir.config.values import Value, setting_types
+from fabstir.config.values import SettingScalar, setting_types
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError
 from fabstir.protocol.limits import MAX_HOST_RECORD_MODELS
@@ -69,7 +69,7 @@ def models_from_text(text: str, *, folder: Path, source: str) -> tuple[ModelSett
 
 
 def _model(table: dict[str, object], where: str, folder: Path, source: str) -> ModelSettings:
-    values: dict[str, Value] = {}
+    values: dict[str, SettingScalar] = {}
     for name, raw in table.items():
         if name not in _TYPES:
             raise unknown_setting(f"{where}.{name}", source, [f"{where}.{each}" for each in _TYPES])

@@ -44,7 +44,7 @@ from fabstir.config.sections import (
     S5Settings,
     WalletSettings,
 )
-from fabstir.config.values import SettingType, Value, resolve, setting_types
+from fabstir.config.values import SettingScalar, SettingType, resolve, setting_types
 from fabstir.primitives.edited_text import decode_edited
 from fabstir.primitives.errors import ConfigError
 
@@ -124,7 +124,7 @@ class Settings:
                 if value != getattr(_DEFAULT_MODEL, each.name):
                     yield SettingValue(f"{table_name(index)}.{each.name}", _plain(value), origin)
 
-    def _value(self, key: str) -> Value:
+    def _value(self, key: str) -> SettingScalar:
         section, _, name = key.partition(".")
         return getattr(getattr(self, section), name)
 
@@ -165,7 +165,7 @@ def locate_config_file(file: Path | None, environ: Mapping[str, str] = os.enviro
 class _Layer:
     """What one place sets. A list of models replaces that of the layer below."""
 
-    values: dict[str, Value] = field(default_factory=dict[str, Value])
+    values: dict[str, SettingScalar] = field(default_factory=dict[str, SettingScalar])
     models: tuple[ModelSettings, ...] | None = None
 
 
@@ -202,7 +202,7 @@ def load_settings(
         "environment": _from_environment(environ),
         "flag": _from_overrides(overrides or {}),
     }
-    values: dict[str, Value] = {}
+    values: dict[str, SettingScalar] = {}
     origins: dict[str, Origin] = {}
     models: tuple[ModelSettings, ...] = ()
     for origin, layer in layers.items():
@@ -213,7 +213,7 @@ def load_settings(
     return _checked(_build(path, values, models, origins))
 
 
-def parse_setting(key: str, text: str, *, folder: Path, source: str) -> Value:
+def parse_setting(key: str, text: str, *, folder: Path, source: str) -> SettingScalar:
     """Parse the text of one setting; `source` says where it stood.
 
     Raises:
@@ -307,7 +307,7 @@ def _type_of(key: str, source: str) -> SettingType:
 
 def _build(
     file: Path,
-    values: dict[str, Value],
+    values: dict[str, SettingScalar],
     models: tuple[ModelSettings, ...],
     origins: dict[str, Origin],
 ) -> Settings:
@@ -414,7 +414,7 @@ def _check_networks(key: str, networks: tuple[str, ...]) -> None:
             ) from exc
 
 
-def _plain(value: Value) -> str | int | float | bool | list[str] | None:
+def _plain(value: SettingScalar) -> str | int | float | bool | list[str] | None:
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value

@@ -14,7 +14,7 @@ from typing import Any
 
 from fabstir.config.homes import expanded
 
-Value = str | int | float | bool | Path | tuple[str, ...] | None
+SettingScalar = str | int | float | bool | Path | tuple[str, ...] | None
 """Every type that a setting can have."""
 
 
@@ -56,17 +56,17 @@ class SettingType:
             words += f" to {self.limit.high}" if self.limit.high < math.inf else ""
         return words + (", or nothing" if self.is_optional else "")
 
-    def from_text(self, text: str, folder: Path) -> Value:
+    def from_text(self, text: str, folder: Path) -> SettingScalar:
         """Parse what a flag or an environment variable holds; a path starts at `folder`."""
         if self.is_optional and not text:
             return None
         return self._checked(_FROM_TEXT[self.base](text), folder)
 
-    def from_toml(self, raw: object, folder: Path) -> Value:
+    def from_toml(self, raw: object, folder: Path) -> SettingScalar:
         """Accept what the file holds; a path starts at `folder`."""
         return self._checked(_from_toml(self.base, raw), folder)
 
-    def _checked(self, value: Value, folder: Path) -> Value:
+    def _checked(self, value: SettingScalar, folder: Path) -> SettingScalar:
         match self.limit, value:
             case Between(low, high), int() | float() if not low <= value <= high:
                 raise ValueError
@@ -77,7 +77,7 @@ class SettingType:
         return resolve(value, folder)
 
 
-def resolve(value: Value, folder: Path) -> Value:
+def resolve(value: SettingScalar, folder: Path) -> SettingScalar:
     """Expand ~ in a path and make it absolute, seen from `folder`; other values stay.
 
     Raises:
@@ -92,7 +92,7 @@ def setting_types(section: type) -> dict[str, SettingType]:
     return {f.name: _setting_type(hints[f.name]) for f in dataclasses.fields(section)}
 
 
-def to_toml(value: Value) -> str:
+def to_toml(value: SettingScalar) -> str:
     """Write a value as a TOML literal on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -153,7 +153,7 @@ def _list_from_text(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
-def _from_toml(base: type, raw: object) -> Value:
+def _from_toml(base: type, raw: object) -> SettingScalar:
     match base, raw:
         case (builtin, bool()) if builtin is not bool:
             raise ValueError
@@ -185,7 +185,7 @@ _KINDS: dict[type, str] = {
     tuple: "a list of texts (in a flag or variable: separated by commas)",
 }
 
-_FROM_TEXT: dict[type, Callable[[str], Value]] = {
+_FROM_TEXT: dict[type, Callable[[str], SettingScalar]] = {
     str: str,
     int: _int_from_text,
     float: _float_from_text,

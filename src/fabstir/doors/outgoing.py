@@ -28,7 +28,7 @@ WRITE_TIMEOUT: Final = 15.0
 """Seconds for one frame to fit into the socket; then the client is let go. Our SDK takes a host
 that is silent for as long to be gone."""
 
-Write = Callable[[str], Awaitable[None]]
+WriteText = Callable[[str], Awaitable[None]]
 """Puts one text on the wire. Raises BrokenResourceError when the client is gone."""
 
 
@@ -74,7 +74,7 @@ class Outgoing:
         self._wakeup.wake()
         self._on_room()
 
-    async def run(self, write: Write) -> None:
+    async def run(self, write: WriteText) -> None:
         """Write what is put, until the client is gone or is let go.
 
         Raises:
@@ -90,7 +90,7 @@ class Outgoing:
         finally:
             self.close()
 
-    async def _write_waiting(self, write: Write) -> None:
+    async def _write_waiting(self, write: WriteText) -> None:
         while self._waiting and not self._is_closed:
             text = self._waiting.popleft()
             with anyio.fail_after(WRITE_TIMEOUT):

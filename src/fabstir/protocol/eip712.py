@@ -10,7 +10,7 @@ from fabstir.protocol.crypto import BadSignatureError, Crypto
 
 _DOMAIN_TYPE = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 
-Value = int | str
+FieldValue = int | str
 """A field: an integer (uintN), a 0x address or bytes32, or text."""
 
 
@@ -40,7 +40,7 @@ class Domain:
         )
 
 
-def _encode_field(kind: str, value: Value, crypto: Crypto) -> bytes:
+def _encode_field(kind: str, value: FieldValue, crypto: Crypto) -> bytes:
     if kind == "string" and isinstance(value, str):
         return crypto.keccak256(value.encode())
     if kind.startswith("uint") and isinstance(value, int):
@@ -55,7 +55,7 @@ def _encode_field(kind: str, value: Value, crypto: Crypto) -> bytes:
     raise TypeError(f"{value!r} is not a {kind}")
 
 
-def struct_hash(type_string: str, values: Sequence[Value], crypto: Crypto) -> bytes:
+def struct_hash(type_string: str, values: Sequence[FieldValue], crypto: Crypto) -> bytes:
     """hashStruct of a flat struct.
 
     Args:

@@ -33,8 +33,8 @@ from fabstir.sdk.session_info import SessionInfo
 P = ParamSpec("P")
 T = TypeVar("T")
 Inner = TypeVar("Inner")
-Asked = TypeVar("Asked")
-Opened = TypeVar("Opened")
+AskedT = TypeVar("AskedT")
+OpenedT = TypeVar("OpenedT")
 
 
 class _Running(Generic[T]):
@@ -83,26 +83,26 @@ class _Blocking(Generic[Inner]):
 
     @staticmethod
     def _call(
-        method: Callable[Concatenate[Asked, P], Awaitable[T]],
-    ) -> Callable[Concatenate[_Blocking[Asked], P], T]:
+        method: Callable[Concatenate[AskedT, P], Awaitable[T]],
+    ) -> Callable[Concatenate[_Blocking[AskedT], P], T]:
         """The method, waited for."""
 
         @wraps(method)
-        def call(self: _Blocking[Asked], *args: P.args, **kwargs: P.kwargs) -> T:
+        def call(self: _Blocking[AskedT], *args: P.args, **kwargs: P.kwargs) -> T:
             return self._wait_for(lambda: method(self._inner, *args, **kwargs))
 
         return call
 
     @staticmethod
     def _block(
-        method: Callable[Concatenate[Asked, P], AbstractAsyncContextManager[Opened]],
-        outer: Callable[[Opened, BlockingPortal], T],
-    ) -> Callable[Concatenate[_Blocking[Asked], P], AbstractContextManager[T]]:
+        method: Callable[Concatenate[AskedT, P], AbstractAsyncContextManager[OpenedT]],
+        outer: Callable[[OpenedT, BlockingPortal], T],
+    ) -> Callable[Concatenate[_Blocking[AskedT], P], AbstractContextManager[T]]:
         """The method, whose block is one of `with`."""
 
         @wraps(method)
         @contextmanager
-        def block(self: _Blocking[Asked], *args: P.args, **kwargs: P.kwargs) -> Generator[T]:
+        def block(self: _Blocking[AskedT], *args: P.args, **kwargs: P.kwargs) -> Generator[T]:
             opened = method(self._inner, *args, **kwargs)
             with self._portal.wrap_async_context_manager(opened) as inner:
                 yield outer(inner, self._portal)

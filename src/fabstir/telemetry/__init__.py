@@ -7,7 +7,13 @@ installation does not have.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fabstir.telemetry.health import Check, CheckResult, HealthChecks, HealthReport, Status
+    from fabstir.telemetry.health import (
+        CheckResult,
+        HealthCheck,
+        HealthChecks,
+        HealthReport,
+        Status,
+    )
     from fabstir.telemetry.logs import LogLevel, configure_logging
 else:
     from fabstir.primitives.lazy import lazy_names
@@ -15,14 +21,14 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "health": ["Check", "CheckResult", "HealthChecks", "HealthReport", "Status"],
+            "health": ["CheckResult", "HealthCheck", "HealthChecks", "HealthReport", "Status"],
             "logs": ["LogLevel", "configure_logging"],
         },
     )
 
 __all__ = [
-    "Check",
     "CheckResult",
+    "HealthCheck",
     "HealthChecks",
     "HealthReport",
     "LogLevel",

@@ -40,7 +40,7 @@ class CheckResult:
     is_private: bool = False
 
 
-Check = Callable[[], Awaitable[CheckResult]]
+HealthCheck = Callable[[], Awaitable[CheckResult]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class HealthChecks:
 
     def __init__(
         self,
-        checks: Mapping[str, Check],
+        checks: Mapping[str, HealthCheck],
         *,
         timeout: float = CHECK_TIMEOUT,
         keep: float = 0.0,

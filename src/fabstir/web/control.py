@@ -34,7 +34,7 @@ from fabstir.protocol.fields import Fields
 
 _logger = logging.getLogger(__name__)
 
-Report = Callable[[Json], Awaitable[None]]
+ReportProgress = Callable[[Json], Awaitable[None]]
 """Tells the asker how far a command is."""
 
 
@@ -47,7 +47,7 @@ class Asked:
     """One request: its arguments, and who hears how far it is."""
 
     arguments: Fields = field(default_factory=lambda: Fields({}, "the request"))
-    report: Report = _unheard
+    report: ReportProgress = _unheard
 
 
 Command = Callable[[Asked], Awaitable[Json]]

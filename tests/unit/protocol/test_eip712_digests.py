@@ -25,7 +25,7 @@ from fabstir.primitives.ids import Hash32, hash32
 from fabstir.protocol.authorization import SESSION_KEY_TYPE, SessionKeyAuthorization
 from fabstir.protocol.eip712 import (
     Domain,
-    Value,
+    FieldValue,
     is_signed_by,
     personal_digest,
     recover_address,
@@ -42,7 +42,7 @@ from fabstir.protocol.receipts import (
 )
 
 
-def peer_encoding(domain: Domain, type_string: str, values: Sequence[Value]) -> Any:
+def peer_encoding(domain: Domain, type_string: str, values: Sequence[FieldValue]) -> Any:
     """eth-account's encoding of the same struct."""
     name, _, rest = type_string.partition("(")
     fields = [field.split(" ") for field in rest[:-1].split(",")]
@@ -62,7 +62,7 @@ def peer_encoding(domain: Domain, type_string: str, values: Sequence[Value]) -> 
     )
 
 
-def peer_digest(domain: Domain, type_string: str, values: Sequence[Value]) -> Hash32:
+def peer_digest(domain: Domain, type_string: str, values: Sequence[FieldValue]) -> Hash32:
     encoded = peer_encoding(domain, type_string, values)
     return hash32(NATIVE.keccak256(b"\x19\x01" + encoded.header + encoded.body))
 
@@ -177,7 +177,9 @@ def test_a_malformed_signature_is_simply_not_ones_own(
         ("bool", 1, TypeError),
     ],
 )
-def test_values_that_do_not_fit_their_type(kind: str, value: Value, error: type[Exception]) -> None:
+def test_values_that_do_not_fit_their_type(
+    kind: str, value: FieldValue, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         struct_hash(f"T({kind} x)", (value,), NATIVE)
 

@@ -93,7 +93,12 @@ async def test_a_redirect_of_a_models_public_source(tmp_path: Path) -> None:
             async with open_model_client(url, Reach(resolve=resolve)) as client:
                 with pytest.raises(ModelDownloadFailed, match="redirects to where it must not"):
                     await download(
-                        client, url, tmp_path / "part", size_bytes=None, patience=Patience()
+                        client,
+                        url,
+                        tmp_path / "part",
+                        content=None,
+                        size_bytes=None,
+                        patience=Patience(),
                     )
 
         assert source.num_connections == 1

@@ -39,10 +39,10 @@ from fabstir.s5.fs import parse_path
 from fabstir.s5.identities.node_secrets import load_owner_token
 from fabstir.s5.run.commands import S5Commands
 from fabstir.s5.run.parts import S5, open_s5_parts, s5_control_path
-from fabstir.s5.run.targets import SharedPath, Target
+from fabstir.s5.run.targets import S5Target, SharedPath
 from fabstir.web.control import Asked, ask
 
-OnProgress = Callable[[Any], None]
+ShowProgress = Callable[[Any], None]
 
 CONNECT_TIMEOUT = 5.0
 STALL_TIMEOUT = 60.0
@@ -68,12 +68,12 @@ class Access(Protocol):
         self,
         command: str,
         arguments: Mapping[str, Json] | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: ShowProgress | None = None,
     ) -> Any:
         """One of `s5.run.commands`."""
         ...
 
-    def read(self, target: Target, found: Mapping[str, Any], start: int) -> AsyncGenerator[bytes]:
+    def read(self, target: S5Target, found: Mapping[str, Any], start: int) -> AsyncGenerator[bytes]:
         """The content of a target, from a byte on.
 
         Args:
@@ -122,7 +122,7 @@ class _Here:
         self,
         command: str,
         arguments: Mapping[str, Json] | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: ShowProgress | None = None,
     ) -> Any:
         async def report(progress: Json) -> None:
             if on_progress is not None:
@@ -131,7 +131,7 @@ class _Here:
         fields = Fields(dict(arguments or {}), "the request")
         return await self._commands.table()[command](Asked(fields, report))
 
-    def read(self, target: Target, found: Mapping[str, Any], start: int) -> AsyncGenerator[bytes]:
+    def read(self, target: S5Target, found: Mapping[str, Any], start: int) -> AsyncGenerator[bytes]:
         if isinstance(target, BlobId):
             return self._s5.node.read(BlobId.decode(found["cid"]), start)
         tree, path = self._commands.tree(target)
@@ -160,7 +160,7 @@ class _There:
         self,
         command: str,
         arguments: Mapping[str, Json] | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: ShowProgress | None = None,
     ) -> Any:
         answer = await ask(self._socket, command, arguments, on_progress)
         if answer is None:
@@ -168,7 +168,7 @@ class _There:
         return answer
 
     async def read(
-        self, target: Target, found: Mapping[str, Any], start: int
+        self, target: S5Target, found: Mapping[str, Any], start: int
     ) -> AsyncGenerator[bytes]:
         is_blob = isinstance(target, BlobId)
         url = f"/s5/download/{found['cid']}" if is_blob else f"/s5/fs/{quote(found['path'])}"

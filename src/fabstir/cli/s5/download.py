@@ -23,7 +23,7 @@ from fabstir.cli.s5.access import Access
 from fabstir.crypto import Blake3
 from fabstir.db.files import install, is_full, open_own
 from fabstir.primitives.errors import CorruptBlob, StorageError, StorageFull
-from fabstir.s5.run.targets import Target
+from fabstir.s5.run.targets import S5Target
 
 _READ_BYTES = 1 << 20
 _CID_CHARS = 16
@@ -55,7 +55,7 @@ def _write_out(piece: bytes) -> None:
 
 
 async def download(
-    node: Access, target: Target, found: Mapping[str, Any], file: Path, advance: Advance
+    node: Access, target: S5Target, found: Mapping[str, Any], file: Path, advance: Advance
 ) -> None:
     """Fetch a target into `file`, replacing what is there at the end.
 

@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from fabstir.cli.context import invocation, run_async
 from fabstir.cli.output import show, table, together
 from fabstir.cli.progress import bar
-from fabstir.cli.s5.access import OnProgress, open_access
+from fabstir.cli.s5.access import ShowProgress, open_access
 from fabstir.config.homes import expanded
 from fabstir.primitives.encoding import Json
 from fabstir.primitives.errors import ConfigError, StorageError
@@ -280,7 +280,7 @@ def _ask(
     ctx: typer.Context,
     command: str,
     arguments: Mapping[str, Json],
-    on_progress: OnProgress | None = None,
+    on_progress: ShowProgress | None = None,
 ) -> Any:
     settings = invocation(ctx).settings()
 

@@ -24,8 +24,8 @@ from fabstir.s5.formats.directory import (
     Cbor,
     Directory,
     DirectoryDialect,
+    DirectoryEntry,
     DirRef,
-    Entry,
     FileRef,
     Sharding,
 )
@@ -81,7 +81,7 @@ def encode_directory(directory: Directory, dialect: DirectoryDialect) -> bytes:
     return MAGIC + write([_SIGNATURE, _header(directory), dirs, files])
 
 
-Pieces = Mapping[str, tuple[Entry, bytes]]
+Pieces = Mapping[str, tuple[DirectoryEntry, bytes]]
 """Entries by name, each with the canonical bytes of its name and itself."""
 
 
@@ -120,7 +120,7 @@ def _write_canonical_file(file: FileRef) -> CborMap:
 def _pieces(
     values: Mapping[str, E], write: Callable[[E], CborMap], before: Pieces
 ) -> tuple[bytes, Pieces]:
-    pieces: dict[str, tuple[Entry, bytes]] = {}
+    pieces: dict[str, tuple[DirectoryEntry, bytes]] = {}
     for name, entry in values.items():
         known = before.get(name)
         if known is not None and known[0] is entry:

@@ -106,7 +106,7 @@ class DirRef:
     extra: Mapping[Cbor, Cbor] = field(default_factory=_nothing)
 
 
-Entry = FileRef | DirRef
+DirectoryEntry = FileRef | DirRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Final
 
 from fabstir.primitives.errors import LocalProtocolError, RemoteProtocolError
 from fabstir.protocol.crypto import Crypto
-from fabstir.s5.formats.directory import DirectoryDialect, Entry, Sharding
+from fabstir.s5.formats.directory import DirectoryDialect, DirectoryEntry, Sharding
 from fabstir.s5.formats.hamt_nodes import (
     NUM_SLOTS,
     DecodedNode,
@@ -44,7 +44,7 @@ Load = Callable[[bytes], Awaitable[bytes | DecodedNode]]
 Store = Callable[[bytes], Awaitable[bytes]]
 """A node's bytes to the 32-byte hash under which the caller keeps them, encrypted or not."""
 
-Item = tuple[int, str, Entry]
+Item = tuple[int, str, DirectoryEntry]
 """The hash of a key, the key, its entry."""
 
 _Children = dict[int, "list[Item] | bytes"]
@@ -92,7 +92,7 @@ def hash_key(key: str, hash_function: int, crypto: Crypto) -> int:
 
 async def lookup_many(
     root: bytes, keys: Iterable[str], load: Load, crypto: Crypto
-) -> dict[str, Entry]:
+) -> dict[str, DirectoryEntry]:
     """The entries of some keys ("f:NAME" or "d:NAME"); a key without one is left out.
 
     Every node is loaded and read once for all of them: at most MAX_HAMT_DEPTH + 1 for one key.
@@ -102,13 +102,13 @@ async def lookup_many(
     """
     config, node = read_root(await load(root))
     wanted = [(hash_key(key, config.hash_function, crypto), key) for key in keys]
-    found: dict[str, Entry] = {}
+    found: dict[str, DirectoryEntry] = {}
     await _find(node, wanted, load, found)
     return found
 
 
 async def _find(
-    node: Node, wanted: Sequence[tuple[int, str]], load: Load, found: dict[str, Entry]
+    node: Node, wanted: Sequence[tuple[int, str]], load: Load, found: dict[str, DirectoryEntry]
 ) -> None:
     by_child: dict[int, list[tuple[int, str]]] = {}
     for path, key in wanted:
@@ -137,7 +137,7 @@ async def _load_child(link: bytes, parent: Node, load: Load) -> Node:
 
 async def entries(
     root: bytes, load: Load, crypto: Crypto, *, after: str | None = None
-) -> AsyncGenerator[tuple[str, Entry]]:
+) -> AsyncGenerator[tuple[str, DirectoryEntry]]:
     """All entries in the order of their keys' hashes, which no change of the tree alters.
 
     Args:
@@ -237,7 +237,7 @@ def read_items(
 
 
 async def build(
-    items: Mapping[str, Entry] | Iterable[tuple[str, Entry]],
+    items: Mapping[str, DirectoryEntry] | Iterable[tuple[str, DirectoryEntry]],
     store: Store,
     crypto: Crypto,
     *,
@@ -258,7 +258,7 @@ async def build(
 
 async def update(
     root: bytes,
-    changes: Mapping[str, Entry | None],
+    changes: Mapping[str, DirectoryEntry | None],
     load: Load,
     store: Store,
     crypto: Crypto,
@@ -413,11 +413,11 @@ class _Writer:
         return leaves
 
 
-def _key_of(pair: tuple[str, Entry]) -> str:
+def _key_of(pair: tuple[str, DirectoryEntry]) -> str:
     return pair[0]
 
 
-_Change = tuple[int, str, "Entry | None"]
+_Change = tuple[int, str, "DirectoryEntry | None"]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -25,8 +25,8 @@ from fabstir.s5.formats.cbor import (
 from fabstir.s5.formats.directory import (
     Cbor,
     DirectoryDialect,
+    DirectoryEntry,
     DirRef,
-    Entry,
     FileEncryption,
     FileRef,
     LinkKind,
@@ -247,7 +247,7 @@ def key_problem(key: str) -> str | None:
     return None
 
 
-def read_entry(key: str, value: Cbor) -> Entry:
+def read_entry(key: str, value: Cbor) -> DirectoryEntry:
     """Raises RemoteProtocolError: a key or value that S5 does not write."""
     problem = key_problem(key)
     if problem:
@@ -305,7 +305,7 @@ def _read_dir(fields: CborMap) -> DirRef:
 
 # -- writing --------------------------------------------------------------------------------------
 
-Leaf = Sequence[tuple[str, Entry]]
+Leaf = Sequence[tuple[str, DirectoryEntry]]
 
 _LEAF: Final = b"\xa2" + encode_text("type") + encode_text("leaf") + encode_text("entries")
 _NODE: Final = {
@@ -374,7 +374,7 @@ def _fields(dialect: DirectoryDialect, **fields: bytes) -> bytes:
     return head_bytes(5, len(keyed)) + b"".join(key + value for key, value in keyed)
 
 
-def _entry_bytes(key: str, entry: Entry, dialect: DirectoryDialect) -> bytes:
+def _entry_bytes(key: str, entry: DirectoryEntry, dialect: DirectoryDialect) -> bytes:
     problem = key_problem(key)
     if problem:
         raise LocalProtocolError(problem)

@@ -527,7 +527,7 @@ class Refused:
         )
 
 
-Message = (
+PeerMessage = (
     PeerHandshake
     | Signed
     | HashQuery
@@ -543,7 +543,7 @@ Message = (
 """What one frame says. Everything signed was verified when it was decoded."""
 
 
-def decode_message(frame: bytes, crypto: Crypto) -> Message:
+def decode_message(frame: bytes, crypto: Crypto) -> PeerMessage:
     """Read one frame.
 
     Raises:
@@ -563,7 +563,7 @@ def decode_message(frame: bytes, crypto: Crypto) -> Message:
             return _read_items(Items(frame, "a message of a peer"), crypto)
 
 
-def _read_items(items: Items, crypto: Crypto) -> Message:
+def _read_items(items: Items, crypto: Crypto) -> PeerMessage:
     match items.number("the method", below=1 << 32):
         case Method.HANDSHAKE_OPEN:
             return PeerHandshake.read(items)

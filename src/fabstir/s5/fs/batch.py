@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fabstir.primitives.errors import PathRefused
 from fabstir.s5.fs.changes import RemoveFile
-from fabstir.s5.fs.commits import Outcome
+from fabstir.s5.fs.commits import SlotsByPath
 from fabstir.s5.fs.contents import Data
 from fabstir.s5.fs.paths import format_path, parse_path
 from fabstir.s5.fs.plans import Plan
@@ -30,7 +30,7 @@ class Batch:
         self._write = write
         self._waiting: list[Unstored] = []
         self.plan = Plan()
-        self.outcome: Outcome = {}
+        self.outcome: SlotsByPath = {}
 
     async def put(
         self,

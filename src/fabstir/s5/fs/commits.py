@@ -52,7 +52,7 @@ MAX_ATTEMPTS: Final = 40
 _FIRST_WAIT, _MAX_WAIT = 0.002, 0.25
 """Seconds; the wait is random below a bound that doubles."""
 
-Outcome = dict[Segments, NameSlot]
+SlotsByPath = dict[Segments, NameSlot]
 """What there is afterwards under each path that a plan changed."""
 
 
@@ -129,7 +129,7 @@ class Commits:
 
     async def commit(
         self, plan: Plan, directory: Capability, *, must_exist: bool = False
-    ) -> Outcome:
+    ) -> SlotsByPath:
         """Carry out a plan, and release what was stored for it in vain.
 
         Args:
@@ -141,7 +141,7 @@ class Commits:
                 was published in deeper directories until then stays.
             NotFound, PathRefused, AccessDenied, PortalError, StorageFull, QuotaExceeded
         """
-        outcome: Outcome = {}
+        outcome: SlotsByPath = {}
         # One that was deleted is not made anew under its old keys: no path would lead there.
         allowed = {State.PRESENT} if must_exist else {State.PRESENT, State.MISSING}
         try:
@@ -159,14 +159,14 @@ class Commits:
         await self._release_unused(plan, outcome)
         return outcome
 
-    async def _release_unused(self, plan: Plan, outcome: Outcome) -> None:
+    async def _release_unused(self, plan: Plan, outcome: SlotsByPath) -> None:
         named = {blob for slot in outcome.values() for blob in named_blobs(slot.file)}
         unused = plan.blobs() - named
         if unused:
             await self._directories.release(unused)
 
     async def _apply(
-        self, plan: Plan, capability: Capability, outcome: Outcome, allowed: set[State]
+        self, plan: Plan, capability: Capability, outcome: SlotsByPath, allowed: set[State]
     ) -> None:
         path = format_path(plan.path)
         attempts = _Attempts()
@@ -204,7 +204,7 @@ class Commits:
     # -- directories below ------------------------------------------------------------------------
 
     async def _write_below(
-        self, plan: Plan, loaded: Loaded, attempts: _Attempts, outcome: Outcome
+        self, plan: Plan, loaded: Loaded, attempts: _Attempts, outcome: SlotsByPath
     ) -> None:
         slots = await self._directories.slots(loaded, plan.below)
         for name, below in plan.below.items():
@@ -228,7 +228,7 @@ class Commits:
             if name not in attempts.prepared:
                 attempts.prepared[name] = await self._create(below, loaded.capability, outcome)
 
-    async def _create(self, plan: Plan, parent: Capability, outcome: Outcome) -> DirRef:
+    async def _create(self, plan: Plan, parent: Capability, outcome: SlotsByPath) -> DirRef:
         """Write a new directory with its first content; nobody names it yet."""
         name, crypto = plan.path[-1], self._directories.crypto
         child = derived_child(parent, name, crypto)
@@ -274,7 +274,9 @@ class Commits:
 
     # -- one revision -----------------------------------------------------------------------------
 
-    async def _try(self, plan: Plan, loaded: Loaded, attempts: _Attempts, outcome: Outcome) -> bool:
+    async def _try(
+        self, plan: Plan, loaded: Loaded, attempts: _Attempts, outcome: SlotsByPath
+    ) -> bool:
         """Publish the next revision. Returns False where another writer did."""
         edit = await self._edit(plan, loaded, attempts)
         if edit is None:

@@ -36,8 +36,8 @@ from fabstir.s5.formats.dialects import (
 from fabstir.s5.formats.directory import (
     Directory,
     DirectoryDialect,
+    DirectoryEntry,
     DirRef,
-    Entry,
     FileRef,
     LinkKind,
     Sharding,
@@ -247,7 +247,7 @@ class Directories:
         *,
         on_node: Callable[[Multihash], None] | None = None,
         allowance: Allowance | None = None,
-    ) -> AsyncGenerator[tuple[str, Entry]]:
+    ) -> AsyncGenerator[tuple[str, DirectoryEntry]]:
         """Every entry with its HAMT's key: by name, or in a HAMT's own order.
 
         Args:
@@ -264,7 +264,7 @@ class Directories:
 
     async def _union(
         self, directory: Directory, sharding: Sharding, load: hamt.Load, after: str | None
-    ) -> AsyncGenerator[tuple[str, Entry]]:
+    ) -> AsyncGenerator[tuple[str, DirectoryEntry]]:
         """Entries beside a HAMT, then those of the HAMT: S5.js writes there what comes after the
         thousandth, so that they are the newer ones."""
         beside = inline_entries(directory)
@@ -582,7 +582,9 @@ def _sealed_limit(max_bytes: int) -> int:
     return padded_size(max_bytes + MUTABLE_OVERHEAD_BYTES)
 
 
-async def _in_order(directory: Directory, after: str | None) -> AsyncGenerator[tuple[str, Entry]]:
+async def _in_order(
+    directory: Directory, after: str | None
+) -> AsyncGenerator[tuple[str, DirectoryEntry]]:
     """By name, as code points are ordered; of one name the directory first."""
     entries = inline_entries(directory)
     for name, key in sorted((key[len(FILE_KEY) :], key) for key in entries):
@@ -590,7 +592,7 @@ async def _in_order(directory: Directory, after: str | None) -> AsyncGenerator[t
             yield key, entries[key]
 
 
-def inline_entries(directory: Directory) -> dict[str, Entry]:
+def inline_entries(directory: Directory) -> dict[str, DirectoryEntry]:
     """What stands in a directory itself, under a HAMT's keys."""
     return {
         **{FILE_KEY + name: file for name, file in directory.files.items()},

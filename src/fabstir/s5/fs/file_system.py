@@ -29,7 +29,7 @@ from fabstir.s5.fs.changes import (
     RemoveFile,
     with_history,
 )
-from fabstir.s5.fs.commits import Commits, Outcome
+from fabstir.s5.fs.commits import Commits, SlotsByPath
 from fabstir.s5.fs.contents import Data
 from fabstir.s5.fs.directories import Directories, Loaded
 from fabstir.s5.fs.keys import MOUNTED, sealed_write_key
@@ -452,7 +452,7 @@ class FileSystem(ReadOnlyTree):
 
     # -- parts ------------------------------------------------------------------------------------
 
-    async def _commit(self, segments: Segments, change: Change) -> Outcome:
+    async def _commit(self, segments: Segments, change: Change) -> SlotsByPath:
         plan = Plan()
         plan.add(segments, change)
         return await self._commits.commit(plan, self._root)
@@ -493,7 +493,7 @@ def _file_path(path: str, *, is_new: bool = False) -> Segments:
     return segments
 
 
-def _written(segments: Segments, outcome: Outcome) -> FileInfo:
+def _written(segments: Segments, outcome: SlotsByPath) -> FileInfo:
     file = outcome[segments].file
     assert file is not None, "the change puts or edits a file"
     return file_info(format_path(segments), file)

@@ -10,7 +10,7 @@ from fabstir.primitives.cid import Multihash
 from fabstir.primitives.errors import PathRefused
 from fabstir.s5.formats import hamt
 from fabstir.s5.formats.dialects import Encoded
-from fabstir.s5.formats.directory import Directory, DirectoryDialect, Entry, FileRef
+from fabstir.s5.formats.directory import Directory, DirectoryDialect, DirectoryEntry, FileRef
 from fabstir.s5.formats.hamt_nodes import HamtConfig
 from fabstir.s5.formats.limits import HAMT_SWITCH_ENTRIES, MAX_MUTABLE_BYTES
 from fabstir.s5.fs.authorship import blank_header
@@ -108,7 +108,7 @@ class Rewriting:
     ) -> Rewritten:
         assert directory.sharding is not None, "only sharded directories come here"
         # What S5.js put beside the HAMT goes into it.
-        changes: dict[str, Entry | None] = {**inline_entries(directory)}
+        changes: dict[str, DirectoryEntry | None] = {**inline_entries(directory)}
         for name, slot in after.items():
             if slot.file != before[name].file:
                 changes[FILE_KEY + name] = slot.file
@@ -135,7 +135,9 @@ class Rewriting:
             dropped=_blobs(updated.dropped),
         )
 
-    def _refuse_ciphertext(self, loaded: Loaded, entries: Mapping[str, Entry | None]) -> None:
+    def _refuse_ciphertext(
+        self, loaded: Loaded, entries: Mapping[str, DirectoryEntry | None]
+    ) -> None:
         """In a tree that S5.js reads: it keeps hash and size of a HAMT's files, not their keys."""
         if self._directories.dialect is not DirectoryDialect.S5JS:
             return

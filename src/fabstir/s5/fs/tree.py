@@ -14,7 +14,7 @@ from fabstir.primitives.errors import (
     RemoteProtocolError,
     StorageError,
 )
-from fabstir.s5.formats.directory import DirRef, Entry, FileRef
+from fabstir.s5.formats.directory import DirectoryEntry, DirRef, FileRef
 from fabstir.s5.formats.directory_cid import Capability
 from fabstir.s5.formats.limits import MAX_PATH_DEPTH
 from fabstir.s5.fs.changes import NameSlot
@@ -262,7 +262,7 @@ class ReadOnlyTree:
         return replace(directory_info("", ref))
 
 
-def _described(path: str, entry: Entry) -> Info | None:
+def _described(path: str, entry: DirectoryEntry) -> Info | None:
     """None: it says of itself what cannot be, such as more bytes than any blob has."""
     if not isinstance(entry, FileRef):
         return directory_info(path, entry)

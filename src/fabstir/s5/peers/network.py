@@ -16,7 +16,7 @@ from fabstir.primitives.errors import (
     PortalUnavailable,
     RemoteProtocolError,
 )
-from fabstir.s5.formats.wire import AnnouncePeers, Message, PeerInfo, sign_message
+from fabstir.s5.formats.wire import AnnouncePeers, PeerInfo, PeerMessage, sign_message
 from fabstir.s5.peers.connection import MessageConnection, dial
 from fabstir.s5.peers.inbound import PeerPlaces
 from fabstir.s5.peers.limits import PeerLimits
@@ -70,7 +70,7 @@ class Network:
         own: OwnNode,
         limits: PeerLimits,
         *,
-        on_message: Callable[[PeerSession, Message], Awaitable[None]],
+        on_message: Callable[[PeerSession, PeerMessage], Awaitable[None]],
         on_gone: Callable[[PeerSession], None],
         on_ready: Callable[[PeerSession], None],
         reach: Reach,

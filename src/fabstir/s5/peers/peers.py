@@ -26,7 +26,7 @@ from fabstir.s5.formats.wire import (
     Absent,
     AnnouncePeers,
     HashQuery,
-    Message,
+    PeerMessage,
     Refused,
     RegistryQuery,
     Signed,
@@ -237,7 +237,7 @@ class Peers:
         self._blobs.searches.gone(session)
         self._entries.searches.gone(session)
 
-    async def _take(self, session: PeerSession, message: Message) -> None:
+    async def _take(self, session: PeerSession, message: PeerMessage) -> None:
         match message:
             case HashQuery():
                 await self._blobs.answer(session, message)

@@ -11,11 +11,11 @@ import anyio
 
 from fabstir.telemetry.waiting import Changes
 
-Key = TypeVar("Key", bound=Hashable)
-Answer = TypeVar("Answer")
+KeyT = TypeVar("KeyT", bound=Hashable)
+AnswerT = TypeVar("AnswerT")
 
 
-class Search(Generic[Answer]):
+class Search(Generic[AnswerT]):
     """One question. `waiting` are those who have not answered.
 
     Args:
@@ -30,7 +30,7 @@ class Search(Generic[Answer]):
         on_silent: Callable[[object], None],
     ) -> None:
         self.id = question_id
-        self.answers: list[Answer] = []
+        self.answers: list[AnswerT] = []
         self.num_users = 0
         self._waiting = waiting
         self._max_answers = max_answers
@@ -38,14 +38,14 @@ class Search(Generic[Answer]):
         self._is_over = False
         self._changes = Changes()
 
-    def add(self, who: object, answer: Answer | None) -> None:
+    def add(self, who: object, answer: AnswerT | None) -> None:
         """What `who` says; None: it has nothing, or is gone."""
         self._waiting.discard(who)
         if answer is not None and len(self.answers) < self._max_answers:
             self.answers.append(answer)
         self._changes.tell()
 
-    async def answer(self, index: int, until: float) -> Answer | None:
+    async def answer(self, index: int, until: float) -> AnswerT | None:
         """The answer number `index`; None: nobody else can have one, or it took too long.
 
         Args:
@@ -65,11 +65,11 @@ class Search(Generic[Answer]):
             self._on_silent(who)
         self._is_over = True
 
-    async def collect(self, until: float, settle: float) -> list[Answer]:
+    async def collect(self, until: float, settle: float) -> list[AnswerT]:
         """All answers until `until`, or `settle` seconds after the first one."""
         return [answer async for answer in self.each(until, settle)]
 
-    async def each(self, until: float, settle: float) -> AsyncGenerator[Answer]:
+    async def each(self, until: float, settle: float) -> AsyncGenerator[AnswerT]:
         """As `collect`, each as it comes."""
         index = 0
         while (answer := await self.answer(index, until)) is not None:
@@ -79,7 +79,7 @@ class Search(Generic[Answer]):
             yield answer
 
 
-class Searches(Generic[Key, Answer]):
+class Searches(Generic[KeyT, AnswerT]):
     """The running questions: who asks the same at the same time shares the answers.
 
     Args:
@@ -96,28 +96,28 @@ class Searches(Generic[Key, Answer]):
         on_silent: Callable[[object], None] = lambda _who: None,
         new_id: Callable[[], bytes] = lambda: secrets.token_bytes(8),
     ) -> None:
-        self._running: dict[Key, dict[object, Search[Answer]]] = {}
+        self._running: dict[KeyT, dict[object, Search[AnswerT]]] = {}
         self._max_answers = max_answers
         self._on_silent = on_silent
         self._new_id = new_id
         self._room = anyio.Semaphore(max_searches)
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: KeyT) -> bool:
         return key in self._running
 
-    def is_ours(self, key: Key) -> bool:
+    def is_ours(self, key: KeyT) -> bool:
         """Whether this node asks for itself."""
         return None in self._running.get(key, {})
 
     @asynccontextmanager
     async def ask(
         self,
-        key: Key,
+        key: KeyT,
         send: Callable[[bytes], set[object]],
         *,
         asker: object = None,
         question_id: bytes | None = None,
-    ) -> AsyncGenerator[Search[Answer]]:
+    ) -> AsyncGenerator[Search[AnswerT]]:
         """Ask, or join who asks already.
 
         Args:
@@ -132,7 +132,7 @@ class Searches(Generic[Key, Answer]):
             if search is None:
                 new_id = question_id or self._new_id()
                 waiting = send(new_id)
-                search = Search[Answer](new_id, waiting, self._max_answers, self._on_silent)
+                search = Search[AnswerT](new_id, waiting, self._max_answers, self._on_silent)
                 of_key[asker] = search
             search.num_users += 1
             try:
@@ -145,7 +145,7 @@ class Searches(Generic[Key, Answer]):
                     self._running.pop(key, None)
 
     def answer(
-        self, key: Key, who: object, answer: Answer | None, question_id: bytes | None = None
+        self, key: KeyT, who: object, answer: AnswerT | None, question_id: bytes | None = None
     ) -> None:
         """Hand on what `who` says; nobody may have asked.
 

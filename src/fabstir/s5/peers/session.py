@@ -20,8 +20,8 @@ from fabstir.s5.formats.wire import (
     FEATURES,
     RELAYS,
     HandshakeDone,
-    Message,
     PeerHandshake,
+    PeerMessage,
     Signed,
     decode_message,
     sign_message,
@@ -125,7 +125,7 @@ class PeerSession:
         self._outbox_in, self._outbox = anyio.create_memory_object_stream[bytes](
             limits.outbox_frames
         )
-        self._early: deque[Message] = deque()
+        self._early: deque[PeerMessage] = deque()
         self._scope = anyio.CancelScope()
 
     def send(self, frame: bytes) -> bool:
@@ -185,7 +185,7 @@ class PeerSession:
         self._scope.cancel()
 
     async def run(
-        self, on_ready: Callable[[], None], on_message: Callable[[Message], Awaitable[None]]
+        self, on_ready: Callable[[], None], on_message: Callable[[PeerMessage], Awaitable[None]]
     ) -> None:
         """Shake hands, then hand every message to `on_message`, one after another.
 
@@ -211,7 +211,7 @@ class PeerSession:
             raise faults[0]
 
     async def _talk(
-        self, on_ready: Callable[[], None], on_message: Callable[[Message], Awaitable[None]]
+        self, on_ready: Callable[[], None], on_message: Callable[[PeerMessage], Awaitable[None]]
     ) -> None:
         opening = PeerHandshake(challenge=self._challenge, network=self._own.network)
         await self._send_now(opening.encode())
@@ -272,7 +272,7 @@ class PeerSession:
         self.answers_absent = bool(done.extensions & ANSWERS_ABSENT)
         self.relays = bool(done.extensions & RELAYS)
 
-    async def _next(self) -> Message:
+    async def _next(self) -> PeerMessage:
         frame = await self._connection.receive()
         if len(frame) > MAX_WIRE_BYTES:
             raise RemoteProtocolError(f"a peer sent a frame longer than {MAX_WIRE_BYTES} bytes")

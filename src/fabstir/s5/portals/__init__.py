@@ -18,7 +18,7 @@ from fabstir.s5.portals.presets import PRESETS, expand
 from fabstir.s5.portals.probe import Check, PortalReport, probe
 from fabstir.s5.portals.queue import PendingUpload, UploadQueue, open_upload_queue
 from fabstir.s5.portals.session import PortalSession, load_session, sign_in
-from fabstir.s5.portals.source import OnProgress, UploadSource, bytes_source, spooled_source
+from fabstir.s5.portals.source import OnBytesFetched, UploadSource, bytes_source, spooled_source
 
 __all__ = [
     "PRESETS",
@@ -28,7 +28,7 @@ __all__ = [
     "BridgeClient",
     "Check",
     "LocationAnswer",
-    "OnProgress",
+    "OnBytesFetched",
     "OnRequest",
     "PendingUpload",
     "Portal",

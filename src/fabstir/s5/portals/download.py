@@ -18,7 +18,7 @@ from fabstir.primitives.errors import (
 )
 from fabstir.s5.portals.http import PortalHttp, shown
 from fabstir.s5.portals.retrying import keep_trying
-from fabstir.s5.portals.source import OnProgress, new_hasher
+from fabstir.s5.portals.source import OnBytesFetched, new_hasher
 from fabstir.s5.portals.spool import Spool
 
 MAX_REDIRECTS: Final = 5
@@ -50,7 +50,7 @@ class Download:
         spool: Spool,
         *,
         max_bytes: int,
-        on_progress: OnProgress | None = None,
+        on_progress: OnBytesFetched | None = None,
     ) -> None:
         """
         Args:

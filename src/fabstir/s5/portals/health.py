@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fabstir.s5.portals.http import Outcome
+from fabstir.s5.portals.http import CallOutcome
 
 _WEIGHT = 0.2
 """Of the newest request in the averages: the last ten make up nine tenths of them."""
@@ -97,7 +97,7 @@ class Health:
         return self.closed_for > 0, steps, math.frexp(self._seconds)[1]
 
     def note(
-        self, outcome: Outcome, seconds: float, *, error: str = "", retry_after: float = 0.0
+        self, outcome: CallOutcome, seconds: float, *, error: str = "", retry_after: float = 0.0
     ) -> None:
         """How a request ended."""
         self._is_trying = False

@@ -61,7 +61,7 @@ _ADVICE = {
     507: "it has no room left: choose another portal",
 }
 
-Outcome = Literal["ok", "unavailable", "refused", "lied"]
+CallOutcome = Literal["ok", "unavailable", "refused", "lied"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class PortalRequest:
 
     portal: str
     operation: str
-    outcome: Outcome
+    outcome: CallOutcome
     seconds: float
     bytes_out: int
     bytes_in: int
@@ -398,7 +398,7 @@ class Measure:
         )
 
 
-def outcome_of(error: BaseException | None) -> Outcome | None:
+def outcome_of(error: BaseException | None) -> CallOutcome | None:
     """What an error says about the portal; None: nothing, the fault is elsewhere."""
     if error is None or isinstance(error, NotFound | WriteConflict | BlobTooLarge):
         return "ok"

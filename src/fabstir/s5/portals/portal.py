@@ -44,7 +44,7 @@ from fabstir.s5.portals.http import PortalAnswer, PortalHttp
 from fabstir.s5.portals.retrying import keep_trying
 from fabstir.s5.portals.revisions import Revisions
 from fabstir.s5.portals.session import PortalSession
-from fabstir.s5.portals.source import OnProgress, UploadSource, bytes_source
+from fabstir.s5.portals.source import OnBytesFetched, UploadSource, bytes_source
 from fabstir.s5.portals.spool import Spool, open_spool
 from fabstir.s5.portals.tus import OnLocation, TusUpload
 from fabstir.s5.portals.upload import PlainUpload
@@ -111,7 +111,7 @@ class Portal:
         *,
         location: str | None = None,
         on_location: OnLocation | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnBytesFetched | None = None,
     ) -> BlobId:
         """Store a blob, pinned to the account.
 
@@ -175,7 +175,7 @@ class Portal:
         start: int = 0,
         end: int | None = None,
         *,
-        on_progress: OnProgress | None = None,
+        on_progress: OnBytesFetched | None = None,
     ) -> AsyncGenerator[bytes]:
         """A part of a blob, in pieces.
 
@@ -231,7 +231,7 @@ class Portal:
         spool: Spool,
         *,
         max_bytes: int,
-        on_progress: OnProgress | None = None,
+        on_progress: OnBytesFetched | None = None,
     ) -> None:
         """A whole blob into an empty spool, verified. Raises as `get`, and StorageFull."""
 

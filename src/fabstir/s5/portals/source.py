@@ -18,7 +18,7 @@ from fabstir.s5.portals.spool import open_spool
 PIECE_BYTES: Final = 256 * 1024
 """Bytes of one read and one write."""
 
-OnProgress = Callable[[int, int], None]
+OnBytesFetched = Callable[[int, int], None]
 """Gets the bytes done so far and all of them."""
 
 

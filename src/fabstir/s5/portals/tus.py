@@ -18,7 +18,7 @@ from fabstir.primitives.errors import NotFound, PortalLied, PortalRefused, Porta
 from fabstir.s5.portals.answers import encode_base64url, is_same_blob, parse_cid
 from fabstir.s5.portals.http import PortalHttp
 from fabstir.s5.portals.retrying import keep_trying
-from fabstir.s5.portals.source import OnProgress, UploadSource
+from fabstir.s5.portals.source import OnBytesFetched, UploadSource
 
 TUS_VERSION: Final = "1.0.0"
 TUS_PATH: Final = "/s5/upload/tus"
@@ -47,7 +47,7 @@ class TusUpload:
         *,
         location: str | None = None,
         on_location: OnLocation | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: OnBytesFetched | None = None,
         chunk_bytes: int = TUS_CHUNK_BYTES,
     ) -> None:
         """

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from fabstir.primitives.errors import PortalLied, PortalRefused
 from fabstir.s5.portals.answers import is_same_blob, parse_uploaded
 from fabstir.s5.portals.http import PortalAnswer, PortalHttp
-from fabstir.s5.portals.source import OnProgress, UploadSource
+from fabstir.s5.portals.source import OnBytesFetched, UploadSource
 from fabstir.s5.portals.spool import SPOOL_MEMORY_BYTES
 
 _WANTS_A_FORM = frozenset({400, 415, 422})
@@ -21,7 +21,7 @@ class PlainUpload:
         self._wants_forms = False
 
     async def run(
-        self, source: UploadSource, token: str | None, on_progress: OnProgress | None
+        self, source: UploadSource, token: str | None, on_progress: OnBytesFetched | None
     ) -> None:
         """Send everything and compare the identifier that comes back.
 

@@ -35,11 +35,11 @@ class SharedPath:
     path: str
 
 
-Target = BlobId | SharedPath | str
+S5Target = BlobId | SharedPath | str
 """A text is a path of the node's own files."""
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str) -> S5Target:
     """A blob's identifier, a capability with or without a path behind it, else a path.
 
     A path that is also one of the others is taken for the other; with a slash before it, it is a

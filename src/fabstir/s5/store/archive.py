@@ -60,7 +60,7 @@ _NAMED: Final = 5
 """Damaged blobs that an error names; the result of an export has them all."""
 
 
-OnProgress = Callable[[int], None]
+OnBlobsDone = Callable[[int], None]
 """Gets the bytes of the archive that are done."""
 
 
@@ -225,7 +225,7 @@ async def export_archive(
     file: Path,
     *,
     owner: str | None = None,
-    on_progress: OnProgress = unseen,
+    on_progress: OnBlobsDone = unseen,
 ) -> Exported:
     """Write what is pinned and all registry entries into one archive; or what one owner pins.
 
@@ -264,7 +264,7 @@ async def export_archive(
 class _Export:
     """Fills an archive."""
 
-    def __init__(self, store: BlobStore, stream: BinaryIO, on_progress: OnProgress) -> None:
+    def __init__(self, store: BlobStore, stream: BinaryIO, on_progress: OnBlobsDone) -> None:
         self.writer = ArchiveWriter(stream)
         self.num_bytes = 0
         self.damaged: list[BlobId] = []
@@ -340,7 +340,7 @@ async def import_archive(
     owner: str,
     crypto: Crypto,
     reason: str = IMPORTED,
-    on_progress: OnProgress = unseen,
+    on_progress: OnBlobsDone = unseen,
 ) -> Imported:
     """Store and pin all blobs of an archive, and set its registry entries, each verified.
 

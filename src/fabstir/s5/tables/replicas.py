@@ -55,10 +55,10 @@ outlives its blob here, until the copy is gone too."""
 
 Index("ix_replicas_due", replicas.c.state, replicas.c.checked_at)
 
-Key = tuple[bytes, str]
+ReplicaKey = tuple[bytes, str]
 """Of a row: the blob's digest and the place."""
 
-FIRST_KEY: Final[Key] = (b"", "")
+FIRST_KEY: Final[ReplicaKey] = (b"", "")
 """Before all of them."""
 
 _IS_KEPT = exists().where(pins.c.blob_id == blobs.c.id, pins.c.reason != CACHED)
@@ -261,8 +261,8 @@ def load_due(
 
 
 def load_unwanted(
-    connection: Connection, places: Sequence[str], *, after: Key, window: int, limit: int
-) -> tuple[list[Replica], Key]:
+    connection: Connection, places: Sequence[str], *, after: ReplicaKey, window: int, limit: int
+) -> tuple[list[Replica], ReplicaKey]:
     """Copies in `places` of blobs that nobody pins here any more, among the next rows.
 
     Args:

@@ -38,7 +38,7 @@ from fabstir.s5.transfer._runs import Runs
 from fabstir.s5.transfer._sources import BlobSource, SourceReader
 from fabstir.s5.verified.tree import GroupTree, num_groups
 
-__all__ = ["BlobSource", "Fetched", "OnDropped", "OnProgress", "fetch_blob", "read_whole"]
+__all__ = ["BlobSource", "Fetched", "OnBytesVerified", "OnDropped", "fetch_blob", "read_whole"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ HEDGE_SECONDS: Final = 1.0
 
 _PIECE_BYTES: Final = 1 << 20
 
-OnProgress = Callable[[int, int], None]
+OnBytesVerified = Callable[[int, int], None]
 """Gets the bytes that are there so far and all of them."""
 
 OnDropped = Callable[[str, StorageError], None]
@@ -75,7 +75,7 @@ async def fetch_blob(
     *,
     client: httpx.AsyncClient,
     patience: PortalPatience = DEFAULT_PATIENCE,
-    on_progress: OnProgress | None = None,
+    on_progress: OnBytesVerified | None = None,
     on_dropped: OnDropped | None = None,
 ) -> Fetched:
     """Fetch a blob to a file, going on where an earlier try (killed at any point) ended.

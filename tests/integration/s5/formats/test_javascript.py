@@ -19,7 +19,7 @@ from fabstir.crypto import NATIVE
 from fabstir.s5.formats.cbor import encode_canonical
 from fabstir.s5.formats.collation import locale_key
 from fabstir.s5.formats.dialects import MAGIC, encode_directory
-from fabstir.s5.formats.directory import Cbor, Directory, DirectoryDialect, Entry
+from fabstir.s5.formats.directory import Cbor, Directory, DirectoryDialect, DirectoryEntry
 from fabstir.s5.formats.hamt import build
 from fabstir.s5.formats.hamt_nodes import HamtConfig
 
@@ -88,7 +88,7 @@ def test_directories(values: list[Directory]) -> None:
 
 @once
 @given(st.lists(st.tuples(tree_entries, hamt_configs), min_size=5, max_size=5))
-def test_trees(trees: list[tuple[dict[str, Entry], HamtConfig]]) -> None:
+def test_trees(trees: list[tuple[dict[str, DirectoryEntry], HamtConfig]]) -> None:
     blobs = Blobs()
     for entries, config in trees:
         drive(build(entries, blobs.store, NATIVE, config=config))

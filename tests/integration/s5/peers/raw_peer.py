@@ -12,8 +12,8 @@ from fabstir.crypto import NATIVE
 from fabstir.s5.formats.wire import (
     AnnouncePeers,
     HandshakeDone,
-    Message,
     PeerHandshake,
+    PeerMessage,
     Signed,
     decode_message,
     sign_message,
@@ -31,7 +31,7 @@ class RawPeer:
         for frame in frames:
             await self._websocket.send(frame)
 
-    async def receive(self) -> Message | None:
+    async def receive(self) -> PeerMessage | None:
         """The next message; None: it was dropped."""
         try:
             frame = await self._websocket.recv()

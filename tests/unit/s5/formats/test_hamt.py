@@ -15,7 +15,14 @@ from fabstir.crypto import NATIVE
 from fabstir.primitives.errors import LocalProtocolError, RemoteProtocolError
 from fabstir.protocol.crypto import Crypto
 from fabstir.s5.formats.cbor import decode_cbor, encode_canonical
-from fabstir.s5.formats.directory import Cbor, DirectoryDialect, DirRef, Entry, FileRef, LinkKind
+from fabstir.s5.formats.directory import (
+    Cbor,
+    DirectoryDialect,
+    DirectoryEntry,
+    DirRef,
+    FileRef,
+    LinkKind,
+)
 from fabstir.s5.formats.hamt import Updated, build, hash_key, update
 from fabstir.s5.formats.hamt_nodes import HamtConfig, read_entry, read_root
 from fabstir.s5.formats.limits import MAX_HAMT_DEPTH, MAX_HAMT_NODE_BYTES
@@ -29,12 +36,12 @@ def content(number: int) -> bytes:
     return NATIVE.blake3(f"c{number}".encode())
 
 
-def some(count: int, name: str = "file{}.bin") -> dict[str, Entry]:
+def some(count: int, name: str = "file{}.bin") -> dict[str, DirectoryEntry]:
     return {f"f:{name.format(n)}": FileRef(hash=content(n), size=n) for n in range(count)}
 
 
 def built(
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, DirectoryEntry],
     blobs: Blobs,
     config: HamtConfig = SMALL,
     dialect: DirectoryDialect = DirectoryDialect.CANONICAL,
@@ -43,12 +50,15 @@ def built(
 
 
 def changed(
-    root: bytes, changes: Mapping[str, Entry | None], blobs: Blobs, dialect: DirectoryDialect
+    root: bytes,
+    changes: Mapping[str, DirectoryEntry | None],
+    blobs: Blobs,
+    dialect: DirectoryDialect,
 ) -> Updated:
     return drive(update(root, changes, blobs.load, blobs.store, NATIVE, dialect=dialect))
 
 
-def found(root: bytes, key: str, blobs: Blobs) -> Entry | None:
+def found(root: bytes, key: str, blobs: Blobs) -> DirectoryEntry | None:
     return drive(lookup(root, key, blobs.load, NATIVE))
 
 
@@ -69,7 +79,7 @@ def test_golden_trees(count: int) -> None:
 @settings(max_examples=20)
 @given(entries=tree_entries, config=hamt_configs)
 def test_everything_is_found_and_listed(
-    dialect: DirectoryDialect, entries: dict[str, Entry], config: HamtConfig
+    dialect: DirectoryDialect, entries: dict[str, DirectoryEntry], config: HamtConfig
 ) -> None:
     blobs = Blobs()
 
@@ -87,11 +97,11 @@ def test_everything_is_found_and_listed(
 @settings(max_examples=20)
 @given(entries=tree_entries, data=st.data())
 def test_the_bytes_do_not_depend_on_the_history(
-    entries: dict[str, Entry], data: st.DataObject
+    entries: dict[str, DirectoryEntry], data: st.DataObject
 ) -> None:
     """A node that a deletion left over would be found here, as would one that was not split."""
     blobs = Blobs()
-    changes: dict[str, Entry | None] = {
+    changes: dict[str, DirectoryEntry | None] = {
         **dict.fromkeys(data.draw(st.lists(st.sampled_from([*entries, "f:none"]))), None),
         **data.draw(st.dictionaries(st.sampled_from([*some(20)]), files)),
     }
@@ -111,7 +121,7 @@ def test_the_bytes_do_not_depend_on_the_history(
     st.sampled_from(DirectoryDialect),
 )
 def test_new_and_dropped_nodes_are_the_difference_of_two_trees(
-    steps: list[dict[str, Entry | None]], dialect: DirectoryDialect
+    steps: list[dict[str, DirectoryEntry | None]], dialect: DirectoryDialect
 ) -> None:
     blobs = Blobs()
     tree = built({}, blobs, SMALL, dialect)
@@ -132,7 +142,7 @@ def reachable(root: bytes, blobs: Blobs) -> set[bytes]:
 
 @settings(max_examples=10)
 @given(tree_entries, st.sampled_from((1, 3, 16)))
-def test_listing_goes_on_behind_any_key(entries: dict[str, Entry], limit: int) -> None:
+def test_listing_goes_on_behind_any_key(entries: dict[str, DirectoryEntry], limit: int) -> None:
     blobs = Blobs()
     tree = built(entries, blobs, HamtConfig(max_leaf_entries=limit))
     everything = drive(listed(tree.root, blobs.load))
@@ -177,7 +187,7 @@ def test_an_insert_writes_one_path() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"f:none": None}, some(1)])
-def test_a_change_of_nothing_writes_nothing(changes: dict[str, Entry | None]) -> None:
+def test_a_change_of_nothing_writes_nothing(changes: dict[str, DirectoryEntry | None]) -> None:
     blobs = Blobs()
     tree = built(some(100), blobs)
     num_blobs = len(blobs)
@@ -214,7 +224,7 @@ def test_new_entries_of_s5js_come_last_in_their_leaf() -> None:
 
 @settings(max_examples=30)
 @given(files | dirs, st.sampled_from(DirectoryDialect))
-def test_leaves_keep_whole_references(entry: Entry, dialect: DirectoryDialect) -> None:
+def test_leaves_keep_whole_references(entry: DirectoryEntry, dialect: DirectoryDialect) -> None:
     """S5.js keeps hash and size alone, and loses the key of an encrypted file."""
     blobs = Blobs()
     key = "f:a" if isinstance(entry, FileRef) else "d:a"
@@ -258,7 +268,7 @@ def hashing(xxh64: Callable[[bytes], int]) -> Crypto:
 def test_a_node_of_s5js_is_never_longer_than_a_reader_takes() -> None:
     """Names of 1 KiB: 4.7 MiB in one node, if leaves were not split."""
     name = "f:" + "{:04}" + "x" * 1000
-    entries: dict[str, Entry] = {
+    entries: dict[str, DirectoryEntry] = {
         name.format(n): FileRef(hash=content(0), size=n) for n in range(4500)
     }
     blobs = Blobs()
@@ -273,7 +283,7 @@ def test_a_node_of_s5js_is_never_longer_than_a_reader_takes() -> None:
 def test_too_many_names_of_one_hash() -> None:
     crypto = hashing(lambda _: 0)
     name = "f:" + "{:06}" + "x" * 1000
-    entries: dict[str, Entry] = {
+    entries: dict[str, DirectoryEntry] = {
         name.format(n): FileRef(hash=content(0), size=n) for n in range(4000)
     }
 
@@ -289,7 +299,7 @@ def test_too_many_names_of_one_hash() -> None:
         ("f:a", DirRef(kind=LinkKind.FIXED, link=content(1))),
     ],
 )
-def test_other_keys_are_not_written(key: str, entry: Entry) -> None:
+def test_other_keys_are_not_written(key: str, entry: DirectoryEntry) -> None:
     with pytest.raises(LocalProtocolError):
         built({key: entry}, Blobs())
 
@@ -479,7 +489,9 @@ def test_a_split_leaf_of_s5js_that_began_in_slot_0_is_read_and_mended() -> None:
     tree = drive(blobs.store(root(node)))
 
     assert all(found(tree, key, blobs) for key in IN_SLOT_3[:2])
-    added: dict[str, Entry] = {key: FileRef(hash=content(1), size=1) for key in IN_SLOT_3[2:9]}
+    added: dict[str, DirectoryEntry] = {
+        key: FileRef(hash=content(1), size=1) for key in IN_SLOT_3[2:9]
+    }
     mended = changed(tree, added, blobs, DirectoryDialect.CANONICAL)
     expected = {key: FileRef(hash=content(1), size=1) for key in IN_SLOT_3[:9]}
     assert mended.root == built(expected, Blobs()).root

@@ -13,8 +13,8 @@ from fabstir.s5.formats.dialects import decode_directory, encode_directory
 from fabstir.s5.formats.directory import (
     Directory,
     DirectoryDialect,
+    DirectoryEntry,
     DirRef,
-    Entry,
     FileEncryption,
     FileRef,
     LinkKind,
@@ -101,7 +101,9 @@ def hamt_path(given: Inputs) -> Inputs:
 
 def hamt_node(given: Inputs) -> str:
     """Section 4.4: the bytes of one node of a tree, in the order in which they are written."""
-    entries: dict[str, Entry] = {f"f:{name}": _file(file) for name, file in given["files"].items()}
+    entries: dict[str, DirectoryEntry] = {
+        f"f:{name}": _file(file) for name, file in given["files"].items()
+    }
     entries.update({f"d:{name}": _dir(below) for name, below in given.get("dirs", {}).items()})
     blobs = Blobs()
     config = HamtConfig(max_leaf_entries=given["maxLeafEntries"])

@@ -8,7 +8,7 @@ from tests.s5_trees import Blobs, drive, lookup
 from tests.strategies_s5 import hamt_configs, tree_entries
 
 from fabstir.crypto import NATIVE
-from fabstir.s5.formats.directory import Entry, FileRef
+from fabstir.s5.formats.directory import DirectoryEntry, FileRef
 from fabstir.s5.formats.hamt import build, lookup_many
 from fabstir.s5.formats.hamt_nodes import HamtConfig
 
@@ -16,7 +16,7 @@ from fabstir.s5.formats.hamt_nodes import HamtConfig
 @settings(max_examples=15)
 @given(tree_entries, hamt_configs, st.lists(st.text(max_size=3), max_size=5))
 def test_each_key_is_found_as_alone(
-    entries: dict[str, Entry], config: HamtConfig, others: list[str]
+    entries: dict[str, DirectoryEntry], config: HamtConfig, others: list[str]
 ) -> None:
     blobs = Blobs()
     tree = drive(build(entries, blobs.store, NATIVE, config=config))
