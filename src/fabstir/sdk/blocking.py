@@ -8,15 +8,23 @@ one that it calls.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from functools import wraps
 from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 import anyio
+import anyio.lowlevel
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fabstir.config import Settings
+from fabstir.primitives.errors import LocalProtocolError
 from fabstir.primitives.ids import Address, JobId
 from fabstir.primitives.units import TokenCount, Wei
 from fabstir.protocol.additions import Addition
@@ -60,6 +68,63 @@ class _Running(Generic[T]):
             await self._has_ended.wait()
 
 
+class _Entering(Generic[T]):
+    """A block on the loop, which can be given up from another thread, also while it is entered."""
+
+    def __init__(self, block: AbstractAsyncContextManager[T]) -> None:
+        self._block = block
+        self._scope: anyio.CancelScope | None = None
+        self._has_ended = anyio.Event()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncGenerator[T]:
+        try:
+            with anyio.CancelScope() as self._scope:
+                async with self._block as inner:
+                    yield inner
+                return
+            raise concurrent.futures.CancelledError
+        finally:
+            self._has_ended.set()
+
+    async def stop(self) -> None:
+        """Cancel it and wait until what it opened is closed; nothing if it never began."""
+        if self._scope is not None:
+            self._scope.cancel()
+            await self._has_ended.wait()
+
+
+@contextmanager
+def _entered(block: AbstractAsyncContextManager[T], portal: BlockingPortal) -> Generator[T]:
+    """The block of `async with` as one of `with`. Whoever interrupts its beginning (Ctrl-C) finds
+    what it had opened closed: nobody else would ever leave it."""
+    entering = _Entering(block)
+    with ExitStack() as stack:
+        try:
+            inner = stack.enter_context(portal.wrap_async_context_manager(entering.run()))
+        except RuntimeError as exc:
+            _require_running(portal, exc)
+            raise
+        except Exception:
+            raise
+        except BaseException:
+            # See `_Blocking._wait_for`: the block has begun by the time that this is run.
+            portal.call(entering.stop)
+            raise
+        yield inner
+
+
+def _require_running(portal: BlockingPortal, error: RuntimeError) -> None:
+    """Raises LocalProtocolError: the client's block has been left, which is what `error` means."""
+    try:
+        portal.start_task_soon(anyio.lowlevel.checkpoint)
+    except RuntimeError:
+        raise LocalProtocolError(
+            "the client's block has been left, and everything in it is closed: call it inside "
+            "`with open_client() as client:`"
+        ) from error
+
+
 class _Blocking(Generic[Inner]):
     """Something asynchronous, and the loop that it lives on."""
 
@@ -73,6 +138,9 @@ class _Blocking(Generic[Inner]):
         running = _Running(call)
         try:
             return self._portal.call(running.run)
+        except RuntimeError as exc:
+            _require_running(self._portal, exc)
+            raise
         except Exception:
             raise
         except BaseException:
@@ -104,7 +172,7 @@ class _Blocking(Generic[Inner]):
         @contextmanager
         def block(self: _Blocking[AskedT], *args: P.args, **kwargs: P.kwargs) -> Generator[T]:
             opened = method(self._inner, *args, **kwargs)
-            with self._portal.wrap_async_context_manager(opened) as inner:
+            with _entered(opened, self._portal) as inner:
                 yield outer(inner, self._portal)
 
         return block
@@ -220,6 +288,6 @@ def open_client(settings: Settings | None = None) -> Generator[Client]:
     """`open_async_client` for programs that are not asynchronous."""
     with (
         start_blocking_portal("asyncio") as portal,
-        portal.wrap_async_context_manager(open_async_client(settings)) as client,
+        _entered(open_async_client(settings), portal) as client,
     ):
         yield Client(client, portal)

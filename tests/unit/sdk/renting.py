@@ -69,9 +69,14 @@ ROW = RenterSession(
 
 @dataclass(slots=True)
 class MemoryDialer:
-    """A transport: streams in memory to a host that has no socket. See `Dialer`."""
+    """A transport: streams in memory to a host that has no socket. See `Dialer`.
+
+    Attributes:
+        while_dialling: what happens before a stream is open.
+    """
 
     host: OpenDoor
+    while_dialling: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
     dialled: list[str] = field(default_factory=list[str])
 
     def can_dial(self, address: str) -> bool:
@@ -79,6 +84,7 @@ class MemoryDialer:
 
     async def dial(self, address: str, peer: str) -> FrameStream:
         self.dialled.append(address)
+        await self.while_dialling()
         if address == GONE:
             raise HostUnresponsive(f"{peer} cannot be reached: it is gone")
         return self.host.dial()
