@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from fabstir.config.values import SettingScalar, setting_types
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.errors import ConfigError
 from fabstir.protocol.limits import MAX_HOST_RECORD_MODELS
+from fabstir.protocol.model_names import leads_out
 
 MODELS: Final = "models"
 """The name of the list; `FABSTIR_MODELS` in the environment."""
@@ -97,6 +99,15 @@ def check_model(model: ModelSettings, where: str) -> None:
             f"{' and '.join(missing)} must be set too: {names[0]}, {names[1]} and {names[2]} "
             "name a model together; without all three the demo model is served"
         )
+    for name, text, example in (
+        ("repo", model.repo, "org/name"),
+        ("file", model.file, "model.gguf"),
+    ):
+        if text is not None and leads_out(text):
+            raise ConfigError(
+                f"{where}.{name} is {text!r}, which is no relative path without dots: write it as "
+                f"the registry has it, such as {example}"
+            )
     sources = {"cid": model.cid, "url": model.url, "hub": model.hub}
     chosen = [f"{where}.{name}" for name, value in sources.items() if value is not None]
     if len(chosen) > 1:
@@ -113,3 +124,25 @@ def check_model(model: ModelSettings, where: str) -> None:
                 f"{where}.cid is {model.cid!r}, which is no S5 identifier ({exc}): take what "
                 "`fabstir s5 put --plain` said"
             ) from exc
+
+
+def refuse_doubles(models: Iterable[tuple[str, ModelSettings]]) -> None:
+    """Refuse two models of one name.
+
+    Args:
+        models: each with what it is called in the settings.
+
+    Raises:
+        ConfigError: names both.
+    """
+    seen: dict[str, str] = {}
+    for where, model in models:
+        if model.repo is None or model.file is None:
+            continue
+        path = f"{model.repo}/{model.file}"  # what the id on chain is made of
+        if path in seen:
+            raise ConfigError(
+                f"{seen[path]} and {where} are both {model.repo}:{model.file}: remove one of them, "
+                "or correct its repo and file"
+            )
+        seen[path] = where

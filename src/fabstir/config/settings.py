@@ -26,6 +26,7 @@ from fabstir.config.models import (
     check_model,
     models_from_text,
     models_from_toml,
+    refuse_doubles,
     table_name,
 )
 from fabstir.config.plain_files import read_plain
@@ -332,6 +333,7 @@ def _checked(settings: Settings) -> Settings:
     check_model(settings.model, "model")
     for index, model in enumerate(settings.models):
         check_model(model, table_name(index))
+    refuse_doubles(settings.served_models())
     for key, networks in (
         ("host.trusted_proxies", settings.host.trusted_proxies),
         ("s5.trusted_proxies", settings.s5.trusted_proxies),

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from fabstir.primitives.cid import BlobId
 from fabstir.primitives.ids import Hash32
+from fabstir.protocol.model_names import leads_out
 from fabstir.s5.transfer.fetch import BlobSource
 
 
@@ -99,8 +100,7 @@ class _Named:
 
     def __post_init__(self) -> None:
         for name in (self.repo, self.file):
-            parts = name.split("/")
-            if "\\" in name or "\0" in name or any(part in {"", ".", ".."} for part in parts):
+            if leads_out(name):
                 raise ValueError(f"{name!r} is not a relative path without dots")
 
     def path_in(self, folder: Path) -> Path:

@@ -12,3 +12,9 @@ def is_model_called(name: str, *, model_id: ModelId, repo: str, file: str) -> bo
     stem = file.rsplit(".", 1)[0]
     known = {model_id, f"{repo}:{file}", f"{repo}/{file}", file, stem}
     return name.lower() in {each.lower() for each in known}
+
+
+def leads_out(name: str) -> bool:
+    """Whether a model's repo or file is no relative path without dots: on disk it is one."""
+    parts = name.split("/")
+    return "\\" in name or "\0" in name or any(part in {"", ".", ".."} for part in parts)

@@ -315,3 +315,28 @@ def test_a_databases_password_is_no_setting_and_is_not_shown(config_file: Path, 
 
     assert "without a password, which is a file of its own (database.password_file)" in said
     assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    ("repo", "file", "says"),
+    [
+        ("/abs/x", "x.gguf", "models[1].repo is '/abs/x', which is no relative path"),
+        ("a/../b", "x.gguf", "models[1].repo is 'a/../b'"),
+        ("a/b", "../x.gguf", "models[1].file is '../x.gguf'"),
+        ("a/b", "", "models[1].file is ''"),
+    ],
+)
+def test_a_model_whose_name_leads_out_of_the_folder_is_refused_by_its_setting(
+    config_file: Path, repo: str, file: str, says: str
+) -> None:
+    text = f'[[models]]\nrepo = "{repo}"\nfile = "{file}"\nsha256 = "{"ab" * 32}"\n'
+
+    assert says in refusal(config_file, text)
+
+
+def test_two_models_of_one_name_are_refused_by_whatever_reads_the_settings(
+    config_file: Path,
+) -> None:
+    one = f'[[models]]\nrepo = "a/b"\nfile = "x.gguf"\nsha256 = "{"ab" * 32}"\n'
+
+    assert "models[1] and models[2] are both a/b:x.gguf" in refusal(config_file, one + one)
