@@ -91,6 +91,7 @@ def check_model(model: ModelSettings, where: str) -> None:
     Raises:
         ConfigError: names the settings and what would be right.
     """
+    _check_engine(model, where)
     identity = {"repo": model.repo, "file": model.file, "sha256": model.sha256}
     names = [f"{where}.{name}" for name in identity]
     missing = [f"{where}.{name}" for name, value in identity.items() if value is None]
@@ -124,6 +125,25 @@ def check_model(model: ModelSettings, where: str) -> None:
                 f"{where}.cid is {model.cid!r}, which is no S5 identifier ({exc}): take what "
                 "`fabstir s5 put --plain` said"
             ) from exc
+
+
+def _check_engine(model: ModelSettings, where: str) -> None:
+    """An engine elsewhere has loaded a file that its owner can name."""
+    if model.engine_url is not None and model.path is None:
+        raise ConfigError(
+            f"{where}.engine_url is set, but not {where}.path: set it to the file that the server "
+            "loads, or to a copy of it here, so that its digest can be compared with the registry's"
+        )
+    needless = {
+        "engine_key_file": model.engine_key_file is not None,
+        "engine_profile": model.engine_profile != "auto",
+        "engine_model": model.engine_model is not None,
+    }
+    chosen = [f"{where}.{name}" for name, is_set in needless.items() if is_set]
+    if model.engine_url is None and chosen:
+        raise ConfigError(
+            f"{' and '.join(chosen)} are of an engine elsewhere: set {where}.engine_url as well"
+        )
 
 
 def refuse_doubles(models: Iterable[tuple[str, ModelSettings]]) -> None:

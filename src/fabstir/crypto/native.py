@@ -13,7 +13,7 @@ import coincurve
 import xxhash
 from blake3 import blake3 as _blake3
 from eth_hash.auto import keccak
-from nacl import exceptions, secret, signing
+from nacl import bindings, exceptions, signing
 
 from fabstir.primitives.ids import Address
 from fabstir.primitives.ids import address as address_from_bytes
@@ -128,13 +128,18 @@ def address_of(compressed_public_key: bytes) -> Address:
 
 def seal(key: bytes, nonce: bytes, associated_data: bytes, plaintext: bytes) -> bytes:
     """XChaCha20-Poly1305; the 16-byte tag is appended."""
-    return secret.Aead(key).encrypt(plaintext, associated_data, nonce).ciphertext
+    # Not by `nacl.secret.Aead`, which takes half as long again for what it wraps around this.
+    return bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(
+        plaintext, associated_data, nonce, key
+    )
 
 
 def unseal(key: bytes, nonce: bytes, associated_data: bytes, ciphertext: bytes) -> bytes:
     """The inverse of `seal`."""
     try:
-        return secret.Aead(key).decrypt(ciphertext, associated_data, nonce)
+        return bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(
+            ciphertext, associated_data, nonce, key
+        )
     except (exceptions.CryptoError, ValueError, TypeError) as exc:
         raise DecryptionError("the ciphertext does not open with this key and nonce") from exc
 

@@ -75,8 +75,9 @@ def _create(connection: Connection, schema: Schema) -> None:
     """Unchecked, as a migration would: tables of somebody else's are an error, not ours."""
     for name in schema.modules:
         importlib.import_module(name)
-    schema.metadata.create_all(connection, checkfirst=False)
+    # First, so that it lies in front: a file that is damaged further back can still be opened.
     _versions.create(connection, checkfirst=False)
+    schema.metadata.create_all(connection, checkfirst=False)
     connection.execute(insert(_versions).values(version_num=schema.revision))
 
 

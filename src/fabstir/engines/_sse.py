@@ -11,7 +11,8 @@ class EventDecoder:
     """Collects `data:` lines into events; all other fields are ignored, as the standard says."""
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._begun: list[bytes] = []
+        self._num_begun = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads of the events that `data` completes.
@@ -19,9 +20,13 @@ class EventDecoder:
         Raises:
             ValueError: an event is longer than MAX_EVENT_BYTES.
         """
-        self._buffer = (self._buffer + data).replace(b"\r\n", b"\n")
-        *complete, self._buffer = self._buffer.split(b"\n\n")
-        if len(self._buffer) > MAX_EVENT_BYTES:
+        self._begun.append(data)
+        self._num_begun += len(data)
+        complete: list[bytes] = []
+        if b"\n" in data:  # else a long event would be looked through with each of its pieces
+            *complete, rest = b"".join(self._begun).replace(b"\r\n", b"\n").split(b"\n\n")
+            self._begun, self._num_begun = [rest], len(rest)
+        if self._num_begun > MAX_EVENT_BYTES:
             raise ValueError(f"an event of the engine is longer than {MAX_EVENT_BYTES} bytes")
         return [payload for event in complete if (payload := _payload(event))]
 

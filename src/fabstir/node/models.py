@@ -76,11 +76,10 @@ def model_offers(settings: Settings) -> tuple[ModelOffer, ...]:
     """Every model that the settings name, at least one.
 
     Raises:
-        ConfigError: two are of one name, or one of an engine elsewhere lacks a setting.
+        ConfigError: two are of one name.
     """
     offers: dict[ModelId, ModelOffer] = {}
     for where, wanted in settings.served_models():
-        _check_engine(wanted, where)
         offer = ModelOffer(where=where, wanted=wanted, spec=model_spec(wanted))
         if (other := offers.get(offer.model_id)) is not None:
             raise ConfigError(
@@ -89,25 +88,6 @@ def model_offers(settings: Settings) -> tuple[ModelOffer, ...]:
             )
         offers[offer.model_id] = offer
     return tuple(offers.values())
-
-
-def _check_engine(model: ModelSettings, where: str) -> None:
-    """An engine elsewhere has loaded a file that its owner can name."""
-    if model.engine_url is not None and model.path is None:
-        raise ConfigError(
-            f"{where}.engine_url is set, but not {where}.path: set it to the file that the server "
-            "loads, or to a copy of it here, so that its digest can be compared with the registry's"
-        )
-    needless = {
-        "engine_key_file": model.engine_key_file is not None,
-        "engine_profile": model.engine_profile != "auto",
-        "engine_model": model.engine_model is not None,
-    }
-    chosen = [f"{where}.{name}" for name, is_set in needless.items() if is_set]
-    if model.engine_url is None and chosen:
-        raise ConfigError(
-            f"{' and '.join(chosen)} are of an engine elsewhere: set {where}.engine_url as well"
-        )
 
 
 def model_prices(
