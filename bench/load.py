@@ -22,8 +22,10 @@ from fabstir.protocol.sampling import SamplingParams
 from fabstir.sdk import AsyncSession, Text, open_async_client
 
 QUESTION = "Count from 1 to 200, one number a line, and write nothing else."
-PREFIXES = {"direct": "Directly: ", "host": "Through a host: "}
-"""Each way has its own prompt in the engine's cache: none finds what the other one left."""
+RULES = "write digits alone, each number on a line of its own, no word before or behind them."
+SYSTEM = {"direct": f"Asked directly, {RULES}", "host": f"Through a host, {RULES}"}
+"""Each way has its own prompt in the engine's cache: none finds what the other one left. They
+differ at their very beginning, else the server would put one over the other as a similar one."""
 
 DEPOSIT = Wei(10**15)
 
@@ -34,7 +36,10 @@ Ask = Callable[[int], Awaitable[tuple[float, int]]]
 async def ask_engine(address: EngineAddress, num_tokens: int) -> tuple[float, int]:
     """One completion from the engine's own chat endpoint, each event read as it comes."""
     body = {
-        "messages": [{"role": "user", "content": PREFIXES["direct"] + QUESTION}],
+        "messages": [
+            {"role": "system", "content": SYSTEM["direct"]},
+            {"role": "user", "content": QUESTION},
+        ],
         "max_tokens": num_tokens,
         "stream": True,
         "temperature": 0,
@@ -58,7 +63,7 @@ async def ask_host(session: AsyncSession, num_tokens: int) -> tuple[float, int]:
     """One completion through the host, with every receipt verified and acknowledged."""
     sampling = SamplingParams(max_tokens=num_tokens, temperature=0)
     started, first, count = time.perf_counter(), 0.0, 0
-    messages = [Message("user", PREFIXES["host"] + QUESTION)]
+    messages = [Message("system", SYSTEM["host"]), Message("user", QUESTION)]
     async with session.chat(messages, sampling=sampling) as answer:
         async for event in answer:
             if isinstance(event, Text):

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
+from math import nan
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -32,7 +33,8 @@ from fabstir.node.registration import RegistrationPlan
 from fabstir.telemetry.background import running
 
 STREAMS = (1, 8, 32)
-WATCH_SECONDS = 0.02
+WATCH_SECONDS = 0.1
+IDLE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ async def main(plan: Plan) -> None:
                 renter = await _home(folder / "renter", devnet, 1, bootstrap)
                 watch = ProcessWatch()
                 async with running(watch.run):
+                    await anyio.sleep(IDLE_SECONDS)  # what nobody's tokens cost
                     rows = await _load(host, renter, bootstrap, plan)
                 _print_table(rows, host, watch, plan)
 
@@ -84,7 +87,8 @@ def _host_overrides(plan: Plan) -> dict[str, str]:
         "p2p.port": "0",
         "metrics.port": "0",
         "s5.port": "0",
-        "model.num_slots": str(max(plan.streams)),
+        # A slot for each way of each stream: none evicts the other's prompt.
+        "model.num_slots": str(2 * max(plan.streams)),
         "model.max_model_len": "512",
     }
 
@@ -109,6 +113,11 @@ class ProcessWatch:
         """Seconds of processor in a time, to the precision of a look."""
         seen = [cpu for at, cpu, _late in self.samples if began <= at <= ended]
         return seen[-1] - seen[0] if seen else 0.0
+
+    def idle(self) -> float:
+        """Seconds of processor that a second took before anything was asked."""
+        began = self.samples[0][0]
+        return self.cpu(began, began + IDLE_SECONDS) / IDLE_SECONDS
 
     def lags(self, began: float, ended: float) -> list[float]:
         """How many seconds late the event loop came back to its looks in a time."""
@@ -169,8 +178,9 @@ def _print_table(rows: list[dict[str, Any]], host: Host, watch: ProcessWatch, pl
     print(f"\n{info.model}, {info.num_slots} slots; {info.tuning}")
     print(
         f"{plan.tokens} tokens an answer, each way's prompt in the engine's cache, {plan.rounds} "
-        "rounds each way in turn\n"
+        "rounds each way in turn"
     )
+    print(f"An idle host takes {watch.idle() * 1000:.0f} ms of processor a second.\n")
     print(
         "streams | TTFT direct p50/p99 | TTFT host p50/p99 | added p50 | added p99 | "
         "tok/s direct | tok/s host | ratio (median of rounds) | CPU us/token host + renter | "
@@ -213,6 +223,8 @@ def _us(seconds: float, num_tokens: int) -> str:
 
 
 def _p99(values: list[float]) -> float:
+    if len(values) < 2:
+        return nan  # of a short run
     return quantiles(values, n=100, method="inclusive")[98]
 
 
